@@ -1,0 +1,1 @@
+//! The machine: which CPUs there are and which of them shards may use.

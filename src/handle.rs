@@ -1,0 +1,75 @@
+//! The small words every room shares: shards, streams, buffers, extents. Rank 0.
+//!
+//! An [`Extent`] is a piece of a received buffer. Pure rooms pass extents about and never hold the bytes;
+//! [`Buffers`] is how they look at them, keep them and let them go.
+
+/// A shard's number, from 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ShardId(pub u16);
+
+impl ShardId {
+    /// As an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A listener's number: its place in the configuration.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ListenerId(pub u16);
+
+/// A byte stream of this shard's `net`. `slot` is small and reused; `generation` tells its users apart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct StreamId {
+    /// Index into tables by stream.
+    pub slot: u32,
+    /// Differs each time the slot is used anew.
+    pub generation: u32,
+}
+
+/// One buffer of one shard's arena. Only the shard `arena` may retain or release it; any shard that was
+/// handed it may read it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct BufferId {
+    /// The shard whose arena it lies in.
+    pub arena: ShardId,
+    /// Its number within that arena.
+    pub index: u32,
+}
+
+/// A piece of a buffer: `len` bytes from `start`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Extent {
+    /// Which buffer.
+    pub buffer: BufferId,
+    /// First byte, from the buffer's start.
+    pub start: u32,
+    /// How many bytes.
+    pub len: u32,
+}
+
+impl Extent {
+    /// The part of this extent that `range` (relative to its start) names.
+    pub fn slice(self, range: std::ops::Range<usize>) -> Extent {
+        debug_assert!(range.start <= range.end && range.end <= self.len as usize);
+        Extent { buffer: self.buffer, start: self.start + range.start as u32, len: (range.end - range.start) as u32 }
+    }
+}
+
+/// The shard's own received buffers, reference-counted without atomics: one shard, one thread.
+///
+/// A buffer arrives from `net` with one reference. Whoever keeps an extent retains its buffer once and
+/// releases it once; at zero it goes back to receive again.
+pub trait Buffers {
+    /// The bytes of an extent of this shard's arena.
+    fn bytes(&self, extent: Extent) -> &[u8];
+    /// One more reference.
+    fn retain(&mut self, buffer: BufferId);
+    /// One reference less.
+    fn release(&mut self, buffer: BufferId);
+    /// Copies `piece` behind `tail` if there is room in `tail`'s buffer and nothing else has claimed it; the
+    /// grown extent. Keeps bodies that trickle in from holding a buffer per packet.
+    fn append(&mut self, tail: Extent, piece: Extent) -> Option<Extent>;
+    /// Buffers that are neither held nor with the kernel: how much more can be kept.
+    fn free(&self) -> usize;
+}

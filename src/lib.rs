@@ -1,0 +1,15 @@
+//! Postlane: a high-throughput SMTP dispatcher. ARCHITECTURE.md draws the rooms; imports go down only.
+
+pub mod balance;
+pub mod config;
+pub mod control;
+pub mod dispatch;
+pub mod handle;
+pub mod limits;
+pub mod net;
+pub mod observe;
+pub mod pool;
+pub mod protocol;
+pub mod shard;
+pub mod sys;
+pub mod time;

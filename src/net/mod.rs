@@ -1,0 +1,97 @@
+//! Byte streams by completion. The seam that `uring` and `sim` (and later `xdp`) stand behind.
+//!
+//! One [`Net`] belongs to one shard and one thread. Everything written in a turn to one stream leaves as one
+//! send where the backend can. Calls never block and never fail in place: a fault is a [`Event::Closed`].
+
+pub mod sim;
+pub mod uring;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::handle::{Buffers, Extent, ListenerId, ShardId, StreamId};
+use crate::time::Instant;
+
+/// Why a stream ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// We closed or aborted it.
+    Local,
+    /// The peer closed it in order (FIN).
+    Peer,
+    /// The peer or the network reset it, or it failed otherwise: errno.
+    Failed(i32),
+    /// It could not be opened: errno (ECONNREFUSED, ETIMEDOUT, EADDRNOTAVAIL, …).
+    NotOpened(i32),
+}
+
+/// What happened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A listener has a new stream. It receives from now on.
+    Accepted {
+        /// Which listener.
+        listener: ListenerId,
+        /// The new stream.
+        stream: StreamId,
+        /// Who called.
+        peer: SocketAddr,
+    },
+    /// What `open` asked for is there. It receives from now on.
+    Opened {
+        /// The stream `open` named.
+        stream: StreamId,
+    },
+    /// Bytes came, in order. The receiver owns one reference to the buffer and must release it.
+    Received {
+        /// On which stream.
+        stream: StreamId,
+        /// Where they lie; never empty.
+        extent: Extent,
+    },
+    /// All that was written so far has been taken by the transport: no extent written is in use any more.
+    /// Comes once each time the stream's backlog empties after a `write_body`.
+    Sent {
+        /// On which stream.
+        stream: StreamId,
+    },
+    /// The stream's last event, always exactly one: none of the extents written to it is in use any more.
+    /// After `close` what had been written has left first (or the stream failed, as `cause` says).
+    Closed {
+        /// Which stream. Its slot may be used anew after this.
+        stream: StreamId,
+        /// Why.
+        cause: Cause,
+    },
+}
+
+/// A shard's hands towards the network. `Buffers` because received bytes lie in its arena.
+pub trait Net: Buffers {
+    /// Listens. Other shards listen on the same address at the same time (SO_REUSEPORT): port 0 is resolved by
+    /// the first shard, the others are given its answer. Returns the bound address.
+    fn listen(&mut self, listener: ListenerId, address: SocketAddr) -> io::Result<SocketAddr>;
+    /// Stops accepting on that listener; streams already accepted live on.
+    fn unlisten(&mut self, listener: ListenerId);
+    /// Opens a stream. `Opened` or `Closed { NotOpened }` follows. `source` is the local address to send from.
+    fn open(&mut self, to: SocketAddr, source: Option<IpAddr>) -> StreamId;
+    /// Writes a few bytes, copied; they leave with the next `turn`, behind all written before.
+    fn write(&mut self, stream: StreamId, bytes: &[u8]);
+    /// Writes extents, not copied (of any shard's arena); they must stay until `Sent` or `Closed`.
+    fn write_body(&mut self, stream: StreamId, extents: &[Extent]);
+    /// Stops receiving, so that the peer's window closes. Events already under way may still come.
+    fn pause(&mut self, stream: StreamId);
+    /// Receives again.
+    fn resume(&mut self, stream: StreamId);
+    /// Ends the stream after all written has left. `Received` may still come until `Closed`.
+    fn close(&mut self, stream: StreamId);
+    /// Ends it now; what has not left is dropped.
+    fn abort(&mut self, stream: StreamId);
+    /// Makes that shard's `turn` return (or its next one not wait). Callable for any shard but one's own.
+    fn wake(&mut self, shard: ShardId);
+    /// Submits all that was asked for, then waits until something completes, `wake` is called or `until` is
+    /// reached (a `until` in the past: does not wait at all; `NEVER`: as long as it takes). Appends what happened
+    /// to `events`, at most `events_max` of them. Returns the time of the return.
+    fn turn(&mut self, until: Instant, events_max: usize, events: &mut Vec<Event>) -> Instant;
+    /// Reads the clock.
+    fn now(&self) -> Instant;
+}
