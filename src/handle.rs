@@ -27,6 +27,10 @@ pub struct StreamId {
     pub generation: u32,
 }
 
+/// A link's place in its shard's table of links.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct LinkId(pub u32);
+
 /// One buffer of one shard's arena. Only the shard `arena` may retain or release it; any shard that was
 /// handed it may read it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
