@@ -27,6 +27,19 @@ pub struct StreamId {
     pub generation: u32,
 }
 
+/// Why a stream ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// We closed or aborted it.
+    Local,
+    /// The peer closed it in order (FIN).
+    Peer,
+    /// The peer or the network reset it, or it failed otherwise: errno.
+    Failed(i32),
+    /// It could not be opened: errno (ECONNREFUSED, ETIMEDOUT, EADDRNOTAVAIL, …).
+    NotOpened(i32),
+}
+
 /// A link's place in its shard's table of links.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct LinkId(pub u32);

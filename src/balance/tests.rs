@@ -20,7 +20,9 @@ fn fleet(policy: Policy, estimates_ms: &[u64]) -> Fleet {
 /// Gives out `n` messages none of which ends; how many each upstream got.
 fn spread(fleet: &mut Fleet, n: usize) -> Vec<u32> {
     for random in 0..n as u64 {
-        let Pick::Now(i) = fleet.pick(&Tried::default(), at(0), random) else { panic!("somebody must be picked") };
+        let Pick::Now(i) = fleet.pick(&Tried::default(), at(0), random) else {
+            panic!("somebody must be picked")
+        };
         fleet.members[i].in_flight += 1;
     }
     fleet.members.iter().map(|m| m.in_flight).collect()
@@ -30,7 +32,10 @@ fn spread(fleet: &mut Fleet, n: usize) -> Vec<u32> {
 fn load_follows_speed() {
     let got = spread(&mut fleet(Policy::LeastResponseTime, &[1, 5, 50]), 112);
     assert_eq!(got.iter().sum::<u32>(), 112);
-    assert!((88..=96).contains(&got[0]) && (16..=20).contains(&got[1]) && (1..=3).contains(&got[2]), "{got:?}");
+    assert!(
+        (88..=96).contains(&got[0]) && (16..=20).contains(&got[1]) && (1..=3).contains(&got[2]),
+        "{got:?}"
+    );
 }
 
 #[test]
@@ -57,7 +62,10 @@ fn ties_are_spread_by_chance() {
 fn round_robin_takes_turns_and_passes_over_the_full() {
     let mut fleet = fleet(Policy::RoundRobin, &[1, 1, 1]);
     let turn = |fleet: &mut Fleet| fleet.pick(&Tried::default(), at(0), 7);
-    assert_eq!([turn(&mut fleet), turn(&mut fleet), turn(&mut fleet)], [Pick::Now(0), Pick::Now(1), Pick::Now(2)]);
+    assert_eq!(
+        [turn(&mut fleet), turn(&mut fleet), turn(&mut fleet)],
+        [Pick::Now(0), Pick::Now(1), Pick::Now(2)]
+    );
     fleet.members[0].has_room = false;
     assert_eq!(turn(&mut fleet), Pick::Now(1));
     fleet.members.iter_mut().for_each(|m| m.has_room = false);
@@ -87,7 +95,10 @@ fn the_tried_are_not_picked_again() {
 
 #[test]
 fn failures_eject_for_longer_each_time_and_one_success_forgives() {
-    let rules = Rules { eject_after: 2, eject_for: Duration::from_millis(100) };
+    let rules = Rules {
+        eject_after: 2,
+        eject_for: Duration::from_millis(100),
+    };
     let mut fleet = fleet(Policy::LeastResponseTime, &[1, 5]);
     assert!(!fleet.members[0].health.failure(&rules, at(0)));
     assert!(fleet.members[0].health.failure(&rules, at(0)));
@@ -107,9 +118,15 @@ fn failures_eject_for_longer_each_time_and_one_success_forgives() {
 
 #[test]
 fn when_all_are_ejected_the_marks_are_ignored() {
-    let rules = Rules { eject_after: 1, eject_for: Duration::from_secs(10) };
+    let rules = Rules {
+        eject_after: 1,
+        eject_for: Duration::from_secs(10),
+    };
     let mut fleet = fleet(Policy::LeastResponseTime, &[1, 5]);
-    fleet.members.iter_mut().for_each(|m| assert!(m.health.failure(&rules, at(0))));
+    fleet
+        .members
+        .iter_mut()
+        .for_each(|m| assert!(m.health.failure(&rules, at(0))));
     assert_eq!(fleet.pick(&Tried::default(), at(1), 0), Pick::Now(0));
 }
 

@@ -12,18 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::handle::{Buffers, Extent, ListenerId, ShardId, StreamId};
 use crate::time::Instant;
 
-/// Why a stream ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Cause {
-    /// We closed or aborted it.
-    Local,
-    /// The peer closed it in order (FIN).
-    Peer,
-    /// The peer or the network reset it, or it failed otherwise: errno.
-    Failed(i32),
-    /// It could not be opened: errno (ECONNREFUSED, ETIMEDOUT, EADDRNOTAVAIL, …).
-    NotOpened(i32),
-}
+pub use crate::handle::Cause;
 
 /// What happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
