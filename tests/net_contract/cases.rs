@@ -185,6 +185,18 @@ pub fn bytes_before_a_peers_end_are_received<G: Ground>() {
     }
 }
 
+pub fn an_answer_to_the_last_bytes_still_leaves<G: Ground>() {
+    let mut stage = Stage::<G>::new();
+    let (stream, far) = stage.accept_one();
+    stage.ground.send(far, b"QUIT\r\n");
+    stage.ground.shutdown(far);
+    stage.until("asked", |stage| stage.received(stream) == b"QUIT\r\n");
+    stage.net().write(stream, b"221 bye\r\n");
+    stage.until_far_received(far, b"221 bye\r\n");
+    assert_eq!(stage.until_closed(stream), Cause::Peer);
+    stage.until_far(far, FarState::Finished);
+}
+
 pub fn a_refused_open_is_told<G: Ground>() {
     let mut stage = Stage::<G>::new();
     let at = stage.ground.listen();
@@ -396,8 +408,11 @@ pub fn nothing_is_left_behind<G: Ground>() {
         stage.ground.close(fars[0]);
         stage.net().abort(batch[1]);
         stage.net().close(batch[2]);
-        batch.iter().for_each(|&stream| drop(stage.until_closed(stream)));
+        stage.step();
         fars.iter().for_each(|&far| stage.ground.close(far));
+        for &stream in &batch {
+            stage.until_closed(stream);
+        }
         stage.opened.clear();
         stage.closed.clear();
         stage.received.clear();

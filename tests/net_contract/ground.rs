@@ -39,6 +39,8 @@ pub trait Ground: Sized {
     fn take_received(&mut self, far: Far, into: &mut Vec<u8>);
     fn state(&mut self, far: Far) -> FarState;
     fn close(&mut self, far: Far);
+    /// Ends only the far end's sending.
+    fn shutdown(&mut self, far: Far);
     fn reset(&mut self, far: Far);
     fn pause(&mut self, far: Far);
     fn resume(&mut self, far: Far);
@@ -55,6 +57,8 @@ pub struct Stage<G: Ground> {
     /// Received extents are kept here (with their reference) while `keep`; else looked at and released.
     pub kept: Vec<Extent>,
     pub keep: bool,
+    /// Kept extents are joined where they can be.
+    pub join: bool,
     /// Events in all.
     pub told: usize,
     pub listener: SocketAddr,
@@ -83,6 +87,7 @@ impl<G: Ground> Stage<G> {
             closed: HashMap::new(),
             kept: Vec::new(),
             keep: false,
+            join: false,
             told: 0,
             listener,
         }
@@ -127,7 +132,7 @@ impl<G: Ground> Stage<G> {
                     let bytes = self.ground.net().bytes(extent).to_vec();
                     self.received.entry(stream).or_default().extend(bytes);
                     if self.keep {
-                        self.kept.push(extent);
+                        self.keep(extent);
                     } else {
                         self.ground.net().release(extent.buffer);
                     }
@@ -137,6 +142,18 @@ impl<G: Ground> Stage<G> {
                     self.closed.insert(stream, cause);
                 }
             }
+        }
+    }
+
+    /// Keeps an extent, behind the last one's bytes if that has room and `join` is set.
+    fn keep(&mut self, extent: Extent) {
+        if let Some(tail) = self.kept.last_mut().filter(|_| self.join)
+            && let Some(grown) = self.ground.net().append(*tail, extent)
+        {
+            *tail = grown;
+            self.ground.net().release(extent.buffer);
+        } else {
+            self.kept.push(extent);
         }
     }
 
@@ -217,14 +234,14 @@ impl<G: Ground> Stage<G> {
     /// Brings bytes into this shard's buffers, to have extents to write: sends them from a far client.
     pub fn extents_of(&mut self, bytes: &[u8]) -> Vec<Extent> {
         let (stream, far) = self.accept_one();
-        let keep = std::mem::replace(&mut self.keep, true);
-        let before = self.kept.len();
+        assert!(self.kept.is_empty());
+        (self.keep, self.join) = (true, true);
         self.ground.send(far, bytes);
         self.until("received", |stage| stage.received(stream).len() >= bytes.len());
-        self.keep = keep;
+        (self.keep, self.join) = (false, false);
         self.ground.close(far);
         self.until_closed(stream);
-        self.kept.split_off(before)
+        std::mem::take(&mut self.kept)
     }
 
     pub fn release_all(&mut self, extents: &[Extent]) {

@@ -29,6 +29,7 @@ contract![
     abort_drops_and_ends,
     a_reset_by_the_peer_ends_the_stream,
     bytes_before_a_peers_end_are_received,
+    an_answer_to_the_last_bytes_still_leaves,
     a_refused_open_is_told,
     pause_stops_and_resume_continues,
     a_slow_reader_holds_sent_back,

@@ -108,6 +108,10 @@ impl Ground for SimGround {
         self.world.close(self.fars[far.0]);
     }
 
+    fn shutdown(&mut self, far: Far) {
+        self.world.shutdown(self.fars[far.0]);
+    }
+
     fn reset(&mut self, far: Far) {
         self.world.reset(self.fars[far.0]);
     }
@@ -168,6 +172,9 @@ impl Ground for ChoppyGround {
     }
     fn close(&mut self, far: Far) {
         self.0.close(far);
+    }
+    fn shutdown(&mut self, far: Far) {
+        self.0.shutdown(far);
     }
     fn reset(&mut self, far: Far) {
         self.0.reset(far);

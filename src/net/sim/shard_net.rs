@@ -36,6 +36,13 @@ struct Stream {
     dirty: bool,
 }
 
+impl Stream {
+    /// We have not closed it. (The peer may have: an answer still leaves.)
+    fn takes_writes(&self) -> bool {
+        self.ending != Some(Cause::Local)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Slot {
     generation: u32,
@@ -275,8 +282,9 @@ impl SimNet {
                 if let Phase::Failed(errno) = phase {
                     self.end(slot, Cause::Failed(errno));
                 } else if fin && state.ending.is_none() {
+                    // Not at once: what the shard writes in answer to this turn's events still leaves.
                     state.ending = Some(Cause::Peer);
-                    self.flush(slot);
+                    self.touch(stream);
                 }
                 return;
             }
@@ -286,6 +294,11 @@ impl SimNet {
                 None
             };
             let Some(buffer) = buffer else {
+                if let (Phase::Failed(errno), 0) = (phase, self.pool.free()) {
+                    // Its own unsent bodies may be what holds the buffers.
+                    drop(fabric);
+                    return self.end(slot, Cause::Failed(errno));
+                }
                 self.starved |= self.pool.free() == 0;
                 fabric.changed(socket);
                 return;
@@ -428,7 +441,7 @@ impl Net for SimNet {
         if bytes.is_empty() {
             return;
         }
-        if let Some(stream) = self.touch(stream).filter(|stream| stream.ending.is_none()) {
+        if let Some(stream) = self.touch(stream).filter(|stream| stream.takes_writes()) {
             match stream.backlog.back_mut() {
                 Some(Piece::Bytes(tail)) => tail.extend_from_slice(bytes),
                 _ => stream.backlog.push_back(Piece::Bytes(bytes.to_vec())),
@@ -437,7 +450,7 @@ impl Net for SimNet {
     }
 
     fn write_body(&mut self, stream: StreamId, extents: &[Extent]) {
-        if let Some(stream) = self.touch(stream).filter(|stream| stream.ending.is_none()) {
+        if let Some(stream) = self.touch(stream).filter(|stream| stream.takes_writes()) {
             stream.backlog.extend(
                 extents
                     .iter()
@@ -464,7 +477,7 @@ impl Net for SimNet {
 
     fn close(&mut self, stream: StreamId) {
         if let Some(stream) = self.touch(stream) {
-            stream.ending.get_or_insert(Cause::Local);
+            stream.ending = Some(Cause::Local);
         }
     }
 
@@ -496,7 +509,9 @@ impl Net for SimNet {
         let mut fabric = self.fabric.borrow_mut();
         let attention = &mut fabric.shards[self.shard.index()];
         // Only the lack of buffers may leave work lying: `release` tells of that.
-        let left = !attention.accepts.is_empty() || (!attention.ready.is_empty() && !self.starved);
+        let left = !attention.accepts.is_empty()
+            || !self.dirty.is_empty()
+            || (!attention.ready.is_empty() && !self.starved);
         attention.active = left || !attended || !self.events.is_empty();
         fabric.now
     }
