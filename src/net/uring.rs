@@ -1,1 +1,1 @@
-//! Backend.
+//! The io_uring backend.

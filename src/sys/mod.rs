@@ -1,1 +1,4 @@
-//! The sys room.
+//! Every system call and all `unsafe`. Rank 4: the hands' tools, which know nothing of mail.
+
+pub mod arena;
+pub mod pool;
