@@ -52,7 +52,11 @@ impl Extent {
     /// The part of this extent that `range` (relative to its start) names.
     pub fn slice(self, range: std::ops::Range<usize>) -> Extent {
         debug_assert!(range.start <= range.end && range.end <= self.len as usize);
-        Extent { buffer: self.buffer, start: self.start + range.start as u32, len: (range.end - range.start) as u32 }
+        Extent {
+            buffer: self.buffer,
+            start: self.start + range.start as u32,
+            len: (range.end - range.start) as u32,
+        }
     }
 }
 
