@@ -1,5 +1,6 @@
 //! What is wrong with a configuration, and where.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Serialize;
@@ -48,12 +49,15 @@ pub(super) struct Place {
     pub(super) offset: usize,
 }
 
-/// A file's name, its text, and the lines its syntax errors are on.
+/// A file's name, its text, and what of it could not be read.
 #[derive(Debug)]
 struct Source {
     name: String,
     text: String,
-    broken_lines: Vec<usize>,
+    line_starts: Vec<usize>,
+    broken_lines: BTreeSet<usize>,
+    /// From this byte on nothing can be told: a bracket is never closed.
+    lost_from: usize,
 }
 
 /// Gathers errors while files are read and checked.
@@ -66,10 +70,18 @@ pub(super) struct Report {
 impl Report {
     /// Makes a file known; its number is for [`Place::file`].
     pub(super) fn add_source(&mut self, name: String, text: String) -> usize {
+        let after_newlines = text
+            .bytes()
+            .enumerate()
+            .filter(|(_, byte)| *byte == b'\n')
+            .map(|(index, _)| index + 1);
+        let line_starts = std::iter::once(0).chain(after_newlines).collect();
         self.sources.push(Source {
             name,
             text,
-            broken_lines: Vec::new(),
+            line_starts,
+            broken_lines: BTreeSet::new(),
+            lost_from: usize::MAX,
         });
         self.sources.len() - 1
     }
@@ -84,9 +96,16 @@ impl Report {
     pub(super) fn syntax(&mut self, at: Place, message: String) {
         let (line, _) = self.position(at);
         if let Some(source) = self.sources.get_mut(at.file) {
-            source.broken_lines.push(line);
+            source.broken_lines.insert(line);
         }
         self.errors.push((at, message));
+    }
+
+    /// Nothing from `at` on is reported as wrong: it cannot be told what it belongs to.
+    pub(super) fn ignore_from(&mut self, at: Place) {
+        if let Some(source) = self.sources.get_mut(at.file) {
+            source.lost_from = source.lost_from.min(at.offset);
+        }
     }
 
     /// Something written is wrong.
@@ -137,11 +156,13 @@ impl Report {
     }
 
     /// Line and column, both from 1.
-    fn position(&self, at: Place) -> (usize, usize) {
-        let text = self.sources.get(at.file).map_or("", |source| &source.text);
-        let before = text.get(..at.offset).unwrap_or(text);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let line = 1 + before.bytes().filter(|&byte| byte == b'\n').count();
-        (line, 1 + before[line_start..].chars().count())
+    pub(super) fn position(&self, at: Place) -> (usize, usize) {
+        let Some(source) = self.sources.get(at.file) else {
+            return (1, 1);
+        };
+        let line = source.line_starts.partition_point(|start| *start <= at.offset);
+        let line_start = source.line_starts[line - 1];
+        let before = source.text.get(line_start..at.offset).unwrap_or_default();
+        (line, 1 + before.chars().count())
     }
 }

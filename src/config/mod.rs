@@ -5,20 +5,28 @@
 //!
 //! How a text becomes a [`Config`]: `tree` parses the files and merges them into one tree that remembers where
 //! each value was written, `schema` walks the tree by `section` (typed, strict reading of one table) and checks
-//! values against each other, `error` turns places into lines and columns. `plan` says what a configuration
+//! values against each other, `error` turns places into lines and columns. [`plan`] says what a configuration
 //! comes to on a given machine.
 
 mod cpu_list;
 mod error;
 mod network;
+mod plan;
+mod schema;
+mod secret;
+mod section;
+mod similar;
+mod tree;
 mod units;
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 pub use cpu_list::CpuList;
 pub use error::{Error, Errors};
 pub use network::Network;
+pub use plan::{Bounds, ListenerPlan, Plan, PoolPlan, ShardPlan, UpstreamPlan, plan};
 
 /// A small, complete configuration with comments: what the README shows and a new user starts from.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -188,4 +196,45 @@ pub struct Delivery {
 pub enum Mode {
     /// The upstream: the client's final reply comes only after the upstream's.
     Through,
+}
+
+impl Config {
+    /// Reads a configuration file and the `conf.d/*.toml` beside it, in name order.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong, in the order of the files and their lines; also a file that cannot be read or
+    /// is not UTF-8.
+    pub fn load(path: &Path, machine: &Machine) -> Result<Config, Errors> {
+        let (tree, report) = tree::load(path);
+        schema::check(&tree, report, machine)
+    }
+
+    /// Reads one text. `name` stands for the file in errors, and relative paths in it start where `name` does.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong, in the order of the text.
+    pub fn parse(name: &str, text: &str, machine: &Machine) -> Result<Config, Errors> {
+        let (tree, report) = tree::parse(name, text);
+        schema::check(&tree, report, machine)
+    }
+
+    /// The CPU of each shard, in the order of the shards: never empty. A count larger than the number of CPUs
+    /// goes round.
+    pub fn shard_cpus(&self, machine: &Machine) -> Vec<u32> {
+        match &self.shards {
+            Shards::Auto if machine.cpus.is_empty() => vec![0],
+            Shards::Auto => machine.cpus.iter().copied().take(schema::SHARDS_MAX).collect(),
+            Shards::Count(count) if machine.cpus.is_empty() => vec![0; usize::from(*count)],
+            Shards::Count(count) => machine
+                .cpus
+                .iter()
+                .copied()
+                .cycle()
+                .take(usize::from(*count))
+                .collect(),
+            Shards::Cpus(cpus) => cpus.clone(),
+        }
+    }
 }

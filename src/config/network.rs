@@ -40,6 +40,11 @@ impl Network {
         })
     }
 
+    /// How many leading bits the addresses share.
+    pub fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
     /// Whether `address` is in this network. An IPv4 address in its mapped IPv6 form (RFC 4291 2.5.5.2), as a
     /// dual-stack socket reports it, counts as the IPv4 address.
     pub fn contains(&self, address: IpAddr) -> bool {
