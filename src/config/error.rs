@@ -91,12 +91,18 @@ impl Report {
         self.sources.get(file).map_or("", |source| &source.name)
     }
 
-    /// Something is not TOML. What the same line then seems to mean, or what seems to be absent, is not reported:
-    /// it would be noise.
+    /// Something is not TOML. What the same line then seems to mean, what seems to be absent, and keys under a
+    /// broken header are not reported: it would be noise.
     pub(super) fn syntax(&mut self, at: Place, message: String) {
         let (line, _) = self.position(at);
         if let Some(source) = self.sources.get_mut(at.file) {
+            let is_header = |text: &str| text.trim_start().starts_with('[');
+            let mut lines = source.text[source.line_starts[line - 1]..].lines();
             source.broken_lines.insert(line);
+            if lines.next().is_some_and(is_header) {
+                let below = lines.take_while(|text| !is_header(text)).count();
+                source.broken_lines.extend(line + 1..=line + below);
+            }
         }
         self.errors.push((at, message));
     }
@@ -114,7 +120,7 @@ impl Report {
         let broken = self
             .sources
             .get(at.file)
-            .is_some_and(|source| source.broken_lines.contains(&line));
+            .is_some_and(|source| at.offset >= source.lost_from || source.broken_lines.contains(&line));
         if !broken {
             self.errors.push((at, message.into()));
         }

@@ -17,21 +17,35 @@ pub(super) struct Located<T> {
     pub(super) at: Place,
 }
 
+/// A number as it was written, unless it was longer than is worth repeating.
+struct Number(i128);
+
+impl Display for Number {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            i128::MIN | i128::MAX => f.write_str("beyond all bounds"),
+            number => write!(f, "{number}"),
+        }
+    }
+}
+
 /// One table being read. A getter gives what is there and right; what is there and wrong it reports.
 pub(super) struct Section<'t, 'r> {
     table: &'t Table,
-    /// How messages call it: `[admin]`, `[[pool]]`.
-    title: &'static str,
+    /// How messages say where: ``in `[admin]` ``.
+    whereabouts: &'static str,
     known: Vec<&'static str>,
+    later: Vec<&'static str>,
     pub(super) report: &'r mut Report,
 }
 
 impl<'t, 'r> Section<'t, 'r> {
-    pub(super) fn new(table: &'t Table, title: &'static str, report: &'r mut Report) -> Self {
+    pub(super) fn new(table: &'t Table, whereabouts: &'static str, report: &'r mut Report) -> Self {
         Section {
             table,
-            title,
+            whereabouts,
             known: Vec::new(),
+            later: Vec::new(),
             report,
         }
     }
@@ -61,6 +75,14 @@ impl<'t, 'r> Section<'t, 'r> {
         self.table
             .get(key)
             .is_some_and(|entry| matches!(entry.node.value, Value::Integer(_)))
+    }
+
+    /// Whether the key holds a list of nothing.
+    pub(super) fn is_empty_list(&self, key: &str) -> bool {
+        let is_empty = |value: &Value| matches!(value, Value::Array(items) if items.is_empty());
+        self.table
+            .get(key)
+            .is_some_and(|entry| is_empty(&entry.node.value))
     }
 
     /// A text, perhaps kept elsewhere.
@@ -153,10 +175,9 @@ impl<'t, 'r> Section<'t, 'r> {
             },
             _ => None,
         };
-        let read = read.unwrap_or_else(|| {
-            Err("takes a text, `{ file = \"path\" }` or `{ env = \"NAME\" }`, nothing else".to_owned())
-        });
-        read.map_err(|why| self.report.wrong(table.at, format!("`{key}` {why}")))
+        let read = read
+            .unwrap_or_else(|| Err("write a text, `{ file = \"path\" }` or `{ env = \"NAME\" }`".to_owned()));
+        read.map_err(|why| self.report.wrong(table.at, format!("`{key}`: {why}")))
             .ok()
     }
 
@@ -196,7 +217,7 @@ impl<'t, 'r> Section<'t, 'r> {
         };
         let value = u32::try_from(number).ok().filter(|value| bounds.contains(value));
         value.unwrap_or_else(|| {
-            self.out_of_bounds(node.at, key, &number, bounds.start(), bounds.end());
+            self.out_of_bounds(node.at, key, &Number(number), bounds.start(), bounds.end());
             default
         })
     }
@@ -248,8 +269,13 @@ impl<'t, 'r> Section<'t, 'r> {
             Value::Text(text) => {
                 parse_size(text).ok_or_else(|| wrong(&format!("`\"{}\"`", text.escape_debug())))
             }
-            // What is below zero or beyond 64 bits is out of any bounds.
-            Value::Integer(number) => Ok(u64::try_from((*number).max(0)).unwrap_or(u64::MAX)),
+            Value::Integer(number) => u64::try_from(*number).map_err(|_| {
+                let (least, most) = (Size(*bounds.start()), Size(*bounds.end()));
+                format!(
+                    "`{key}` is {}: write a value from {least} to {most}",
+                    Number(*number)
+                )
+            }),
             other => Err(wrong(other.kind())),
         };
         match parsed {
@@ -304,7 +330,7 @@ impl<'t, 'r> Section<'t, 'r> {
     /// A key of versions to come.
     pub(super) fn later(&mut self, key: &'static str, advice: &str) {
         let at = self.key_at(key);
-        self.known.push(key);
+        self.later.push(key);
         if let Some(at) = at {
             self.report
                 .wrong(at, format!("`{key}` is not available in this version: {advice}"));
@@ -360,11 +386,12 @@ impl<'t, 'r> Section<'t, 'r> {
     pub(super) fn close(self, elsewhere: &[&str]) {
         for entry in &self.table.entries {
             let key = entry.key.as_str();
-            if self.known.contains(&key) {
+            if self.known.contains(&key) || self.later.contains(&key) {
                 continue;
             }
-            let unknown = format!("unknown key `{}` in {}", key.escape_debug(), self.title);
-            let advice = match nearest(key, &self.known) {
+            let unknown = format!("unknown key `{}` {}", key.escape_debug(), self.whereabouts);
+            let all = [self.known.as_slice(), &self.later].concat();
+            let advice = match nearest(key, &all) {
                 Some(word) => format!("did you mean `{word}`?"),
                 None if elsewhere.contains(&key) => {
                     "it belongs at the top of the file, before the first `[section]`".to_owned()

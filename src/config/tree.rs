@@ -5,11 +5,15 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use toml_parser::lexer::TokenKind;
 
 use super::error::{Place, Report};
 
 /// No configuration is larger; what is, is another file.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Most parts of a dotted key; the longest there is has three.
+const KEY_PARTS_MAX: usize = 8;
 
 /// A value and where it was written.
 #[derive(Debug)]
@@ -153,11 +157,33 @@ fn read(report: &mut Report, path: &Path, advice: &str) -> Option<String> {
 
 /// Parses one text; what is not TOML goes into the report, the rest into the tree.
 fn parse_into(report: &mut Report, name: &str, text: String) -> Table {
-    let (document, errors) = DeTable::parse_recoverable(&text);
     let file = report.add_source(name.to_owned(), text.clone());
+    if let Some(offset) = overlong_key(&text) {
+        let message = format!("a key of more than {KEY_PARTS_MAX} parts: no key has that many");
+        report.syntax(Place { file, offset }, message);
+        return Table::default();
+    }
+    let (document, errors) = DeTable::parse_recoverable(&text);
     let tree = table(file, 0, document.get_ref());
     report_syntax(report, file, &text, document.get_ref(), &errors);
     tree
+}
+
+/// Where a dotted key has more parts than any could need. Each part is a table within a table, and these are
+/// walked, and dropped, by recursion; the parser bounds the depth of brackets, but not of brackets times dots.
+fn overlong_key(text: &str) -> Option<usize> {
+    let mut parts = 1;
+    for token in toml_parser::Source::new(text).lex() {
+        match token.kind() {
+            TokenKind::Dot => parts += 1,
+            TokenKind::Atom | TokenKind::Whitespace | TokenKind::BasicString | TokenKind::LiteralString => {}
+            _ => parts = 1,
+        }
+        if parts > KEY_PARTS_MAX {
+            return Some(token.span().start());
+        }
+    }
+    None
 }
 
 /// One message for each broken line, and one for a bracket never closed instead of all that follows from it.
@@ -171,7 +197,10 @@ fn report_syntax(
     let offset_of = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
     let unclosed = errors
         .iter()
-        .filter(|error| error.message().starts_with("unclosed"))
+        .filter(|error| {
+            let what = error.message();
+            what.starts_with("unclosed array,") || what.starts_with("unclosed inline table")
+        })
         .filter_map(|error| opening(document, text, offset_of(error)))
         .min();
     let mut found: Vec<&toml::de::Error> = errors.iter().collect();
@@ -199,13 +228,14 @@ fn report_syntax(
 
 /// Where the outermost bracket opens that is still open at `end`.
 fn opening(table: &DeTable<'_>, text: &str, end: usize) -> Option<usize> {
+    let written_end = text.get(..end).unwrap_or(text).trim_end().len();
     let inner = |value: &Spanned<DeValue<'_>>| {
         let span = value.span();
         let opens = text
             .get(span.clone())
             .is_some_and(|written| written.starts_with(['[', '{']));
         // A `[header]` opens with a bracket too, but its span ends at once.
-        if opens && span.end >= end {
+        if opens && span.start < end && span.end >= written_end {
             return Some(span.start);
         }
         match value.get_ref() {
@@ -238,6 +268,10 @@ fn explain(error: &toml::de::Error, text: &str) -> String {
         }
     } else if message.starts_with("invalid basic string") && found.is_empty() {
         "the closing `\"` is missing".to_owned()
+    } else if message.starts_with("unclosed table") {
+        "the closing `]` of this header is missing".to_owned()
+    } else if message.starts_with("unclosed array table") {
+        "the closing `]]` of this header is missing".to_owned()
     } else if message.starts_with("key with no value") {
         "a key without a value: write `key = value`".to_owned()
     } else {

@@ -34,7 +34,7 @@ fn one(
     listened: &mut Taken<SocketAddr>,
     memory: u64,
 ) -> Option<Listener> {
-    let mut section = Section::new(table, "[[listener]]", report);
+    let mut section = Section::new(table, "in `[[listener]]`", report);
     let name = names::name(&mut section, "[[listener]]", named);
     let addresses = addresses(&mut section, listened);
     let trusted = trusted(&mut section);
@@ -76,7 +76,7 @@ fn addresses(section: &mut Section<'_, '_>, listened: &mut Taken<SocketAddr>) ->
         return None;
     };
     let at = section.key_at("address").unwrap_or(section.at());
-    if addresses.is_empty() {
+    if section.is_empty_list("address") {
         section.report.wrong(
             at,
             "`address` is an empty list: write at least one, like `\"127.0.0.1:2525\"`",

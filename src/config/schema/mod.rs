@@ -44,7 +44,7 @@ pub(super) fn check(tree: &Table, mut report: Report, machine: &Machine) -> Resu
 }
 
 fn top(tree: &Table, report: &mut Report, machine: &Machine) -> Option<Config> {
-    let mut section = Section::new(tree, "the top of the file", report);
+    let mut section = Section::new(tree, "at the top of the file", report);
     let mut listened = Taken::default();
     let hostname = hostname(&mut section, machine);
     let shards = shards(&mut section, machine);
@@ -61,14 +61,14 @@ fn top(tree: &Table, report: &mut Report, machine: &Machine) -> Option<Config> {
         .table("admin")
         .and_then(|table| admin(table, section.report, &mut listened));
     let listeners = section.tables("listener", "listener", LISTENERS_MAX);
-    if listeners.is_empty() {
+    if section.key_at("listener").is_none() || section.is_empty_list("listener") {
         section.missing(
             "there is no `[[listener]]`: add one with `name = \"...\"` and `address = \"127.0.0.1:2525\"`",
         );
     }
     let listeners = listener::all(&listeners, section.report, &mut listened, memory);
     let pools = section.tables("pool", "pool", POOLS_MAX);
-    if pools.is_empty() {
+    if section.key_at("pool").is_none() || section.is_empty_list("pool") {
         section.missing("there is no `[[pool]]`: add one with `name = \"...\"` and a `[[pool.upstream]]`");
     }
     let pools = pool::all(&pools, section.report);
@@ -180,7 +180,7 @@ fn memory(section: &mut Section<'_, '_>, machine: &Machine) -> u64 {
 }
 
 fn admin(table: &Table, report: &mut Report, listened: &mut Taken<SocketAddr>) -> Option<Admin> {
-    let mut section = Section::new(table, "[admin]", report);
+    let mut section = Section::new(table, "in `[admin]`", report);
     let listen = section.parsed("listen", |text| names::parse_address(text, 8025));
     let token = section.text("token");
     if section.key_at("listen").is_none() {
@@ -214,7 +214,7 @@ fn admin(table: &Table, report: &mut Report, listened: &mut Taken<SocketAddr>) -
 const MODE_ADVICE: &str = "this version delivers only through, without a spool: write `mode = \"through\"`";
 
 fn delivery(table: &Table, report: &mut Report, hostname: Option<&str>) -> Option<Delivery> {
-    let mut section = Section::new(table, "[delivery]", report);
+    let mut section = Section::new(table, "in `[delivery]`", report);
     let mode = section.choice(
         "mode",
         &[("through", Mode::Through)],

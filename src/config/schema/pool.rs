@@ -37,7 +37,7 @@ pub(super) fn all(tables: &[&Table], report: &mut Report) -> Vec<Pool> {
 
 fn one(table: &Table, report: &mut Report, named: &mut Taken<String>) -> Option<Pool> {
     let least = Duration::from_millis(10);
-    let mut section = Section::new(table, "[[pool]]", report);
+    let mut section = Section::new(table, "in `[[pool]]`", report);
     let name = names::name(&mut section, "[[pool]]", named);
     let balances = [
         ("least-response-time", Balance::LeastResponseTime),
@@ -55,7 +55,7 @@ fn one(table: &Table, report: &mut Report, named: &mut Taken<String>) -> Option<
         .table("health")
         .map_or_else(default_health, |table| health(table, section.report));
     let upstream_tables = section.tables("upstream", "pool.upstream", UPSTREAMS_MAX);
-    if upstream_tables.is_empty() && section.key_at("upstream").is_none() {
+    if section.key_at("upstream").is_none() || section.is_empty_list("upstream") {
         section.missing("`[[pool]]` has no upstream: add `[[pool.upstream]]` with `name = \"...\"` and `address = \"10.1.0.11:25\"`");
     }
     let mut upstream_names = Taken::default();
@@ -161,7 +161,7 @@ fn default_health() -> Health {
 
 fn health(table: &Table, report: &mut Report) -> Health {
     let default = default_health();
-    let mut section = Section::new(table, "[pool.health]", report);
+    let mut section = Section::new(table, "in `[pool.health]`", report);
     let eject_after = section.count("eject_after", default.eject_after, 1..=10_000);
     let eject_for = section.duration(
         "eject_for",
@@ -186,7 +186,7 @@ fn health(table: &Table, report: &mut Report) -> Health {
 
 /// An upstream, located at its address.
 fn upstream(table: &Table, report: &mut Report, named: &mut Taken<String>) -> Option<Located<Upstream>> {
-    let mut section = Section::new(table, "[[pool.upstream]]", report);
+    let mut section = Section::new(table, "in `[[pool.upstream]]`", report);
     let name = names::name(&mut section, "[[pool.upstream]]", named);
     let address = section.parsed("address", parse_upstream_address);
     if section.key_at("address").is_none() {
