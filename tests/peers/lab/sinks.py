@@ -1,6 +1,8 @@
 """Upstreams that nobody here wrote (smtp-sink), and Postlane's own sink for millisecond delays."""
 
+import json
 import os
+import signal
 
 from .dumps import read_dump
 from .ports import free_port, is_listening, wait_until
@@ -40,20 +42,20 @@ class SmtpSink:
 
 
 class LaneSink:
-    """`postlane sink`, for delays below the second that smtp-sink cannot make."""
+    """`postlane sink`, for delays below the second that smtp-sink cannot make. It can be restarted."""
 
     def __init__(self, directory, *options, port=None):
         self.port = port or free_port()
-        self.directory = directory
-        self.options = options
-        self.counts = directory / f"lane-sink-{self.port}.counts"
+        self.dump = directory / f"lane-sink-{self.port}.jsonl"
+        self._log = directory / f"lane-sink-{self.port}.log"
+        self._options = options
         self.process = None
         self.start()
 
     def start(self):
         self.process = Process(
-            [POSTLANE, "sink", "--listen", f"127.0.0.1:{self.port}", *self.options],
-            self.directory / f"lane-sink-{self.port}.log",
+            [POSTLANE, "sink", "--listen", f"127.0.0.1:{self.port}", "--dump", self.dump, *self._options],
+            self._log,
         )
         try:
             wait_until(self._ready, 10, f"postlane sink on {self.port}")
@@ -66,7 +68,19 @@ class LaneSink:
         return is_listening(self.port)
 
     def kill(self):
-        """As a crash would: SIGKILL."""
+        """As a crash would: SIGKILL. What it had taken stays in the dump."""
         self.process.kill()
 
-    stop = kill
+    def deliveries(self):
+        """One dictionary per message: from, to, size, hash, message_id and more."""
+        if not self.dump.exists():
+            return []
+        return [json.loads(line) for line in self.dump.read_text().splitlines()]
+
+    def stop(self):
+        """SIGTERM, and exit 0."""
+        if not self.process.alive():
+            return
+        self.process.signal(signal.SIGTERM)
+        code = self.process.wait(10)
+        assert code == 0, f"postlane sink: exit {code} on SIGTERM:\n{self.process.output()}"
