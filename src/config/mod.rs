@@ -10,7 +10,6 @@
 
 mod cpu_list;
 mod error;
-mod network;
 mod plan;
 mod schema;
 mod secret;
@@ -25,7 +24,7 @@ use std::time::Duration;
 
 pub use cpu_list::CpuList;
 pub use error::{Error, Errors};
-pub use network::Network;
+pub use crate::network::Network;
 pub use plan::{Bounds, ListenerPlan, Plan, PoolPlan, ShardPlan, UpstreamPlan, plan};
 
 /// A small, complete configuration with comments: what the README shows and a new user starts from.
