@@ -12,6 +12,7 @@ fn machine() -> Machine {
     Machine {
         hostname: "box.example.net".to_owned(),
         cpus: vec![0, 1, 2, 3],
+        isolated: vec![6, 7],
         memory_bytes: 8 << 30,
     }
 }
@@ -137,6 +138,7 @@ fn written_values_are_taken() {
     assert_eq!(config.delivery.bounce_from, "bounces@example.net");
     for (text, shards) in [
         ("shards = 4", Shards::Count(4)),
+        ("shards = '6-7'", Shards::Cpus(vec![6, 7])),
         ("shards = '3-3'", Shards::Cpus(vec![3])),
     ] {
         assert_eq!(with_rest(text).expect(text).shards, shards);
@@ -157,7 +159,7 @@ fn each_mistake_is_named_at_its_place() {
         ("hostname", "1:9: a key without a value: write `key = value`"),
         ("shards = 0", "1:10: `shards` is 0: write a value from 1 to 1024"),
         ("shards = '4'", "1:10: `shards`: write `4` without quotes for that many shards, or `\"4-4\"` for one on CPU 4"),
-        ("shards = '0-9'", "1:10: `shards`: this process may not run on CPU 4-9: choose from 0-3"),
+        ("shards = '0-9'", "1:10: `shards`: this process may not run on CPU 4-5,8-9: choose from 0-3,6-7"),
         ("shards = '1-2,2'", "1:10: `shards`: CPU 2 is named twice: name it once; or `\"auto\"`, or a number of shards without quotes"),
         ("shard_by = 'sender'", "1:12: `shard_by` cannot be `\"sender\"`: write `\"address\"` or `\"domain\"`"),
         ("memory = -5", "1:10: `memory` is -5: write a value from 16MiB to 8GiB"),
