@@ -37,6 +37,8 @@ pub struct Machine {
     pub hostname: String,
     /// CPUs this process may run on, in the order in which shards should take them.
     pub cpus: Vec<u32>,
+    /// CPUs kept free of ordinary work (`isolcpus=`): shards get them only if `shards` names them.
+    pub isolated: Vec<u32>,
     /// Memory of the machine in bytes (or of the control group, if that is less).
     pub memory_bytes: u64,
 }
