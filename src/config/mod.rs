@@ -25,6 +25,7 @@ use std::time::Duration;
 pub use cpu_list::CpuList;
 pub use error::{Error, Errors};
 pub use crate::network::Network;
+pub use units::{parse_duration, parse_size};
 pub use plan::{Bounds, ListenerPlan, Plan, PoolPlan, ShardPlan, UpstreamPlan, plan};
 
 /// A small, complete configuration with comments: what the README shows and a new user starts from.

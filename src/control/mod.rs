@@ -58,7 +58,7 @@ pub fn serve(
     config: &Config,
     machine: &Machine,
     announce: impl FnOnce(&Running),
-    each_second: impl FnMut(&View) + 'static,
+    each_second: impl FnMut(&View) + Send + 'static,
 ) -> Result<(), Failure> {
     signals::block();
     let running = launch(config, machine)?;
@@ -88,7 +88,7 @@ async fn control(
     view: Arc<View>,
     admin: Option<crate::config::Admin>,
     drain_timeout: Duration,
-    mut each_second: impl FnMut(&View) + 'static,
+    mut each_second: impl FnMut(&View) + Send + 'static,
 ) -> Result<(), Failure> {
     let _admin = match admin {
         Some(admin) => Some(admin::serve(view.clone(), admin)?),

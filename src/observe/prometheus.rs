@@ -108,7 +108,7 @@ fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
     ];
     for (name, help, of) in totals {
         page.head(name, "counter", help);
-        page.line(name, "", shards.iter().map(|stats| of(stats).get()).sum());
+        page.line(name, "", shards.iter().map(|stats| of(stats).get()).sum::<u64>());
     }
     page.head("postlane_shard_busy_ratio", "gauge", "Share of the last second that the shard did not wait.");
     for (shard, ratio) in busy.iter().enumerate() {

@@ -30,3 +30,10 @@ pub fn pending() -> bool {
     // SAFETY: valid set and timespec; the signal's details are not asked for.
     unsafe { libc::sigtimedwait(&set, ptr::null_mut(), &now) > 0 }
 }
+
+/// Waits for one.
+pub fn wait() {
+    let set = set();
+    // SAFETY: a valid set; the signal's details are not asked for. EINTR (a debugger) is waited out.
+    unsafe { while libc::sigwaitinfo(&set, ptr::null_mut()) < 0 {} }
+}
