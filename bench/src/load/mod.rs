@@ -123,7 +123,7 @@ pub struct Progress {
 
 /// Told how a run goes, on the run's thread. `()` does not care.
 pub trait Observer {
-    /// The warm-up is over: what comes now counts. The moment to start a sampler.
+    /// The warm-up is over: what comes now counts. The moment to start a [`crate::measure::Sampler`].
     fn measuring(&mut self) {}
     /// The last message that counts is accounted for. The moment to stop it.
     fn measured(&mut self) {}
