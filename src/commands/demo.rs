@@ -62,13 +62,14 @@ listen = "127.0.0.1:8025"
 [[listener]]
 name = "demo"
 address = "127.0.0.1:2525"
+max_sessions = 2000
 [[pool]]
 name = "farm"
 "#;
 
 const WELCOME: &str = r"
 Send a first mail from another terminal, any of these:
-  curl smtp://127.0.0.1:2525 --mail-from you@example.com --mail-rcpt friend@example.org -T README.md
+  curl smtp://127.0.0.1:2525 --mail-from you@example.com --mail-rcpt friend@example.org --crlf -T README.md
   swaks --server 127.0.0.1:2525 --from you@example.com --to friend@example.org
   postlane bench --target 127.0.0.1:2525 --duration 10s
 Look at http://127.0.0.1:8025/metrics meanwhile. Ctrl-C ends the demo.

@@ -123,7 +123,8 @@ struct Ready {
 /// # Errors
 /// Whatever the kernel refused, with the remedy; nothing runs then.
 pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
-    files::raise_limit().map_err(|e| Failure::os("postlane", &e.to_string(), "see RLIMIT_NOFILE in getrlimit(2)"))?;
+    let files_max = files::raise_limit()
+        .map_err(|e| Failure::os("postlane", &e.to_string(), "see RLIMIT_NOFILE in getrlimit(2)"))?;
     let cpus = config.shard_cpus(machine);
     let shards = u16::try_from(cpus.len()).map_err(|_| Failure::internal("more shards than can be numbered"))?;
     let buffers = (config.memory / u64::from(shards) / BUFFER_BYTES as u64).max(BUFFERS_MIN) as usize;
@@ -149,7 +150,7 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
             id,
             cpu,
             options: shard_options(config, id, shards, epoch_ms),
-            uring: uring_options(config, id, cpu),
+            uring: uring_options(config, id, cpu, files_max),
             arenas: arenas.clone(),
             rings: rings.clone(),
             mailbox,
@@ -263,12 +264,21 @@ fn names(config: &Config) -> Names {
     }
 }
 
-fn uring_options(config: &Config, shard: ShardId, cpu: u32) -> UringOptions {
+fn uring_options(config: &Config, shard: ShardId, cpu: u32, files_max: u64) -> UringOptions {
     let sessions: u64 = config.listeners.iter().map(|listener| u64::from(listener.max_sessions)).sum();
     let links: u64 =
         config.pools.iter().map(|pool| u64::from(pool.links_per_shard) * pool.upstreams.len() as u64).sum();
     // Some more, for those that are told that there are too many.
-    let streams_max = (sessions + links + sessions / 8 + 64).min(1 << 20) as u32;
+    let wanted = sessions + links + sessions / 16 + 64;
+    // The ring's table of files has two places for each stream, and the limit of open files bounds it.
+    let streams_max = wanted.min(files_max / 2).min(1 << 19) as u32;
+    if u64::from(streams_max) < wanted && shard == ShardId(0) {
+        eprintln!(
+            "postlane: room for {streams_max} sessions and links on each shard, not {wanted}: raise the limit of \
+             open files to {} (`ulimit -n`, LimitNOFILE= in a systemd unit) or lower max_sessions",
+            wanted * 2
+        );
+    }
     UringOptions { shard, cpu: Some(cpu), streams_max, ..UringOptions::default() }
 }
 
