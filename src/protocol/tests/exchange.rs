@@ -9,6 +9,9 @@ use crate::protocol::server::Options;
 use crate::protocol::wire::command::{BodyKind, Mail, MailParameters, Notify, Recipient, Return};
 use crate::protocol::{Envelope, address};
 
+/// A path, NOTIFY (success, failure, delay; none of them: never) and ORCPT.
+type Addressee = (String, Option<(bool, bool, bool)>, Option<String>);
+
 /// What a message is made of, owned.
 #[derive(Clone, Debug)]
 struct Letter {
@@ -17,7 +20,7 @@ struct Letter {
     utf8: bool,
     ret: Option<bool>,
     envid: Option<String>,
-    recipients: Vec<(String, Option<(bool, bool, bool)>, Option<String>)>,
+    recipients: Vec<Addressee>,
     body: Vec<u8>,
 }
 
@@ -84,74 +87,26 @@ struct Wires {
 impl Wires {
     /// Sends the letters one after another, each as soon as the client can, and returns who was refused.
     fn run(&mut self, letters: &[Letter]) -> Vec<Vec<u16>> {
-        let mut to_server = Vec::new();
-        let mut to_client = Vec::new();
+        let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
         self.session.server.greet(&self.options, &mut to_client);
-        let envelopes: Vec<_> = letters.iter().map(Letter::envelope).collect();
-        let recipients: Vec<Vec<u16>> = envelopes.iter().map(|e| (0..e.len() as u16).collect()).collect();
-        let mut refused = vec![Vec::new(); letters.len()];
-        let (mut next, mut finals, mut quit) = (0, 0, false);
+        let mut sender = Sender {
+            letters,
+            envelopes: letters.iter().map(Letter::envelope).collect(),
+            begun: 0,
+            finals: 0,
+            refused: vec![Vec::new(); letters.len()],
+        };
+        let mut quit = false;
         for _ in 0..10_000 {
             for piece in pieces(&std::mem::take(&mut to_client), &self.cuts) {
-                let mut at = 0;
-                loop {
-                    let (taken, event) = self.client.receive(&piece[at..], "us", &mut to_server);
-                    at += taken;
-                    let Some(event) = event else { break };
-                    let now = next - 1;
-                    match event {
-                        Event::Ready => {}
-                        Event::Mail(reply) => {
-                            assert!(reply.is_positive());
-                            self.client.advance(
-                                &envelopes[now as usize],
-                                &recipients[now as usize],
-                                &mut to_server,
-                            );
-                        }
-                        Event::Recipient(position, reply) => {
-                            if !reply.is_positive() {
-                                refused[now as usize].push(position);
-                            }
-                            self.client.advance(
-                                &envelopes[now as usize],
-                                &recipients[now as usize],
-                                &mut to_server,
-                            );
-                        }
-                        Event::Data(reply) if reply.is_intermediate() => {
-                            to_server.extend_from_slice(&letters[now as usize].wire());
-                            self.client.body_written();
-                        }
-                        // None was accepted.
-                        Event::Data(reply) => {
-                            assert_eq!(reply.code, 503);
-                            finals += 1;
-                        }
-                        Event::Final(reply) => {
-                            assert!(reply.is_positive());
-                            finals += 1;
-                        }
-                        other => panic!("{other:?}"),
-                    }
-                    if self.client.can_begin() && (next as usize) < letters.len() {
-                        let i = next as usize;
-                        self.client.begin(
-                            &envelopes[i],
-                            &recipients[i],
-                            letters[i].wire().len() as u64,
-                            &mut to_server,
-                        );
-                        next += 1;
-                    }
-                }
+                sender.hear(&mut self.client, piece, &mut to_server);
             }
-            if self.client.is_idle() && finals == letters.len() && !quit {
+            if self.client.is_idle() && sender.finals == letters.len() && !quit {
                 self.client.quit(&mut to_server);
                 quit = true;
             } else if to_server.is_empty() {
                 assert!(quit, "it came to a stop");
-                return refused;
+                return sender.refused;
             }
             for piece in pieces(&std::mem::take(&mut to_server), &self.cuts) {
                 self.session.feed(piece, &self.options);
@@ -167,6 +122,70 @@ impl Wires {
         }
         panic!("it does not end");
     }
+}
+
+/// Who drives the client.
+struct Sender<'a> {
+    letters: &'a [Letter],
+    envelopes: Vec<Envelope>,
+    begun: usize,
+    /// Letters that are over.
+    finals: usize,
+    /// By letter: the positions refused.
+    refused: Vec<Vec<u16>>,
+}
+
+impl Sender<'_> {
+    fn hear(&mut self, client: &mut Client, piece: &[u8], out: &mut Vec<u8>) {
+        let mut at = 0;
+        loop {
+            let (taken, event) = client.receive(&piece[at..], "us", out);
+            at += taken;
+            let Some(event) = event else { return };
+            match event {
+                Event::Ready => {}
+                Event::Mail(reply) => {
+                    assert!(reply.is_positive());
+                    self.advance(client, out);
+                }
+                Event::Recipient(position, reply) => {
+                    if !reply.is_positive() {
+                        self.refused[self.begun - 1].push(position);
+                    }
+                    self.advance(client, out);
+                }
+                Event::Data(reply) if reply.is_intermediate() => {
+                    out.extend_from_slice(&self.letters[self.begun - 1].wire());
+                    client.body_written();
+                }
+                // None was accepted.
+                Event::Data(reply) => {
+                    assert_eq!(reply.code, 503);
+                    self.finals += 1;
+                }
+                Event::Final(reply) => {
+                    assert!(reply.is_positive());
+                    self.finals += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+            if client.can_begin() && self.begun < self.letters.len() {
+                let size = self.letters[self.begun].wire().len() as u64;
+                let envelope = &self.envelopes[self.begun];
+                client.begin(envelope, &positions(envelope), size, out);
+                self.begun += 1;
+            }
+        }
+    }
+
+    fn advance(&self, client: &mut Client, out: &mut Vec<u8>) {
+        let envelope = &self.envelopes[self.begun - 1];
+        client.advance(envelope, &positions(envelope), out);
+    }
+}
+
+fn positions(envelope: &Envelope) -> Vec<u16> {
+    (0..envelope.len() as u16).collect()
 }
 
 fn letter() -> impl Strategy<Value = Letter> {
