@@ -314,6 +314,21 @@ fn broken_off_without_pipelining() {
     assert!(link.hear(b"250 reset\r\n").is_empty());
     assert_eq!(link.written(), "MAIL FROM:<a@b>\r\n");
     assert_eq!(link.hear(b"250 a\r\n"), ["Mail 250"]);
+    // Twice before even RSET was said.
+    link.advance(&message);
+    assert!(link.client.break_off());
+    link.begin(&message);
+    assert!(link.client.break_off());
+    assert!(link.hear(b"250 rcpt\r\n").is_empty());
+    assert!(link.client.is_idle());
+    assert_eq!(link.written(), "");
+    link.begin(&message);
+    assert_eq!(link.written(), "RSET\r\n");
+    // And a QUIT takes back what was held.
+    link.client.quit(&mut link.out);
+    assert_eq!(link.written(), "QUIT\r\n");
+    assert!(link.hear(b"250 reset\r\n221 bye\r\n").is_empty());
+    assert_eq!(link.written(), "");
 }
 
 #[test]

@@ -72,7 +72,8 @@ fn wire_form() {
 fn long_lines_are_folded() {
     let words = "word ".repeat(300);
     let solid = "é".repeat(900);
-    for text in [words.trim_end(), &solid] {
+    let shifted = format!("x{solid}");
+    for text in [words.trim_end(), &solid, &shifted] {
         let wire = written(Reply::new(550, Enhanced(5, 123, 456), text));
         let mut seen = Vec::new();
         for line in wire.split_inclusive(|&b| b == b'\n') {
@@ -132,6 +133,44 @@ fn enhanced_codes() {
         let parsed = Line::parse(line.as_bytes()).expect("a reply line");
         assert_eq!(parsed.split(), (enhanced, text.as_bytes()), "{line}");
     }
+}
+
+#[test]
+fn the_enhanced_code_of_further_lines() {
+    for (wire, enhanced, text) in [
+        ("550-5.1.1 a\r\n550 5.1.1 b\r\n", Some(Enhanced(5, 1, 1)), "a\nb"),
+        ("550-5.1.1 a\r\n550 b\r\n", Some(Enhanced(5, 1, 1)), "a\nb"),
+        (
+            "550-5.1.1 a\n550-5.1.2 b\n550\n",
+            Some(Enhanced(5, 1, 1)),
+            "a\n5.1.2 b\n",
+        ),
+        ("550-a\r\n550 5.1.1 b\r\n", None, "a\n5.1.1 b"),
+        ("550-\r\n550 \r\n", None, "\n"),
+    ] {
+        let mut reader = ReplyReader::default();
+        let mut replies = Vec::new();
+        reader
+            .read(wire.as_bytes(), &mut |reply| replies.push(reply.to_buf()))
+            .expect("legal");
+        let expected = Reply {
+            code: 550,
+            enhanced,
+            text: text.as_bytes(),
+        };
+        assert_eq!(replies, [expected.to_buf()], "{wire:?}");
+    }
+}
+
+#[test]
+fn the_bound_is_on_one_reply() {
+    let mut reader = ReplyReader::default();
+    let wire = "250-a line\r\n250 another\r\n".repeat(10_000);
+    let mut count = 0;
+    reader
+        .read(wire.as_bytes(), &mut |_| count += 1)
+        .expect("each is short");
+    assert_eq!(count, 10_000);
 }
 
 proptest! {

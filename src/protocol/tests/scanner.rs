@@ -52,7 +52,7 @@ fn check(message: &[u8], cuts: &[usize]) {
 
 #[test]
 fn every_short_message() {
-    // All strings of up to seven octets of these, whole and octet by octet.
+    // All strings of up to seven octets of these, whole and in small pieces.
     const ALPHABET: [u8; 5] = [b'\r', b'\n', b'.', b'x', 0];
     for len in 0..=7u32 {
         for number in 0..ALPHABET.len().pow(len) {
@@ -60,7 +60,9 @@ fn every_short_message() {
             for prefix in [&b""[..], b"y"] {
                 let message = [prefix, &message].concat();
                 check(&message, &[]);
-                check(&message, &[1]);
+                for cuts in [&[1][..], &[2], &[3], &[1, 3], &[4, 1]] {
+                    check(&message, cuts);
+                }
             }
         }
     }

@@ -68,6 +68,14 @@ fn commands_one_by_one() {
         ("EHLO a\u{1}b\r\n", "501 5.5.4"),
         ("DATA\r\n", "503 5.5.1"),
         ("RCPT TO:<a@b>\r\n", "503 5.5.1"),
+    ] {
+        assert_eq!(said(lines).join(", "), replies, "{lines:?}");
+    }
+}
+
+#[test]
+fn transactions() {
+    for (lines, replies) in [
         ("MAIL FROM:<>\r\n", "250 2.1.5"),
         ("mail from: <a@b>\r\n", "250 2.1.5"),
         ("MAIL FROM:a@b\r\n", "501 5.1.7"),
@@ -91,6 +99,10 @@ fn commands_one_by_one() {
         (
             "MAIL FROM:<> SMTPUTF8\r\nRCPT TO:<é@b>\r\n",
             "250 2.1.5, 250 2.1.5",
+        ),
+        (
+            "MAIL FROM:<> SMTPUTF8\r\nRSET\r\nMAIL FROM:<>\r\nRCPT TO:<é@b>\r\n",
+            "250 2.1.5, 250 2.0.0, 250 2.1.5, 553 5.6.7",
         ),
         ("MAIL FROM:<>\r\nRCPT TO:<a@b> SIZE=1\r\n", "250 2.1.5, 555 5.5.4"),
         (
