@@ -11,7 +11,7 @@ use postlane_bench::Stage;
 use postlane_bench::load::{self, Exchange, LoadResult, Observer, SizeMix};
 use postlane_bench::sink::{self, Dumped, Handle};
 
-const NEVER: AtomicBool = AtomicBool::new(false);
+static NEVER: AtomicBool = AtomicBool::new(false);
 
 fn loopback() -> SocketAddr {
     "127.0.0.1:0".parse().expect("an address")
@@ -324,7 +324,7 @@ fn dialogue(stream: &mut TcpStream, reader: &mut impl BufRead, text: &[u8], line
     let mut replies = vec![String::new(); lines];
     replies
         .iter_mut()
-        .for_each(|line| drop(reader.read_line(line).expect("a reply")));
+        .for_each(|line| assert!(reader.read_line(line).expect("a reply") > 0));
     replies
 }
 

@@ -59,6 +59,8 @@ struct Engine<'a> {
     phase: Phase,
     epoch: Instant,
     buffer: Vec<u8>,
+    /// When the last turn was.
+    turned_ns: u64,
     next_sweep_ns: u64,
     next_progress_ns: u64,
     reported: (u64, u64),
@@ -90,6 +92,7 @@ impl<'a> Engine<'a> {
             phase: Phase::Opening,
             epoch: Instant::now(),
             buffer: vec![0; READ_BYTES],
+            turned_ns: 0,
             next_sweep_ns: 0,
             next_progress_ns: PROGRESS_NS,
             reported: (0, 0),
@@ -167,7 +170,9 @@ impl<'a> Engine<'a> {
         {
             self.measure(now, observer);
         }
-        self.hand_out(now);
+        let owed_at = self.run.schedule.owed_at(self.turned_ns, now);
+        self.hand_out(owed_at);
+        self.turned_ns = now;
         if now >= self.next_sweep_ns {
             self.next_sweep_ns = now + SWEEP_NS;
             self.sweep(now);

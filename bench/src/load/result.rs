@@ -109,6 +109,11 @@ impl LoadResult {
         self.refused.values().flat_map(BTreeMap::values).sum()
     }
 
+    /// Messages that were to be sent and were not acknowledged, for whatever reason.
+    pub fn not_acknowledged(&self) -> u64 {
+        self.started.saturating_sub(self.acknowledged) + self.unsent
+    }
+
     /// Connections that failed, over all causes.
     pub fn connection_errors_total(&self) -> u64 {
         self.connection_errors.values().sum()
