@@ -37,6 +37,7 @@ pub(super) fn run(
     engine.begin(observer);
     while !engine.turn(stop, observer)? {}
     observer.measured();
+    engine.note_own_cost();
     engine.say_goodbye()?;
     engine.finish()
 }
@@ -67,6 +68,8 @@ struct Engine<'a> {
     last_up_ns: u64,
     last_error: Option<io::Error>,
     stopped_ns: Option<u64>,
+    /// CPU time this thread had taken when measuring began.
+    cpu_before_ns: u64,
 }
 
 impl<'a> Engine<'a> {
@@ -99,6 +102,7 @@ impl<'a> Engine<'a> {
             last_up_ns: 0,
             last_error: None,
             stopped_ns: None,
+            cpu_before_ns: 0,
         })
     }
 
@@ -158,6 +162,7 @@ impl<'a> Engine<'a> {
         self.run.window_ns = now;
         self.run.last_answer_ns = now;
         self.reported = (0, now);
+        self.cpu_before_ns = sys::thread_cpu_time_ns();
         observer.measuring();
     }
 
@@ -380,6 +385,12 @@ impl<'a> Engine<'a> {
             p50_us: result.latency.percentile_us(50.0),
             p99_us: result.latency.percentile_us(99.0),
         }
+    }
+
+    fn note_own_cost(&mut self) {
+        let spent = sys::thread_cpu_time_ns().saturating_sub(self.cpu_before_ns);
+        let wall = self.now().saturating_sub(self.run.window_ns).max(1);
+        self.run.result.generator_busy = spent as f64 / wall as f64;
     }
 
     /// QUIT on every session that is free to, and a moment for the replies.

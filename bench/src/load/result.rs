@@ -99,6 +99,8 @@ pub struct LoadResult {
     pub acknowledged_per_100ms: Vec<u64>,
     /// Messages acknowledged that were started during the warm-up.
     pub warmup_acknowledged: u64,
+    /// Share of one core that the generator's thread took; near 1 it may be what limits the run.
+    pub generator_busy: f64,
     /// Why the run ended early, if it did.
     pub aborted: Option<String>,
 }

@@ -15,6 +15,9 @@ use crate::load::{Exchange, LoadResult, Options, PERCENTILES};
 use crate::measure::Usage;
 use crate::text::{grouped, micros};
 
+/// A generator busier than this share of its core may be what limits a run.
+const GENERATOR_BUSY_MAX: f64 = 0.9;
+
 /// The machine a run was made on.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Machine {
@@ -129,15 +132,13 @@ impl Report {
             ("acknowledged".to_owned(), grouped(load.acknowledged)),
         ];
         if let Some(arrived) = self.arrived {
-            let text = match load.warmup_acknowledged {
-                0 => grouped(arrived),
-                warmup => format!(
-                    "{} ({} of them in the warm-up)",
-                    grouped(arrived),
-                    grouped(warmup)
-                ),
-            };
-            rows.push(("arrived at the sinks".into(), text));
+            rows.push(("arrived at the sinks".into(), grouped(arrived)));
+        }
+        if load.warmup_acknowledged > 0 {
+            rows.push((
+                "acknowledged in the warm-up".into(),
+                grouped(load.warmup_acknowledged),
+            ));
         }
         for (stage, codes) in &load.refused {
             for (code, count) in codes {
@@ -161,7 +162,9 @@ impl Report {
         }
         let elapsed = load.elapsed.as_secs_f64();
         rows.push(("elapsed".into(), format!("{elapsed:.2} s")));
-        rows.push(("messages per second".into(), format!("{:.0}", load.rate)));
+        rows.push(("messages per second".into(), grouped(load.rate.round() as u64)));
+        let busy = format!("{:.0} %", load.generator_busy * 100.0);
+        rows.push(("generator busy".into(), busy));
         if elapsed > 0.0 {
             let mib = load.bytes as f64 / elapsed / (1 << 20) as f64;
             rows.push(("content per second".into(), format!("{mib:.1} MiB")));
@@ -304,6 +307,12 @@ fn notes(options: &Options, load: &LoadResult, process: Option<&Usage>, arrived:
             "{} messages were acknowledged (warm-up included) but {} arrived",
             grouped(acknowledged),
             grouped(arrived)
+        ));
+    }
+    if load.generator_busy > GENERATOR_BUSY_MAX {
+        let busy = load.generator_busy * 100.0;
+        notes.push(format!(
+            "the generator's core was {busy:.0} % busy: what was measured may be able to do more"
         ));
     }
     if let Some(missing) = process.and_then(|usage| usage.syscalls_missing.as_ref()) {
