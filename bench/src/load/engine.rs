@@ -247,7 +247,7 @@ impl<'a> Engine<'a> {
         if matches!(self.sessions[index].link, Link::Down { .. }) {
             // It has said goodbye; nothing was lost.
             self.run.lost(&mut self.sessions[index]);
-            if self.phase != Phase::Closing {
+            if self.needs_sessions(self.now()) {
                 self.connect(index);
             }
         }
@@ -289,6 +289,15 @@ impl<'a> Engine<'a> {
             session.take(&self.buffer[..length], |session, code| {
                 run.on_reply(index, session, code, now)
             })?;
+        }
+    }
+
+    /// Whether there is anything left that a new connection could carry.
+    fn needs_sessions(&self, now: u64) -> bool {
+        match self.phase {
+            Phase::Opening => true,
+            Phase::Closing => false,
+            Phase::WarmUp { .. } | Phase::Measuring => self.run.schedule.next_ns(now).is_some(),
         }
     }
 
@@ -334,11 +343,12 @@ impl<'a> Engine<'a> {
     fn sweep(&mut self, now: u64) {
         let connect_ns = self.run.options.connect_timeout.as_nanos() as u64;
         let reply_ns = self.run.options.reply_timeout.as_nanos() as u64;
+        let needed = self.needs_sessions(now);
         for index in 0..self.sessions.len() {
             let session = &self.sessions[index];
             let silent = now.saturating_sub(session.active_ns);
             match session.link {
-                Link::Down { retry_ns } if now >= retry_ns => self.connect(index),
+                Link::Down { retry_ns } if needed && now >= retry_ns => self.connect(index),
                 Link::Connecting if silent > connect_ns => self.fail(index, io::ErrorKind::TimedOut.into()),
                 Link::Up if session.awaited.is_empty() => {
                     self.sessions[index].active_ns = now;
