@@ -145,6 +145,21 @@ impl Client {
         }
     }
 
+    /// In words, for whoever looks for a fault.
+    pub(crate) fn state(&self, world: &World) -> String {
+        let ops: Vec<What> = self.ops.iter().map(|op| op.what).collect();
+        format!(
+            "c{}: {:?}, sent {}, {} to send, stalls {:?}, waits for {:?}, then {ops:?}, messages {:?}",
+            self.name,
+            self.peer.map(|peer| world.peer_state(peer)),
+            self.sent,
+            self.out.len(),
+            self.stall_at,
+            self.due,
+            self.messages
+        )
+    }
+
     fn is_stalled(&self) -> bool {
         self.stall_at.is_some_and(|at| self.sent >= at)
     }

@@ -83,10 +83,7 @@ impl Play {
                 .next_due()
                 .min(actors.unwrap_or(Instant::NEVER))
                 .min(turn);
-            assert!(
-                next <= end,
-                "{what}: not within {limit:?} (next thing at {next:?}, end at {end:?})"
-            );
+            assert!(next <= end, "{what}: next thing at {next:?}, end at {end:?}\n{}", self.state());
             self.stage.advance_to(next);
             if turn <= next {
                 let (_, turn) = self.turns.remove(0);
@@ -113,6 +110,14 @@ impl Play {
             }
             self.stage.advance_to(next);
         }
+    }
+
+    /// Who is not done yet.
+    fn state(&self) -> String {
+        let clients = self.clients.iter().filter(|client| !client.done);
+        let clients: Vec<String> = clients.map(|client| client.state(&self.stage.world)).collect();
+        let links: Vec<usize> = self.upstreams.iter().map(Upstream::links).collect();
+        format!("{}\nlinks {links:?}, under way {}", clients.join("\n"), self.stage.under_way())
     }
 
     fn turn(&mut self, turn: Turn) {
@@ -299,10 +304,12 @@ fn check_taken(message: &Message, taken: &Taken) {
         .unwrap_or_else(|| panic!("message {n} was taken without Received: {:?}", head(&taken.data)));
     assert!(
         rest == message.data,
-        "message {n} was changed: {} bytes became {}; first difference at {:?}",
+        "message {n} was changed: {} bytes became {}, first difference at {:?}: {:?} became {:?}",
         message.data.len(),
         rest.len(),
-        rest.iter().zip(&message.data).position(|(a, b)| a != b)
+        rest.iter().zip(&message.data).position(|(a, b)| a != b),
+        head(&message.data),
+        head(rest),
     );
     let line = String::from_utf8_lossy(line);
     let names = line.contains("\r\n\tfor <");
@@ -337,7 +344,7 @@ pub(crate) fn split_received(data: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut from = 0;
     loop {
         from += find(&data[from..], b"\r\n")? + 2;
-        if !matches!(data.get(from), Some(b' ' | b'\t')) {
+        if data.get(from) != Some(&b'\t') {
             return Some(data.split_at(from));
         }
     }

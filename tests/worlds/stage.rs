@@ -102,7 +102,7 @@ impl Stage {
             .map(|_| Arc::new(Stats::new(1, &[upstreams])))
             .collect();
         let inlet = SocketAddr::from(([127, 0, 0, 1], 2525));
-        let shards = mailboxes(setup.shards)
+        let mut shards: Vec<Shard<SimNet>> = mailboxes(setup.shards)
             .into_iter()
             .enumerate()
             .map(|(n, mailbox)| {
@@ -125,6 +125,8 @@ impl Stage {
                 shard
             })
             .collect();
+        // From its first turn on a shard is woken when there is mail.
+        shards.iter_mut().for_each(Shard::turn);
         Stage {
             world,
             shards,
