@@ -83,7 +83,11 @@ impl Play {
                 .next_due()
                 .min(actors.unwrap_or(Instant::NEVER))
                 .min(turn);
-            assert!(next <= end, "{what}: next thing at {next:?}, end at {end:?}\n{}", self.state());
+            assert!(
+                next <= end,
+                "{what}: next thing at {next:?}, end at {end:?}\n{}",
+                self.state()
+            );
             self.stage.advance_to(next);
             if turn <= next {
                 let (_, turn) = self.turns.remove(0);
@@ -117,7 +121,11 @@ impl Play {
         let clients = self.clients.iter().filter(|client| !client.done);
         let clients: Vec<String> = clients.map(|client| client.state(&self.stage.world)).collect();
         let links: Vec<usize> = self.upstreams.iter().map(Upstream::links).collect();
-        format!("{}\nlinks {links:?}, under way {}", clients.join("\n"), self.stage.under_way())
+        format!(
+            "{}\nlinks {links:?}, under way {}",
+            clients.join("\n"),
+            self.stage.under_way()
+        )
     }
 
     fn turn(&mut self, turn: Turn) {
