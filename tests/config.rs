@@ -12,6 +12,7 @@ fn machine() -> Machine {
     Machine {
         hostname: "box.example.net".to_owned(),
         cpus: vec![0, 1, 2, 3],
+        isolated: vec![6, 7],
         memory_bytes: 8 << 30,
     }
 }
@@ -101,55 +102,7 @@ fn the_least_text_gets_the_defaults() {
 
 #[test]
 fn written_values_are_taken() {
-    let text = r#"
-hostname = "out1.example.net"
-shards = "2-3,0"
-shard_by = "domain"
-backend = "uring"
-drain_timeout = "0s"
-memory = "64MiB"
-[admin]
-listen = "[::]:8025"
-token = { env = "CARGO_PKG_NAME" }
-[[listener]]
-name = "apps"
-address = ["0.0.0.0:25", "[::]:25"]
-trusted = []
-tls = "off"
-proxy_protocol = false
-bare_newline = "reject"
-max_message = 1048576
-max_recipients = 0x64
-max_sessions = 1
-idle_timeout = "250ms"
-[[pool]]
-name = "farm"
-balance = "round-robin"
-tls = "off"
-links_per_shard = 2
-idle_links = 2
-transactions_per_link = 100
-source_addresses = ["192.0.2.1", "2001:db8::1"]
-connect_timeout = "1s"
-reply_timeout = "2m"
-idle_timeout = "1m"
-attempts = 1
-[pool.health]
-probe = "off"
-eject_after = 1
-eject_for = "5m"
-[[pool.upstream]]
-name = "a"
-address = "192.0.2.9:25"
-weight = 65535
-[[pool.upstream]]
-name = "b"
-address = "[2001:db8::9]:25"
-[delivery]
-mode = "through"
-bounce_from = "bounces@example.net"
-"#;
-    let config = Config::parse("p.toml", text, &machine()).expect("all of it is right");
+    let config = Config::load(&fixture("full.toml"), &machine()).expect("all of it is right");
     assert_eq!(config.shards, Shards::Cpus(vec![2, 3, 0]));
     assert_eq!(config.shard_by, ShardBy::Domain);
     assert_eq!((config.drain_timeout, config.memory), (Duration::ZERO, 64 << 20));
@@ -185,6 +138,7 @@ bounce_from = "bounces@example.net"
     assert_eq!(config.delivery.bounce_from, "bounces@example.net");
     for (text, shards) in [
         ("shards = 4", Shards::Count(4)),
+        ("shards = '6-7'", Shards::Cpus(vec![6, 7])),
         ("shards = '3-3'", Shards::Cpus(vec![3])),
     ] {
         assert_eq!(with_rest(text).expect(text).shards, shards);
@@ -205,7 +159,7 @@ fn each_mistake_is_named_at_its_place() {
         ("hostname", "1:9: a key without a value: write `key = value`"),
         ("shards = 0", "1:10: `shards` is 0: write a value from 1 to 1024"),
         ("shards = '4'", "1:10: `shards`: write `4` without quotes for that many shards, or `\"4-4\"` for one on CPU 4"),
-        ("shards = '0-9'", "1:10: `shards`: this process may not run on CPU 4-9: choose from 0-3"),
+        ("shards = '0-9'", "1:10: `shards`: this process may not run on CPU 4-5,8-9: choose from 0-3,6-7"),
         ("shards = '1-2,2'", "1:10: `shards`: CPU 2 is named twice: name it once; or `\"auto\"`, or a number of shards without quotes"),
         ("shard_by = 'sender'", "1:12: `shard_by` cannot be `\"sender\"`: write `\"address\"` or `\"domain\"`"),
         ("memory = -5", "1:10: `memory` is -5: write a value from 16MiB to 8GiB"),
@@ -331,12 +285,12 @@ fn brackets_left_open_are_named_where_they_open() {
         errors_of("admin = { listen = '127.0.0.1:1'\n"),
         ["1:9: this `{` is never closed: write `}` at its end"]
     );
-    let header = "[[listener]\nname = 'a'\ncolour = 1\n[admin]\nlisten = 5\n";
+    let header = "[admin]\nlisten = 5\n[[listener]\nname = 'a'\ncolour = 1\n";
     assert_eq!(
         errors_of(header),
         [
-            "1:12: the closing `]]` of this header is missing",
-            "5:10: `listen` takes a text in quotes, not a number"
+            "2:10: `listen` takes a text in quotes, not a number",
+            "3:12: the closing `]]` of this header is missing"
         ]
     );
     assert_eq!(

@@ -64,7 +64,7 @@ pub struct Tried {
 
 impl Tried {
     /// Most attempts a message can have.
-    pub const MAX: usize = 16;
+    pub const MAX: usize = 20;
 
     /// Remembers one; forgets nothing up to [`Tried::MAX`].
     pub fn push(&mut self, upstream: usize) {

@@ -10,7 +10,6 @@
 
 mod cpu_list;
 mod error;
-mod network;
 mod plan;
 mod schema;
 mod secret;
@@ -25,7 +24,8 @@ use std::time::Duration;
 
 pub use cpu_list::CpuList;
 pub use error::{Error, Errors};
-pub use network::Network;
+pub use crate::network::Network;
+pub use units::{parse_duration, parse_size};
 pub use plan::{Bounds, ListenerPlan, Plan, PoolPlan, ShardPlan, UpstreamPlan, plan};
 
 /// A small, complete configuration with comments: what the README shows and a new user starts from.
@@ -38,6 +38,8 @@ pub struct Machine {
     pub hostname: String,
     /// CPUs this process may run on, in the order in which shards should take them.
     pub cpus: Vec<u32>,
+    /// CPUs kept free of ordinary work (`isolcpus=`): shards get them only if `shards` names them.
+    pub isolated: Vec<u32>,
     /// Memory of the machine in bytes (or of the control group, if that is less).
     pub memory_bytes: u64,
 }

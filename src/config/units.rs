@@ -13,14 +13,14 @@ const DURATION_UNITS: [(&str, u64); 5] = [
 const SIZE_UNITS: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
 /// `250ms`, `30s`, `5m`, `2h`, `7d`.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     let (_, millis) = DURATION_UNITS.iter().find(|(name, _)| *name == unit)?;
     number.checked_mul(*millis).map(Duration::from_millis)
 }
 
 /// `512B`, `64KiB`, `25MiB`, `2GiB`; in bytes.
-pub(super) fn parse_size(text: &str) -> Option<u64> {
+pub fn parse_size(text: &str) -> Option<u64> {
     let (number, unit) = split(text)?;
     let (_, bytes) = SIZE_UNITS.iter().find(|(name, _)| *name == unit)?;
     number.checked_mul(*bytes)

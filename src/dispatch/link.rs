@@ -103,9 +103,8 @@ impl Dispatch {
         link.state = State::Greeting;
         let stats = &self.stats.pools[link.pool][link.upstream];
         stats.stage(Stage::Connect).record(now.nanos_since(link.since));
+        // The time for opening goes on: it is until the link is ready, greeting and hello included.
         link.since = now;
-        self.link_deadlines
-            .set(id.0 as usize, now + self.options.pools[link.pool].reply_timeout);
     }
 
     pub(super) fn link_received(

@@ -2,6 +2,8 @@
 //! store (relaxed), never a locked instruction; the control thread reads them whenever it likes.
 
 mod histogram;
+pub mod prometheus;
+pub mod status;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

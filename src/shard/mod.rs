@@ -145,6 +145,11 @@ impl<N: Net> Shard<N> {
         self.dispatch.next_deadline()
     }
 
+    /// The time of the last turn.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
     /// The logic within, to be looked at.
     pub fn dispatch(&self) -> &Dispatch {
         &self.dispatch

@@ -8,7 +8,7 @@ use crate::ground::{FarState, Ground, Stage, pattern};
 
 const MIB: usize = 1024 * 1024;
 
-pub fn accepts_receives_writes_and_closes<G: Ground>() {
+pub(crate) fn accepts_receives_writes_and_closes<G: Ground>() {
     let mut stage = Stage::<G>::new();
     let (stream, far) = stage.accept_one();
     stage.ground.send(far, b"EHLO there\r\n");
@@ -21,7 +21,7 @@ pub fn accepts_receives_writes_and_closes<G: Ground>() {
     assert_eq!((stage.ground.streams(), stage.ground.buffers_held()), (0, 0));
 }
 
-pub fn opens_and_is_told_of_the_peers_close<G: Ground>() {
+pub(crate) fn opens_and_is_told_of_the_peers_close<G: Ground>() {
     let mut stage = Stage::<G>::new();
     let at = stage.ground.listen();
     let (stream, far) = stage.open_one(at);
@@ -35,7 +35,7 @@ pub fn opens_and_is_told_of_the_peers_close<G: Ground>() {
     assert_eq!(stage.sent.get(&stream), None, "`Sent` is for bodies only");
 }
 
-pub fn a_large_body_of_extents_arrives_exactly<G: Ground>() {
+pub(crate) fn a_large_body_of_extents_arrives_exactly<G: Ground>() {
     let mut stage = Stage::<G>::with_buffers(2_000, 16);
     let body = pattern(5 * MIB, 1);
     let extents = stage.extents_of(&body);
@@ -50,7 +50,7 @@ pub fn a_large_body_of_extents_arrives_exactly<G: Ground>() {
     assert_eq!((stage.sent[&stream], stage.ground.buffers_held()), (1, 0));
 }
 
-pub fn writes_and_bodies_leave_in_order<G: Ground>() {
+pub(crate) fn writes_and_bodies_leave_in_order<G: Ground>() {
     let mut stage = Stage::<G>::new();
     let body = pattern(50_000, 2);
     let extents = stage.extents_of(&body);
@@ -79,7 +79,7 @@ pub fn writes_and_bodies_leave_in_order<G: Ground>() {
     stage.release_all(&extents);
 }
 
-pub fn close_flushes_first<G: Ground>() {
+pub(crate) fn close_flushes_first<G: Ground>() {
     let mut stage = Stage::<G>::with_buffers(800, 16);
     let body = pattern(2 * MIB, 3);
     let extents = stage.extents_of(&body);
@@ -100,7 +100,7 @@ pub fn close_flushes_first<G: Ground>() {
     stage.release_all(&extents);
 }
 
-pub fn abort_drops_and_ends<G: Ground>() {
+pub(crate) fn abort_drops_and_ends<G: Ground>() {
     let mut stage = Stage::<G>::with_buffers(2_000, 16);
     let body = pattern(16 * MIB, 4);
     let extents = stage.extents_of(&body);
@@ -139,7 +139,7 @@ pub fn abort_drops_and_ends<G: Ground>() {
     assert_eq!((stage.ground.streams(), stage.ground.buffers_held()), (0, 0));
 }
 
-pub fn a_reset_by_the_peer_ends_the_stream<G: Ground>() {
+pub(crate) fn a_reset_by_the_peer_ends_the_stream<G: Ground>() {
     let mut stage = Stage::<G>::new();
     let (stream, far) = stage.accept_one();
     stage.ground.reset(far);
@@ -164,7 +164,7 @@ pub fn a_reset_by_the_peer_ends_the_stream<G: Ground>() {
     assert_eq!((stage.ground.streams(), stage.ground.buffers_held()), (0, 0));
 }
 
-pub fn bytes_before_a_peers_end_are_received<G: Ground>() {
+pub(crate) fn bytes_before_a_peers_end_are_received<G: Ground>() {
     let mut stage = Stage::<G>::new();
     for end_by_reset in [false, true] {
         let at = stage.ground.listen();
@@ -185,7 +185,7 @@ pub fn bytes_before_a_peers_end_are_received<G: Ground>() {
     }
 }
 
-pub fn an_answer_to_the_last_bytes_still_leaves<G: Ground>() {
+pub(crate) fn an_answer_to_the_last_bytes_still_leaves<G: Ground>() {
     let mut stage = Stage::<G>::new();
     let (stream, far) = stage.accept_one();
     stage.ground.send(far, b"QUIT\r\n");
@@ -197,7 +197,7 @@ pub fn an_answer_to_the_last_bytes_still_leaves<G: Ground>() {
     stage.until_far(far, FarState::Finished);
 }
 
-pub fn a_refused_open_is_told<G: Ground>() {
+pub(crate) fn a_refused_open_is_told<G: Ground>() {
     let mut stage = Stage::<G>::new();
     let at = stage.ground.listen();
     stage.ground.unlisten(at);
@@ -208,7 +208,7 @@ pub fn a_refused_open_is_told<G: Ground>() {
     assert_eq!(stage.ground.streams(), 0);
 }
 
-pub fn pause_stops_and_resume_continues<G: Ground>() {
+pub(crate) fn pause_stops_and_resume_continues<G: Ground>() {
     let mut stage = Stage::<G>::with_buffers(64, 8);
     let (stream, far) = stage.accept_one();
     stage.ground.send(far, b"first");
@@ -239,7 +239,7 @@ pub fn pause_stops_and_resume_continues<G: Ground>() {
     assert_eq!(stage.until_closed(stream), Cause::Local);
 }
 
-pub fn a_slow_reader_holds_sent_back<G: Ground>() {
+pub(crate) fn a_slow_reader_holds_sent_back<G: Ground>() {
     let mut stage = Stage::<G>::with_buffers(2_000, 16);
     let body = pattern(16 * MIB, 7);
     let extents = stage.extents_of(&body);
@@ -254,7 +254,7 @@ pub fn a_slow_reader_holds_sent_back<G: Ground>() {
     stage.release_all(&extents);
 }
 
-pub fn exhausted_buffers_pause_receiving_until_released<G: Ground>() {
+pub(crate) fn exhausted_buffers_pause_receiving_until_released<G: Ground>() {
     let mut stage = Stage::<G>::with_buffers(16, 8);
     stage.keep = true;
     let streams: Vec<_> = (0..4).map(|_| stage.accept_one()).collect();
@@ -288,7 +288,7 @@ pub fn exhausted_buffers_pause_receiving_until_released<G: Ground>() {
     assert_eq!(stage.ground.buffers_held(), 0);
 }
 
-pub fn slots_are_reused_and_names_are_not<G: Ground>() {
+pub(crate) fn slots_are_reused_and_names_are_not<G: Ground>() {
     let mut stage = Stage::<G>::new();
     let mut names = std::collections::HashSet::new();
     let mut slots = std::collections::HashSet::new();
@@ -318,7 +318,7 @@ pub fn slots_are_reused_and_names_are_not<G: Ground>() {
     assert!(slots.len() <= 4, "slots are used again: {slots:?}");
 }
 
-pub fn stale_names_do_nothing<G: Ground>() {
+pub(crate) fn stale_names_do_nothing<G: Ground>() {
     let mut stage = Stage::<G>::new();
     let (old, far) = stage.accept_one();
     stage.ground.close(far);
@@ -343,7 +343,7 @@ pub fn stale_names_do_nothing<G: Ground>() {
     assert!(!stage.closed.contains_key(&new));
 }
 
-pub fn unlisten_refuses_newcomers_and_keeps_streams<G: Ground>() {
+pub(crate) fn unlisten_refuses_newcomers_and_keeps_streams<G: Ground>() {
     let mut stage = Stage::<G>::new();
     let (stream, far) = stage.accept_one();
     stage.net().unlisten(ListenerId(3));
@@ -362,7 +362,7 @@ pub fn unlisten_refuses_newcomers_and_keeps_streams<G: Ground>() {
     stage.ground.close(far);
 }
 
-pub fn the_budget_of_events_is_kept<G: Ground>() {
+pub(crate) fn the_budget_of_events_is_kept<G: Ground>() {
     let mut stage = Stage::<G>::new();
     let fars: Vec<_> = (0..20).map(|_| stage.accept_one().1).collect();
     fars.iter()
@@ -386,7 +386,7 @@ pub fn the_budget_of_events_is_kept<G: Ground>() {
     assert!(after >= before);
 }
 
-pub fn nothing_is_left_behind<G: Ground>() {
+pub(crate) fn nothing_is_left_behind<G: Ground>() {
     let mut stage = Stage::<G>::new();
     let at = stage.ground.listen();
     stage.accept_one();

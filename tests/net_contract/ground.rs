@@ -8,18 +8,18 @@ use postlane::net::{Cause, Event, Net};
 
 /// The far end of a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Far(pub usize);
+pub(crate) struct Far(pub(crate) usize);
 
 /// How a far end stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FarState {
+pub(crate) enum FarState {
     Open,
     Finished,
     Failed,
 }
 
 /// A backend with something to talk to.
-pub trait Ground: Sized {
+pub(crate) trait Ground: Sized {
     type Net: Net;
     /// One shard with that many buffers, of which the kernel may have `lent_max` at a time.
     fn with_buffers(buffers: usize, lent_max: u16) -> Self;
@@ -47,31 +47,31 @@ pub trait Ground: Sized {
 }
 
 /// A ground, and what its net has told so far.
-pub struct Stage<G: Ground> {
-    pub ground: G,
-    pub accepted: Vec<StreamId>,
-    pub opened: Vec<StreamId>,
-    pub received: HashMap<StreamId, Vec<u8>>,
-    pub sent: HashMap<StreamId, usize>,
-    pub closed: HashMap<StreamId, Cause>,
+pub(crate) struct Stage<G: Ground> {
+    pub(crate) ground: G,
+    pub(crate) accepted: Vec<StreamId>,
+    pub(crate) opened: Vec<StreamId>,
+    pub(crate) received: HashMap<StreamId, Vec<u8>>,
+    pub(crate) sent: HashMap<StreamId, usize>,
+    pub(crate) closed: HashMap<StreamId, Cause>,
     /// Received extents are kept here (with their reference) while `keep`; else looked at and released.
-    pub kept: Vec<Extent>,
-    pub keep: bool,
+    pub(crate) kept: Vec<Extent>,
+    pub(crate) keep: bool,
     /// Kept extents are joined where they can be.
-    pub join: bool,
+    pub(crate) join: bool,
     /// Events in all.
-    pub told: usize,
-    pub listener: SocketAddr,
+    pub(crate) told: usize,
+    pub(crate) listener: SocketAddr,
 }
 
 const STEPS_MAX: usize = 2_000_000;
 
 impl<G: Ground> Stage<G> {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_buffers(256, 16)
     }
 
-    pub fn with_buffers(buffers: usize, lent_max: u16) -> Self {
+    pub(crate) fn with_buffers(buffers: usize, lent_max: u16) -> Self {
         let mut ground = G::with_buffers(buffers, lent_max);
         let listener = ground
             .net()
@@ -93,18 +93,18 @@ impl<G: Ground> Stage<G> {
         }
     }
 
-    pub fn net(&mut self) -> &mut G::Net {
+    pub(crate) fn net(&mut self) -> &mut G::Net {
         self.ground.net()
     }
 
-    pub fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         let mut events = Vec::new();
         self.ground.step(64, &mut events);
         self.note(&events);
     }
 
     /// Writes events down, and checks what holds for each in any case.
-    pub fn note(&mut self, events: &[Event]) {
+    pub(crate) fn note(&mut self, events: &[Event]) {
         for &event in events {
             self.told += 1;
             let (Event::Accepted { stream, .. }
@@ -158,7 +158,7 @@ impl<G: Ground> Stage<G> {
     }
 
     /// Steps until `condition` holds.
-    pub fn until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
+    pub(crate) fn until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
         for _ in 0..STEPS_MAX {
             if condition(self) {
                 return;
@@ -169,7 +169,7 @@ impl<G: Ground> Stage<G> {
     }
 
     /// Steps until nothing has happened for long enough.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         let mut quiet = 0;
         while quiet < self.ground.quiet_steps() {
             let before = self.told;
@@ -179,7 +179,7 @@ impl<G: Ground> Stage<G> {
     }
 
     /// A far client, accepted.
-    pub fn accept_one(&mut self) -> (StreamId, Far) {
+    pub(crate) fn accept_one(&mut self) -> (StreamId, Far) {
         let before = self.accepted.len();
         let far = self.ground.connect(self.listener);
         self.until("accepted", |stage| stage.accepted.len() > before);
@@ -187,7 +187,7 @@ impl<G: Ground> Stage<G> {
     }
 
     /// A stream opened to a far listener, at which it was accepted.
-    pub fn open_one(&mut self, at: SocketAddr) -> (StreamId, Far) {
+    pub(crate) fn open_one(&mut self, at: SocketAddr) -> (StreamId, Far) {
         let stream = self.net().open(at, None);
         let mut far = None;
         self.until("opened and accepted", |stage| {
@@ -197,22 +197,22 @@ impl<G: Ground> Stage<G> {
         (stream, far.unwrap())
     }
 
-    pub fn received(&self, stream: StreamId) -> &[u8] {
+    pub(crate) fn received(&self, stream: StreamId) -> &[u8] {
         self.received.get(&stream).map_or(&[], Vec::as_slice)
     }
 
-    pub fn until_received(&mut self, stream: StreamId, bytes: &[u8]) {
+    pub(crate) fn until_received(&mut self, stream: StreamId, bytes: &[u8]) {
         self.until("received", |stage| stage.received(stream).len() >= bytes.len());
         assert_eq!(self.received(stream), bytes);
     }
 
-    pub fn until_closed(&mut self, stream: StreamId) -> Cause {
+    pub(crate) fn until_closed(&mut self, stream: StreamId) -> Cause {
         self.until("closed", |stage| stage.closed.contains_key(&stream));
         self.closed[&stream]
     }
 
     /// Waits until the far end has read exactly these bytes and nothing behind them so far.
-    pub fn until_far_received(&mut self, far: Far, bytes: &[u8]) {
+    pub(crate) fn until_far_received(&mut self, far: Far, bytes: &[u8]) {
         let mut all = Vec::new();
         self.until("received by the far end", |stage| {
             stage.ground.take_received(far, &mut all);
@@ -227,12 +227,12 @@ impl<G: Ground> Stage<G> {
         );
     }
 
-    pub fn until_far(&mut self, far: Far, state: FarState) {
+    pub(crate) fn until_far(&mut self, far: Far, state: FarState) {
         self.until("the far end's state", |stage| stage.ground.state(far) == state);
     }
 
     /// Brings bytes into this shard's buffers, to have extents to write: sends them from a far client.
-    pub fn extents_of(&mut self, bytes: &[u8]) -> Vec<Extent> {
+    pub(crate) fn extents_of(&mut self, bytes: &[u8]) -> Vec<Extent> {
         let (stream, far) = self.accept_one();
         assert!(self.kept.is_empty());
         (self.keep, self.join) = (true, true);
@@ -244,7 +244,7 @@ impl<G: Ground> Stage<G> {
         std::mem::take(&mut self.kept)
     }
 
-    pub fn release_all(&mut self, extents: &[Extent]) {
+    pub(crate) fn release_all(&mut self, extents: &[Extent]) {
         extents
             .iter()
             .for_each(|extent| self.net().release(extent.buffer));
@@ -252,8 +252,51 @@ impl<G: Ground> Stage<G> {
 }
 
 /// Bytes that tell their place.
-pub fn pattern(len: usize, salt: u64) -> Vec<u8> {
+pub(crate) fn pattern(len: usize, salt: u64) -> Vec<u8> {
     (0..len as u64)
         .map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(salt) >> 29) as u8)
         .collect()
 }
+
+/// A ground that differs from another only in how it is made.
+macro_rules! like {
+    ($name:ident, $inner:ty, |$buffers:ident, $lent_max:ident| $new:expr) => {
+        impl $crate::ground::Ground for $name {
+            type Net = <$inner as $crate::ground::Ground>::Net;
+            fn with_buffers($buffers: usize, $lent_max: u16) -> Self {
+                $name($new)
+            }
+            $crate::ground::delegate! {
+                fn net() -> &mut Self::Net;
+                fn step(events_max: usize, events: &mut Vec<postlane::net::Event>) -> ();
+                fn streams() -> usize;
+                fn buffers_held() -> usize;
+                fn connect(to: std::net::SocketAddr) -> $crate::ground::Far;
+                fn listen() -> std::net::SocketAddr;
+                fn unlisten(at: std::net::SocketAddr) -> ();
+                fn accept(at: std::net::SocketAddr) -> Option<$crate::ground::Far>;
+                fn send(far: $crate::ground::Far, bytes: &[u8]) -> ();
+                fn take_received(far: $crate::ground::Far, into: &mut Vec<u8>) -> ();
+                fn state(far: $crate::ground::Far) -> $crate::ground::FarState;
+                fn close(far: $crate::ground::Far) -> ();
+                fn shutdown(far: $crate::ground::Far) -> ();
+                fn reset(far: $crate::ground::Far) -> ();
+                fn pause(far: $crate::ground::Far) -> ();
+                fn resume(far: $crate::ground::Far) -> ();
+            }
+            fn quiet_steps(&self) -> usize {
+                self.0.quiet_steps()
+            }
+        }
+    };
+}
+
+macro_rules! delegate {
+    ($(fn $method:ident($($arg:ident: $type:ty),*) -> $result:ty;)*) => {
+        $(fn $method(&mut self, $($arg: $type),*) -> $result {
+            self.0.$method($($arg),*)
+        })*
+    };
+}
+
+pub(crate) use {delegate, like};

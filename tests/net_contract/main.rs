@@ -6,6 +6,7 @@
 mod cases;
 mod ground;
 mod sim;
+mod uring;
 mod world;
 
 /// Runs each case on each ground.
@@ -16,6 +17,12 @@ macro_rules! contract {
         }
         mod on_choppy_sim {
             $(#[test] fn $case() { crate::cases::$case::<crate::sim::ChoppyGround>() })*
+        }
+        mod on_uring {
+            $(#[test] fn $case() { crate::cases::$case::<crate::uring::UringGround>() })*
+        }
+        mod on_plain_uring {
+            $(#[test] fn $case() { crate::cases::$case::<crate::uring::PlainGround>() })*
         }
     };
 }

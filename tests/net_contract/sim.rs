@@ -9,7 +9,7 @@ use postlane::time::Instant;
 
 use crate::ground::{Far, FarState, Ground};
 
-pub struct SimGround {
+pub(crate) struct SimGround {
     world: World,
     net: SimNet,
     fars: Vec<PeerId>,
@@ -126,63 +126,9 @@ impl Ground for SimGround {
 }
 
 /// The same, but bytes are cut and joined at random, delays vary and the window is small.
-pub struct ChoppyGround(SimGround);
+pub(crate) struct ChoppyGround(SimGround);
 
-impl Ground for ChoppyGround {
-    type Net = SimNet;
-
-    fn with_buffers(buffers: usize, _lent_max: u16) -> Self {
-        ChoppyGround(SimGround::new(buffers, Faults::choppy()))
-    }
-    fn net(&mut self) -> &mut SimNet {
-        self.0.net()
-    }
-    fn step(&mut self, events_max: usize, events: &mut Vec<Event>) {
-        self.0.step(events_max, events);
-    }
-    fn quiet_steps(&self) -> usize {
-        self.0.quiet_steps()
-    }
-    fn streams(&mut self) -> usize {
-        self.0.streams()
-    }
-    fn buffers_held(&mut self) -> usize {
-        self.0.buffers_held()
-    }
-    fn connect(&mut self, to: SocketAddr) -> Far {
-        self.0.connect(to)
-    }
-    fn listen(&mut self) -> SocketAddr {
-        self.0.listen()
-    }
-    fn unlisten(&mut self, at: SocketAddr) {
-        self.0.unlisten(at);
-    }
-    fn accept(&mut self, at: SocketAddr) -> Option<Far> {
-        self.0.accept(at)
-    }
-    fn send(&mut self, far: Far, bytes: &[u8]) {
-        self.0.send(far, bytes);
-    }
-    fn take_received(&mut self, far: Far, into: &mut Vec<u8>) {
-        self.0.take_received(far, into);
-    }
-    fn state(&mut self, far: Far) -> FarState {
-        self.0.state(far)
-    }
-    fn close(&mut self, far: Far) {
-        self.0.close(far);
-    }
-    fn shutdown(&mut self, far: Far) {
-        self.0.shutdown(far);
-    }
-    fn reset(&mut self, far: Far) {
-        self.0.reset(far);
-    }
-    fn pause(&mut self, far: Far) {
-        self.0.pause(far);
-    }
-    fn resume(&mut self, far: Far) {
-        self.0.resume(far);
-    }
-}
+crate::ground::like!(ChoppyGround, SimGround, |buffers, _lent_max| SimGround::new(
+    buffers,
+    Faults::choppy()
+));

@@ -145,28 +145,30 @@ fn shards(section: &mut Section<'_, '_>, machine: &Machine) -> Option<Shards> {
         return section.key_at("shards").is_none().then_some(Shards::Auto);
     };
     if let Shards::Cpus(cpus) = &parsed.value {
-        let refused: Vec<u32> = cpus
-            .iter()
-            .copied()
-            .filter(|cpu| !machine.cpus.contains(cpu))
-            .collect();
-        if !refused.is_empty() {
-            let mut allowed = machine.cpus.clone();
-            allowed.sort_unstable();
-            let message = format!(
-                "`shards`: this process may not run on CPU {}: choose from {}",
-                CpuList(refused),
-                CpuList(allowed)
-            );
-            section.report.wrong(parsed.at, message);
-        } else if cpus.len() > SHARDS_MAX {
-            section.report.wrong(
-                parsed.at,
-                format!("`shards` names {} CPUs: at most {SHARDS_MAX}", cpus.len()),
-            );
-        }
+        check_cpus(cpus, parsed.at, section.report, machine);
     }
     Some(parsed.value)
+}
+
+/// Every CPU named must be one that shards can be pinned to.
+fn check_cpus(cpus: &[u32], at: Place, report: &mut Report, machine: &Machine) {
+    let mut usable = [machine.cpus.as_slice(), &machine.isolated].concat();
+    usable.sort_unstable();
+    let refused: Vec<u32> = cpus
+        .iter()
+        .copied()
+        .filter(|cpu| usable.binary_search(cpu).is_err())
+        .collect();
+    if !refused.is_empty() {
+        let (refused, usable) = (CpuList(refused), CpuList(usable));
+        let message = format!("`shards`: this process may not run on CPU {refused}: choose from {usable}");
+        report.wrong(at, message);
+    } else if cpus.len() > SHARDS_MAX {
+        report.wrong(
+            at,
+            format!("`shards` names {} CPUs: at most {SHARDS_MAX}", cpus.len()),
+        );
+    }
 }
 
 fn memory(section: &mut Section<'_, '_>, machine: &Machine) -> u64 {
