@@ -11,9 +11,10 @@ use postlane::sys::ring_table::RingTable;
 
 const CHILD: &str = "POSTLANE_TEST_CHILD";
 
-fn uring(streams_max: u32) -> Result<Uring, Error> {
+fn uring(accepted_max: u32) -> Result<Uring, Error> {
     let options = UringOptions {
-        streams_max,
+        accepted_max,
+        opened_max: 10,
         receive_buffers: 4,
         ..Default::default()
     };
@@ -24,8 +25,8 @@ fn uring(streams_max: u32) -> Result<Uring, Error> {
 #[test]
 fn too_few_files_is_said_with_both_numbers() {
     if std::env::var_os(CHILD).is_some() {
-        assert!(uring(40).is_ok(), "80 files fit");
-        let Err(error) = uring(60) else {
+        assert!(uring(90).is_ok(), "100 files fit");
+        let Err(error) = uring(110) else {
             panic!("120 files do not fit")
         };
         assert!(
