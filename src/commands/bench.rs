@@ -1,4 +1,6 @@
 //! placeholder
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {}
-pub(crate) fn run(_: Arguments) -> std::process::ExitCode { std::process::ExitCode::SUCCESS }
+pub(crate) fn run(_: Arguments) -> std::process::ExitCode {
+    std::process::ExitCode::SUCCESS
+}
