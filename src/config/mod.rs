@@ -22,11 +22,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+pub use crate::network::Network;
 pub use cpu_list::CpuList;
 pub use error::{Error, Errors};
-pub use crate::network::Network;
-pub use units::{parse_duration, parse_size};
 pub use plan::{Bounds, ListenerPlan, Plan, PoolPlan, ShardPlan, UpstreamPlan, plan};
+pub use units::{parse_duration, parse_size};
 
 /// A small, complete configuration with comments: what the README shows and a new user starts from.
 pub const EXAMPLE: &str = include_str!("example.toml");

@@ -31,14 +31,23 @@ struct BusyWatch {
 impl BusyWatch {
     fn new(view: &View) -> Self {
         let nanos: Vec<u64> = view.shards.iter().map(|stats| stats.busy_nanos.get()).collect();
-        BusyWatch { at: Instant::now(), ratios: vec![0.0; nanos.len()], nanos }
+        BusyWatch {
+            at: Instant::now(),
+            ratios: vec![0.0; nanos.len()],
+            nanos,
+        }
     }
 
     fn look(&mut self, view: &View) -> &[f64] {
         let elapsed = self.at.elapsed().as_nanos() as f64;
         // Looks that follow each other closely see the last ratio again, not noise.
         if elapsed >= 500e6 {
-            for ((ratio, last), stats) in self.ratios.iter_mut().zip(&mut self.nanos).zip(view.shards.iter()) {
+            for ((ratio, last), stats) in self
+                .ratios
+                .iter_mut()
+                .zip(&mut self.nanos)
+                .zip(view.shards.iter())
+            {
                 let nanos = stats.busy_nanos.get();
                 *ratio = ((nanos - *last) as f64 / elapsed).min(1.0);
                 *last = nanos;
@@ -69,7 +78,9 @@ pub(super) fn serve(view: Arc<View>, admin: Admin) -> Result<glommio::Task<()>, 
             }
             let (view, busy, token, open) = (view.clone(), busy.clone(), admin.token.clone(), open.clone());
             glommio::spawn_local(async move {
-                let exchange = async { let _ = exchange(stream, &view, &busy, token.as_deref()).await; };
+                let exchange = async {
+                    let _ = exchange(stream, &view, &busy, token.as_deref()).await;
+                };
                 exchange.or(sleep_for(PATIENCE)).await;
                 drop(open);
             })
@@ -118,7 +129,11 @@ struct Reply {
 
 impl Reply {
     fn text(status: u16, body: &str) -> Reply {
-        Reply { status, kind: "text/plain; charset=utf-8", body: body.to_owned() }
+        Reply {
+            status,
+            kind: "text/plain; charset=utf-8",
+            body: body.to_owned(),
+        }
     }
 
     fn to_bytes(&self) -> Vec<u8> {
@@ -142,7 +157,12 @@ impl Reply {
     }
 }
 
-fn answer(request: &httparse::Request<'_, '_>, view: &View, busy: &RefCell<BusyWatch>, token: Option<&str>) -> Reply {
+fn answer(
+    request: &httparse::Request<'_, '_>,
+    view: &View,
+    busy: &RefCell<BusyWatch>,
+    token: Option<&str>,
+) -> Reply {
     let path = request.path.unwrap_or("").split('?').next().unwrap_or("");
     if request.method != Some("GET") {
         return Reply::text(405, "only GET is answered\n");
@@ -155,7 +175,10 @@ fn answer(request: &httparse::Request<'_, '_>, view: &View, busy: &RefCell<BusyW
         _ => {}
     }
     if !is_allowed(request, token) {
-        return Reply::text(401, "send `Authorization: Bearer TOKEN` with the token of [admin]\n");
+        return Reply::text(
+            401,
+            "send `Authorization: Bearer TOKEN` with the token of [admin]\n",
+        );
     }
     match path {
         "/metrics" => Reply {
@@ -164,19 +187,37 @@ fn answer(request: &httparse::Request<'_, '_>, view: &View, busy: &RefCell<BusyW
             body: prometheus::text(&view.names, &view.shards, busy.borrow_mut().look(view)),
         },
         "/api/v1/status" => match serde_json::to_string_pretty(&view.status()) {
-            Ok(body) => Reply { status: 200, kind: "application/json", body: body + "\n" },
+            Ok(body) => Reply {
+                status: 200,
+                kind: "application/json",
+                body: body + "\n",
+            },
             Err(error) => Reply::text(503, &format!("{error}\n")),
         },
-        "/" => Reply::text(200, &format!("{}\nsee /metrics, /api/v1/status, /healthz, /readyz\n", view.status())),
+        "/" => Reply::text(
+            200,
+            &format!(
+                "{}\nsee /metrics, /api/v1/status, /healthz, /readyz\n",
+                view.status()
+            ),
+        ),
         _ => Reply::text(404, "see /metrics, /api/v1/status, /healthz, /readyz\n"),
     }
 }
 
 fn is_allowed(request: &httparse::Request<'_, '_>, token: Option<&str>) -> bool {
     let Some(token) = token else { return true };
-    let given = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("authorization"));
-    let given = given.and_then(|header| header.value.strip_prefix(b"Bearer ")).unwrap_or_default();
+    let given = request
+        .headers
+        .iter()
+        .find(|header| header.name.eq_ignore_ascii_case("authorization"));
+    let given = given
+        .and_then(|header| header.value.strip_prefix(b"Bearer "))
+        .unwrap_or_default();
     // As long for a wrong token as for a right one.
-    let differing = given.iter().zip(token.as_bytes()).fold(0, |sum, (a, b)| sum | (a ^ b));
+    let differing = given
+        .iter()
+        .zip(token.as_bytes())
+        .fold(0, |sum, (a, b)| sum | (a ^ b));
     given.len() == token.len() && differing == 0
 }

@@ -6,7 +6,10 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// Mail is taken from now on.
 pub(super) fn ready(status: &str) {
-    send(&format!("READY=1\nSTATUS=taking mail, {status}\nMAINPID={}", std::process::id()));
+    send(&format!(
+        "READY=1\nSTATUS=taking mail, {status}\nMAINPID={}",
+        std::process::id()
+    ));
 }
 
 /// No new mail is taken.
@@ -15,7 +18,9 @@ pub(super) fn stopping() {
 }
 
 fn send(text: &str) {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
     let address = match path.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
         _ => SocketAddr::from_pathname(&path),

@@ -86,12 +86,7 @@ impl UringGround {
         };
         let net = Uring::new(options, Arenas::new(1, buffers).unwrap(), RingTable::new(1)).unwrap();
         assert_ne!(net.features().peer_name, plain);
-        UringGround {
-            net,
-            fars: Vec::new(),
-            live: Vec::new(),
-            listeners: Vec::new(),
-        }
+        UringGround { net, fars: Vec::new(), live: Vec::new(), listeners: Vec::new() }
     }
 
     fn add(&mut self, stream: TcpStream) -> Far {
@@ -146,15 +141,11 @@ impl Ground for UringGround {
     }
 
     fn unlisten(&mut self, at: SocketAddr) {
-        self.listeners
-            .retain(|listener| listener.local_addr().unwrap() != at);
+        self.listeners.retain(|listener| listener.local_addr().unwrap() != at);
     }
 
     fn accept(&mut self, at: SocketAddr) -> Option<Far> {
-        let listener = self
-            .listeners
-            .iter()
-            .find(|listener| listener.local_addr().unwrap() == at)?;
+        let listener = self.listeners.iter().find(|listener| listener.local_addr().unwrap() == at)?;
         let (stream, _) = listener.accept().ok()?;
         Some(self.add(stream))
     }
@@ -185,9 +176,7 @@ impl Ground for UringGround {
 
     fn reset(&mut self, far: Far) {
         if let Some(stream) = self.fars[far.0].stream.take() {
-            socket2::SockRef::from(&stream)
-                .set_linger(Some(Duration::ZERO))
-                .unwrap();
+            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
         }
     }
 
@@ -203,9 +192,7 @@ impl Ground for UringGround {
 /// The same, with only what Linux 6.1 has.
 pub(crate) struct PlainGround(UringGround);
 
-crate::ground::like!(PlainGround, UringGround, |buffers, lent_max| UringGround::new(
-    buffers, lent_max, true
-));
+crate::ground::like!(PlainGround, UringGround, |buffers, lent_max| UringGround::new(buffers, lent_max, true));
 
 /// Two shards in two threads: each wakes the other from a wait without end, over and over.
 #[test]
@@ -273,10 +260,7 @@ fn beyond_opened_max_opens_fail() {
     let held: Vec<_> = (0..32).map(|_| stage.open_one(at)).collect();
     let extra = stage.net().open(at, None);
     stage.net().write(extra, b"in vain");
-    assert_eq!(
-        stage.until_closed(extra),
-        postlane::net::Cause::NotOpened(libc::EMFILE)
-    );
+    assert_eq!(stage.until_closed(extra), postlane::net::Cause::NotOpened(libc::EMFILE));
     stage.net().close(held[0].0);
     stage.until_closed(held[0].0);
     stage.open_one(at);
@@ -293,16 +277,8 @@ fn opens_from_the_source_address() {
         far = stage.ground.accept(at);
         far.is_some()
     });
-    let peer = stage.ground.fars[far.unwrap().0]
-        .stream
-        .as_ref()
-        .unwrap()
-        .peer_addr()
-        .unwrap();
+    let peer = stage.ground.fars[far.unwrap().0].stream.as_ref().unwrap().peer_addr().unwrap();
     assert_eq!(peer.ip().to_string(), "127.0.0.7");
     let stream = stage.net().open(at, Some("192.0.2.9".parse().unwrap()));
-    assert_eq!(
-        stage.until_closed(stream),
-        postlane::net::Cause::NotOpened(libc::EADDRNOTAVAIL)
-    );
+    assert_eq!(stage.until_closed(stream), postlane::net::Cause::NotOpened(libc::EADDRNOTAVAIL));
 }
