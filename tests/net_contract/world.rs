@@ -214,3 +214,25 @@ fn a_body_freed_too_early_shows() {
     echo.world.take_received(peer, &mut received);
     assert_eq!(received, [0xdb; 6]);
 }
+
+#[test]
+fn a_shard_that_is_gone_leaves_its_peers_an_end() {
+    let mut echo = Echo::new(1, Faults::default(), 1, 4);
+    let peer = echo.world.connect(at(25), at(0));
+    echo.run(Duration::from_secs(1));
+    echo.nets.clear();
+    echo.run(Duration::from_secs(1));
+    assert_eq!(echo.world.peer_state(peer), PeerState::Finished);
+    let late = echo.world.connect(at(25), at(0));
+    echo.run(Duration::from_secs(1));
+    assert_eq!(echo.world.peer_state(late), PeerState::Failed(libc::ECONNREFUSED));
+    // It can come again.
+    echo.nets.push(echo.world.net(ShardId(0)));
+    echo.nets[0].listen(ListenerId(0), at(25)).unwrap();
+    let peer = echo.world.connect(at(25), at(0));
+    echo.run(Duration::from_secs(1));
+    assert_eq!(
+        (echo.world.peer_state(peer), echo.nets[0].streams()),
+        (PeerState::Open, 1)
+    );
+}

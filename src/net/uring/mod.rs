@@ -251,9 +251,7 @@ impl Net for Uring {
     }
 
     fn write(&mut self, stream: StreamId, bytes: &[u8]) {
-        if let Some(batch) = self.batch_of(stream) {
-            batch.write(bytes);
-        }
+        self.queue(stream, bytes);
     }
 
     fn write_body(&mut self, stream: StreamId, extents: &[Extent]) {
