@@ -26,10 +26,7 @@ pub fn block() {
 /// Takes one that has come, if any.
 pub fn pending() -> bool {
     let set = set();
-    let now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: valid set and timespec; the signal's details are not asked for.
     unsafe { libc::sigtimedwait(&set, ptr::null_mut(), &now) > 0 }
 }

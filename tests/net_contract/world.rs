@@ -231,8 +231,5 @@ fn a_shard_that_is_gone_leaves_its_peers_an_end() {
     echo.nets[0].listen(ListenerId(0), at(25)).unwrap();
     let peer = echo.world.connect(at(25), at(0));
     echo.run(Duration::from_secs(1));
-    assert_eq!(
-        (echo.world.peer_state(peer), echo.nets[0].streams()),
-        (PeerState::Open, 1)
-    );
+    assert_eq!((echo.world.peer_state(peer), echo.nets[0].streams()), (PeerState::Open, 1));
 }

@@ -37,11 +37,7 @@ impl Fabric {
         }
         let refuse = self.path(to).refuse;
         let refuse = self.random.chance(refuse);
-        let owner = match self
-            .listening_at(to)
-            .filter(|_| !refuse)
-            .map(|key| &self.listeners[&key])
-        {
+        let owner = match self.listening_at(to).filter(|_| !refuse).map(|key| &self.listeners[&key]) {
             Some(Listening::Shards(shards)) => {
                 let (shard, listener) = shards[self.random.index(shards.len())];
                 Some((Owner::Shard { shard, slot: None }, Some((shard, listener))))
@@ -50,15 +46,7 @@ impl Fabric {
             None => None,
         };
         let Some((owner, shard)) = owner else {
-            self.packet(
-                to,
-                from,
-                0.0,
-                Happening::Refused {
-                    to: from,
-                    errno: libc::ECONNREFUSED,
-                },
-            );
+            self.packet(to, from, 0.0, Happening::Refused { to: from, errno: libc::ECONNREFUSED });
             return;
         };
         let mut socket = Socket::new(owner, to, caller_at, to);

@@ -133,14 +133,9 @@ impl Fabric {
 
     /// The key under which somebody listens at that address: itself, or the wildcard with its port.
     pub(super) fn listening_at(&self, to: SocketAddr) -> Option<SocketAddr> {
-        let any: IpAddr = if to.is_ipv4() {
-            Ipv4Addr::UNSPECIFIED.into()
-        } else {
-            Ipv6Addr::UNSPECIFIED.into()
-        };
-        [to, SocketAddr::new(any, to.port())]
-            .into_iter()
-            .find(|key| self.listeners.contains_key(key))
+        let any: IpAddr =
+            if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        [to, SocketAddr::new(any, to.port())].into_iter().find(|key| self.listeners.contains_key(key))
     }
 
     // Sockets.
@@ -164,11 +159,9 @@ impl Fabric {
     /// Bytes the window has room for now.
     pub(super) fn room(&self, id: SocketId) -> usize {
         match self.sockets.get(&id) {
-            Some(socket) if socket.phase == Phase::Open => self
-                .path(socket.path)
-                .window_bytes
-                .max(1)
-                .saturating_sub(socket.in_flight),
+            Some(socket) if socket.phase == Phase::Open => {
+                self.path(socket.path).window_bytes.max(1).saturating_sub(socket.in_flight)
+            }
             _ => 0,
         }
     }
@@ -195,16 +188,7 @@ impl Fabric {
                 self.packet(path, id, 0.0, Happening::Reset { to: id });
                 return;
             }
-            self.packet(
-                path,
-                other,
-                merge,
-                Happening::Bytes {
-                    to: other,
-                    from: id,
-                    bytes,
-                },
-            );
+            self.packet(path, other, merge, Happening::Bytes { to: other, from: id, bytes });
             bytes = rest;
         }
     }
@@ -230,15 +214,7 @@ impl Fabric {
         };
         let taken: Vec<u8> = socket.inbox.drain(..bytes_max.min(socket.inbox.len())).collect();
         if let (Some(other), path, false) = (socket.other, socket.path, taken.is_empty()) {
-            self.packet(
-                path,
-                other,
-                0.0,
-                Happening::Room {
-                    to: other,
-                    bytes: taken.len(),
-                },
-            );
+            self.packet(path, other, 0.0, Happening::Room { to: other, bytes: taken.len() });
         }
         taken
     }
@@ -312,11 +288,7 @@ impl Fabric {
         };
         let sending: Vec<u8> = socket.pending.drain(..room.min(socket.pending.len())).collect();
         let all_left = socket.pending.is_empty() && socket.phase != Phase::Connecting;
-        let finish = if all_left {
-            socket.finish_pending
-        } else {
-            Finish::No
-        };
+        let finish = if all_left { socket.finish_pending } else { Finish::No };
         if !sending.is_empty() {
             self.transmit(id, sending);
         }

@@ -117,25 +117,16 @@ impl SimNet {
             ending: None,
             dirty: false,
         });
-        StreamId {
-            slot,
-            generation: entry.generation,
-        }
+        StreamId { slot, generation: entry.generation }
     }
 
     pub(super) fn id(&self, slot: u32) -> StreamId {
-        StreamId {
-            slot,
-            generation: self.slots[slot as usize].generation,
-        }
+        StreamId { slot, generation: self.slots[slot as usize].generation }
     }
 
     /// The stream of that name, if it still is, and is to be looked at in the next turn.
     pub(super) fn touch(&mut self, id: StreamId) -> Option<&mut Stream> {
-        let entry = self
-            .slots
-            .get_mut(id.slot as usize)
-            .filter(|entry| entry.generation == id.generation)?;
+        let entry = self.slots.get_mut(id.slot as usize).filter(|entry| entry.generation == id.generation)?;
         let stream = entry.stream.as_mut()?;
         if !std::mem::replace(&mut stream.dirty, true) {
             self.dirty.push(id.slot);
@@ -177,11 +168,7 @@ impl Net for SimNet {
             address.set_port(fabric.port());
         }
         let in_use = || Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
-        match fabric
-            .listeners
-            .entry(address)
-            .or_insert_with(|| Listening::Shards(Vec::new()))
-        {
+        match fabric.listeners.entry(address).or_insert_with(|| Listening::Shards(Vec::new())) {
             Listening::Peer(_) => in_use(),
             Listening::Shards(shards) if shards.iter().any(|&(shard, _)| shard == self.shard) => in_use(),
             Listening::Shards(shards) => {
@@ -210,22 +197,11 @@ impl Net for SimNet {
     }
 
     fn open(&mut self, to: SocketAddr, source: Option<IpAddr>) -> StreamId {
-        let any: IpAddr = if to.is_ipv4() {
-            Ipv4Addr::LOCALHOST.into()
-        } else {
-            Ipv6Addr::LOCALHOST.into()
-        };
+        let any: IpAddr = if to.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
         let slot = self.take_slot();
         let mut fabric = self.fabric.borrow_mut();
         let local = SocketAddr::new(source.unwrap_or(any), fabric.port());
-        let socket = fabric.connect(
-            Owner::Shard {
-                shard: self.shard,
-                slot: Some(slot),
-            },
-            local,
-            to,
-        );
+        let socket = fabric.connect(Owner::Shard { shard: self.shard, slot: Some(slot) }, local, to);
         drop(fabric);
         self.put(slot, socket, false)
     }
@@ -244,12 +220,7 @@ impl Net for SimNet {
 
     fn write_body(&mut self, stream: StreamId, extents: &[Extent]) {
         if let Some(stream) = self.touch(stream).filter(|stream| stream.takes_writes()) {
-            stream.backlog.extend(
-                extents
-                    .iter()
-                    .filter(|extent| extent.len > 0)
-                    .map(|&e| Piece::Body(e)),
-            );
+            stream.backlog.extend(extents.iter().filter(|extent| extent.len > 0).map(|&e| Piece::Body(e)));
             stream.sent_owed = true;
         }
     }
@@ -309,12 +280,8 @@ impl Drop for SimNet {
                 shards.retain(|&(shard, _)| shard != self.shard);
             }
         }
-        fabric
-            .listeners
-            .retain(|_, it| !matches!(it, Listening::Shards(shards) if shards.is_empty()));
-        own.accepts
-            .into_iter()
-            .for_each(|(_, socket)| fabric.reset(socket));
+        fabric.listeners.retain(|_, it| !matches!(it, Listening::Shards(shards) if shards.is_empty()));
+        own.accepts.into_iter().for_each(|(_, socket)| fabric.reset(socket));
         let streams = self.slots.iter_mut().filter_map(|slot| slot.stream.take());
         streams.for_each(|stream| fabric.close(stream.socket));
     }

@@ -78,28 +78,17 @@ impl SimNet {
 
     fn accept(&mut self, events_max: usize) {
         while self.events.len() < events_max {
-            let next = self.fabric.borrow_mut().shards[self.shard.index()]
-                .accepts
-                .pop_front();
+            let next = self.fabric.borrow_mut().shards[self.shard.index()].accepts.pop_front();
             let Some((listener, socket)) = next else { break };
             let slot = self.take_slot();
             let stream = self.put(slot, socket, true);
             let mut fabric = self.fabric.borrow_mut();
-            let entry = fabric
-                .sockets
-                .get_mut(&socket)
-                .expect("a shard's socket lives until the shard closes it");
-            entry.owner = Owner::Shard {
-                shard: self.shard,
-                slot: Some(slot),
-            };
+            let entry =
+                fabric.sockets.get_mut(&socket).expect("a shard's socket lives until the shard closes it");
+            entry.owner = Owner::Shard { shard: self.shard, slot: Some(slot) };
             let peer = entry.remote;
             fabric.changed(socket);
-            self.events.push_back(Event::Accepted {
-                listener,
-                stream,
-                peer,
-            });
+            self.events.push_back(Event::Accepted { listener, stream, peer });
         }
     }
 
@@ -152,10 +141,7 @@ impl SimNet {
     fn receive(&mut self, slot: u32, socket: SocketId, events_max: usize) {
         let stream = self.id(slot);
         loop {
-            let Some(state) = self.slots[slot as usize]
-                .stream
-                .as_mut()
-                .filter(|stream| !stream.paused)
+            let Some(state) = self.slots[slot as usize].stream.as_mut().filter(|stream| !stream.paused)
             else {
                 return;
             };
@@ -176,11 +162,7 @@ impl SimNet {
                 }
                 return;
             }
-            let buffer = if self.events.len() < events_max {
-                self.pool.alloc()
-            } else {
-                None
-            };
+            let buffer = if self.events.len() < events_max { self.pool.alloc() } else { None };
             let Some(buffer) = buffer else {
                 if let (Phase::Failed(errno), 0) = (phase, self.pool.free()) {
                     // Its own unsent bodies may be what holds the buffers.
@@ -196,10 +178,7 @@ impl SimNet {
                 bytes_max = 1 + fabric.random.index(waiting - 1);
             }
             let bytes = fabric.read(socket, bytes_max);
-            let extent = self
-                .pool
-                .fill(buffer, &bytes)
-                .expect("a fresh buffer takes BUFFER_BYTES");
+            let extent = self.pool.fill(buffer, &bytes).expect("a fresh buffer takes BUFFER_BYTES");
             self.events.push_back(Event::Received { stream, extent });
         }
     }

@@ -31,18 +31,13 @@ impl Uring {
             let stream = self.streams.at(slot);
             stream.sent_owed = true;
             let batch = batch_in(&mut stream.queued, &mut self.batches);
-            extents
-                .iter()
-                .for_each(|&extent| batch.write_body(extent, self.pool.arenas()));
+            extents.iter().for_each(|&extent| batch.write_body(extent, self.pool.arenas()));
         }
     }
 
     /// The slot of a stream that still takes writes, to be looked at when the next turn begins.
     fn marked_for_writing(&mut self, id: StreamId) -> Option<u32> {
-        let slot = self
-            .streams
-            .find(id)
-            .filter(|&slot| self.streams.at(slot).takes_writes())?;
+        let slot = self.streams.find(id).filter(|&slot| self.streams.at(slot).takes_writes())?;
         self.mark(slot);
         Some(slot)
     }
