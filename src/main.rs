@@ -22,11 +22,7 @@ fn main() -> ExitCode {
         Err(error) => {
             let _ = error.print();
             // sysexits: EX_USAGE for what cannot be understood; help and version are no errors.
-            if error.use_stderr() {
-                ExitCode::from(commands::USAGE)
-            } else {
-                ExitCode::SUCCESS
-            }
+            if error.use_stderr() { ExitCode::from(commands::USAGE) } else { ExitCode::SUCCESS }
         }
     }
 }

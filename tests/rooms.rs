@@ -34,19 +34,9 @@ const ROOMS: &[Room] = &[
     room("net", &["sys"], false),
     room("shard", &["net", "dispatch", "observe"], false),
     // The rooms' options, and what their checks need.
-    room(
-        "config",
-        &["protocol", "balance", "pool", "dispatch", "shard"],
-        false,
-    ),
+    room("config", &["protocol", "balance", "pool", "dispatch", "shard"], false),
     // It also puts the shards together, so it names what they are made of.
-    room(
-        "control",
-        &[
-            "config", "shard", "balance", "observe", "net", "dispatch", "protocol", "sys",
-        ],
-        false,
-    ),
+    room("control", &["config", "shard", "balance", "observe", "net", "dispatch", "protocol", "sys"], false),
     // The binary: everything of the library.
     room(
         "main",
@@ -93,11 +83,7 @@ fn imports_go_down_only() {
         for (line, name) in rooms_named(&code_of(&text), depth) {
             let allowed = name == room.name || WORDS.contains(&&*name) && !WORDS.contains(&room.name);
             if !allowed && !room.may_name.contains(&&*name) {
-                faults.push(format!(
-                    "{}:{line}: `{}` may not name `{name}`",
-                    file.display(),
-                    room.name
-                ));
+                faults.push(format!("{}:{line}: `{}` may not name `{name}`", file.display(), room.name));
             }
         }
     }
@@ -111,11 +97,7 @@ fn pure_rooms_have_no_hands() {
         let text = fs::read_to_string(&file).expect("a source file is readable");
         for (line, path) in std_paths(&code_of(&text)) {
             if HANDS.iter().any(|hand| path.starts_with(hand)) {
-                faults.push(format!(
-                    "{}:{line}: `{}` is pure; `{path}`",
-                    file.display(),
-                    room.name
-                ));
+                faults.push(format!("{}:{line}: `{}` is pure; `{path}`", file.display(), room.name));
             }
         }
     }
@@ -128,12 +110,7 @@ fn every_room_is_in_the_table_and_every_one_in_the_table_exists() {
     let there: BTreeSet<String> = fs::read_dir(src)
         .expect("src is there")
         .map(|entry| entry.expect("src can be read").path())
-        .map(|path| {
-            path.file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned()
-        })
+        .map(|path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned())
         .filter(|name| name != "lib")
         .collect();
     let table: BTreeSet<String> = ROOMS.iter().map(|room| room.name.to_owned()).collect();
@@ -144,38 +121,22 @@ fn every_room_is_in_the_table_and_every_one_in_the_table_exists() {
 #[test]
 fn arrows_are_seen() {
     let named = |text: &str, depth| -> Vec<String> {
-        rooms_named(&code_of(text), depth)
-            .into_iter()
-            .map(|(line, name)| format!("{line} {name}"))
-            .collect()
+        rooms_named(&code_of(text), depth).into_iter().map(|(line, name)| format!("{line} {name}")).collect()
     };
     assert_eq!(named("use crate::pool::Links;\n", 1), ["1 pool"]);
     assert_eq!(named("\nfn f() { crate::net::x() }", 1), ["2 net"]);
-    assert_eq!(
-        named("use crate::{\n  shard::{a, b},\n  time,\n};", 1),
-        ["2 shard", "3 time"]
-    );
+    assert_eq!(named("use crate::{\n  shard::{a, b},\n  time,\n};", 1), ["2 shard", "3 time"]);
     assert_eq!(named("use postlane::config;", 1), ["1 config"]);
-    assert_eq!(
-        named("// crate::net\nlet a = \"crate::net\"; /* crate::net */", 1),
-        [""; 0]
-    );
+    assert_eq!(named("// crate::net\nlet a = \"crate::net\"; /* crate::net */", 1), [""; 0]);
     assert_eq!(named("use super::net;", 1), ["1 net"]);
     assert_eq!(named("use super::net; use super::super::sys;", 2), ["1 sys"]);
-    let paths = |text: &str| -> Vec<String> {
-        std_paths(&code_of(text))
-            .into_iter()
-            .map(|(_, path)| path)
-            .collect()
-    };
+    let paths =
+        |text: &str| -> Vec<String> { std_paths(&code_of(text)).into_iter().map(|(_, path)| path).collect() };
     assert_eq!(
         paths("use std::{fs, time::{Duration, Instant}};"),
         ["std::fs", "std::time::Duration", "std::time::Instant"]
     );
-    assert_eq!(
-        paths("unsafe { std::net::TcpStream::x }"),
-        ["unsafe", "std::net::TcpStream::x"]
-    );
+    assert_eq!(paths("unsafe { std::net::TcpStream::x }"), ["unsafe", "std::net::TcpStream::x"]);
 }
 
 /// Every source file with its room; the binary's and the library's roots are no room's.
@@ -240,11 +201,7 @@ fn code_of(text: &str) -> String {
             code.push(c);
             at += c.len_utf8();
         } else {
-            code.extend(
-                rest[..skipped]
-                    .chars()
-                    .map(|c| if c == '\n' { '\n' } else { ' ' }),
-            );
+            code.extend(rest[..skipped].chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
             at += skipped;
         }
     }
@@ -299,11 +256,7 @@ fn std_paths(code: &str) -> Vec<(usize, String)> {
     }
     for at in starts(code, "std::") {
         let found = leaves(code, at + "std::".len());
-        paths.extend(
-            found
-                .into_iter()
-                .map(|(place, path)| (line_of(code, place), format!("std::{path}"))),
-        );
+        paths.extend(found.into_iter().map(|(place, path)| (line_of(code, place), format!("std::{path}"))));
     }
     paths
 }

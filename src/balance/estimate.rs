@@ -24,20 +24,13 @@ impl Estimate {
         let sample = sample_nanos as f64;
         let current = self.faded(now);
         let share = if sample > current { RISE } else { FALL };
-        self.nanos = if self.nanos == 0.0 {
-            sample
-        } else {
-            current + (sample - current) * share
-        };
+        self.nanos = if self.nanos == 0.0 { sample } else { current + (sample - current) * share };
         self.updated = now;
     }
 
     /// A failure: at least twice what it was, and never better than `least_nanos`.
     pub fn punish(&mut self, least_nanos: u64, now: Instant) {
-        self.nanos = (self.faded(now) * 2.0)
-            .max(least_nanos as f64)
-            .max(FLOOR_NANOS)
-            .min(60e9);
+        self.nanos = (self.faded(now) * 2.0).max(least_nanos as f64).max(FLOOR_NANOS).min(60e9);
         self.updated = now;
     }
 

@@ -34,8 +34,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             );
             if let Ok(places) = places {
                 let notes = postlane_hw::notes(&hw, &places);
-                plan.notes
-                    .extend(notes.into_iter().filter(|note| !note.contains("share")));
+                plan.notes.extend(notes.into_iter().filter(|note| !note.contains("share")));
             }
             if arguments.json {
                 print_json(&plan)

@@ -26,18 +26,12 @@ pub(super) fn run() -> ExitCode {
     let mut sinks = Vec::new();
     let mut upstreams = String::new();
     for (name, latency) in UPSTREAMS {
-        let options = sink::Options {
-            listen: vec![([127, 0, 0, 1], 0).into()],
-            latency,
-            ..sink::Options::default()
-        };
+        let options =
+            sink::Options { listen: vec![([127, 0, 0, 1], 0).into()], latency, ..sink::Options::default() };
         let sink = match sink::spawn(options) {
             Ok(sink) => sink,
             Err(error) => {
-                return fail(
-                    OS_REFUSED,
-                    format!("the demo's upstreams cannot be started: {error}"),
-                );
+                return fail(OS_REFUSED, format!("the demo's upstreams cannot be started: {error}"));
             }
         };
         let address = sink.addresses()[0];
@@ -54,9 +48,7 @@ pub(super) fn run() -> ExitCode {
         eprint!("{WELCOME}");
     };
     let mut live = LiveLine::default();
-    let code = serve::end(control::serve(&config, &machine, announce, move |view| {
-        live.show(view)
-    }));
+    let code = serve::end(control::serve(&config, &machine, announce, move |view| live.show(view)));
     for (sink, (name, _)) in sinks.into_iter().zip(UPSTREAMS) {
         if let Ok((counts, _)) = sink.stop() {
             eprintln!("upstream {name} took {} messages", counts.messages);
@@ -110,10 +102,7 @@ impl LiveLine {
             let replies = final_replies(&view.shards, 0, i);
             let p50 = replies.since(&self.replies[i]).quantile(0.5) as f64 / 1e6;
             let rate = upstream.delivered - self.delivered[i];
-            line += &format!(
-                "  | {} {} ({rate}/s, p50 {p50:.1} ms)",
-                upstream.name, upstream.delivered
-            );
+            line += &format!("  | {} {} ({rate}/s, p50 {p50:.1} ms)", upstream.name, upstream.delivered);
             self.delivered[i] = upstream.delivered;
             self.replies[i] = replies;
         }

@@ -15,12 +15,7 @@ use super::{BAD_CONFIGURATION, demo, fail, machine};
     TERM or INT: new mail gets 421, what is under way finishes, exit 0.")]
 pub(crate) struct Arguments {
     /// The configuration; conf.d/*.toml beside it is read too
-    #[arg(
-        long,
-        value_name = "FILE",
-        default_value = "/etc/postlane/postlane.toml",
-        conflicts_with = "demo"
-    )]
+    #[arg(long, value_name = "FILE", default_value = "/etc/postlane/postlane.toml", conflicts_with = "demo")]
     config: PathBuf,
     /// Run with an embedded configuration and three embedded upstreams; needs nothing installed, no root
     #[arg(long)]
@@ -39,10 +34,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Ok(config) => config,
         Err(errors) => {
             eprintln!("{errors}");
-            return fail(
-                BAD_CONFIGURATION,
-                "the configuration is not in order; nothing was started",
-            );
+            return fail(BAD_CONFIGURATION, "the configuration is not in order; nothing was started");
         }
     };
     let announce = |running: &Running| announce(running, &config);
@@ -52,25 +44,14 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
 /// Says what runs, on stderr: stdout is for facts.
 pub(super) fn announce(running: &Running, config: &Config) {
     let cpus: Vec<String> = running.cpus.iter().map(ToString::to_string).collect();
-    eprintln!(
-        "postlane {}: {} shards on CPUs {}",
-        env!("CARGO_PKG_VERSION"),
-        cpus.len(),
-        cpus.join(",")
-    );
+    eprintln!("postlane {}: {} shards on CPUs {}", env!("CARGO_PKG_VERSION"), cpus.len(), cpus.join(","));
     eprintln!("postlane: {}", running.features);
     for bound in &running.bound {
-        eprintln!(
-            "postlane: listener {} takes mail on {}",
-            bound.name, bound.address
-        );
+        eprintln!("postlane: listener {} takes mail on {}", bound.name, bound.address);
     }
     for pool in &config.pools {
-        let upstreams: Vec<String> = pool
-            .upstreams
-            .iter()
-            .map(|u| format!("{} {}", u.name, u.address))
-            .collect();
+        let upstreams: Vec<String> =
+            pool.upstreams.iter().map(|u| format!("{} {}", u.name, u.address)).collect();
         eprintln!("postlane: pool {}: {}", pool.name, upstreams.join(", "));
     }
     if let Some(admin) = &config.admin {

@@ -14,11 +14,9 @@ use postlane_bench::sink::{DropRule, FailRule, Offers, Options, Sink};
 use super::{OS_REFUSED, USAGE, check::print_json, duration, fail};
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example: postlane sink --listen 127.0.0.1:2600 --latency 5ms --fail rcpt:450:0.01\n\
+#[command(after_help = "Example: postlane sink --listen 127.0.0.1:2600 --latency 5ms --fail rcpt:450:0.01\n\
     On TERM or INT it prints what it counted.\n\
-    Stages of rules: connect, ehlo, mail, rcpt, data, eod."
-)]
+    Stages of rules: connect, ehlo, mail, rcpt, data, eod.")]
 pub(crate) struct Arguments {
     /// Where to listen; may be given several times
     #[arg(long, value_name = "ADDR", required = true)]
@@ -59,11 +57,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
-    let offers = match arguments
-        .no
-        .as_deref()
-        .map_or(Ok(Offers::default()), Offers::all_but)
-    {
+    let offers = match arguments.no.as_deref().map_or(Ok(Offers::default()), Offers::all_but) {
         Ok(offers) => offers,
         Err(error) => return fail(USAGE, format!("--no: {error}")),
     };
@@ -85,10 +79,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let sink = match Sink::bind(options) {
         Ok(sink) => sink,
         Err(error) => {
-            return fail(
-                OS_REFUSED,
-                format!("the sink cannot listen on {addresses}: {error}"),
-            );
+            return fail(OS_REFUSED, format!("the sink cannot listen on {addresses}: {error}"));
         }
     };
     for address in sink.addresses() {

@@ -31,22 +31,14 @@ struct BusyWatch {
 impl BusyWatch {
     fn new(view: &View) -> Self {
         let nanos: Vec<u64> = view.shards.iter().map(|stats| stats.busy_nanos.get()).collect();
-        BusyWatch {
-            at: Instant::now(),
-            ratios: vec![0.0; nanos.len()],
-            nanos,
-        }
+        BusyWatch { at: Instant::now(), ratios: vec![0.0; nanos.len()], nanos }
     }
 
     fn look(&mut self, view: &View) -> &[f64] {
         let elapsed = self.at.elapsed().as_nanos() as f64;
         // Looks that follow each other closely see the last ratio again, not noise.
         if elapsed >= 500e6 {
-            for ((ratio, last), stats) in self
-                .ratios
-                .iter_mut()
-                .zip(&mut self.nanos)
-                .zip(view.shards.iter())
+            for ((ratio, last), stats) in self.ratios.iter_mut().zip(&mut self.nanos).zip(view.shards.iter())
             {
                 let nanos = stats.busy_nanos.get();
                 *ratio = ((nanos - *last) as f64 / elapsed).min(1.0);
@@ -129,11 +121,7 @@ struct Reply {
 
 impl Reply {
     fn text(status: u16, body: &str) -> Reply {
-        Reply {
-            status,
-            kind: "text/plain; charset=utf-8",
-            body: body.to_owned(),
-        }
+        Reply { status, kind: "text/plain; charset=utf-8", body: body.to_owned() }
     }
 
     fn to_bytes(&self) -> Vec<u8> {
@@ -175,10 +163,7 @@ fn answer(
         _ => {}
     }
     if !is_allowed(request, token) {
-        return Reply::text(
-            401,
-            "send `Authorization: Bearer TOKEN` with the token of [admin]\n",
-        );
+        return Reply::text(401, "send `Authorization: Bearer TOKEN` with the token of [admin]\n");
     }
     match path {
         "/metrics" => Reply {
@@ -187,37 +172,21 @@ fn answer(
             body: prometheus::text(&view.names, &view.shards, busy.borrow_mut().look(view)),
         },
         "/api/v1/status" => match serde_json::to_string_pretty(&view.status()) {
-            Ok(body) => Reply {
-                status: 200,
-                kind: "application/json",
-                body: body + "\n",
-            },
+            Ok(body) => Reply { status: 200, kind: "application/json", body: body + "\n" },
             Err(error) => Reply::text(503, &format!("{error}\n")),
         },
-        "/" => Reply::text(
-            200,
-            &format!(
-                "{}\nsee /metrics, /api/v1/status, /healthz, /readyz\n",
-                view.status()
-            ),
-        ),
+        "/" => {
+            Reply::text(200, &format!("{}\nsee /metrics, /api/v1/status, /healthz, /readyz\n", view.status()))
+        }
         _ => Reply::text(404, "see /metrics, /api/v1/status, /healthz, /readyz\n"),
     }
 }
 
 fn is_allowed(request: &httparse::Request<'_, '_>, token: Option<&str>) -> bool {
     let Some(token) = token else { return true };
-    let given = request
-        .headers
-        .iter()
-        .find(|header| header.name.eq_ignore_ascii_case("authorization"));
-    let given = given
-        .and_then(|header| header.value.strip_prefix(b"Bearer "))
-        .unwrap_or_default();
+    let given = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("authorization"));
+    let given = given.and_then(|header| header.value.strip_prefix(b"Bearer ")).unwrap_or_default();
     // As long for a wrong token as for a right one.
-    let differing = given
-        .iter()
-        .zip(token.as_bytes())
-        .fold(0, |sum, (a, b)| sum | (a ^ b));
+    let differing = given.iter().zip(token.as_bytes()).fold(0, |sum, (a, b)| sum | (a ^ b));
     given.len() == token.len() && differing == 0
 }

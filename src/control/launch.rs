@@ -49,17 +49,11 @@ impl fmt::Display for Failure {
 
 impl Failure {
     pub(super) fn os(what: &str, why: &str, remedy: &str) -> Failure {
-        Failure {
-            exit: 71,
-            message: format!("{what} cannot be started: {why}; {remedy}"),
-        }
+        Failure { exit: 71, message: format!("{what} cannot be started: {why}; {remedy}") }
     }
 
     pub(super) fn internal(why: &str) -> Failure {
-        Failure {
-            exit: 70,
-            message: format!("internal error: {why}"),
-        }
+        Failure { exit: 70, message: format!("internal error: {why}") }
     }
 
     pub(super) fn listen(what: &str, address: SocketAddr, error: &std::io::Error) -> Failure {
@@ -73,10 +67,7 @@ impl Failure {
             }
             _ => "see the error for what to change",
         };
-        Failure {
-            exit: 71,
-            message: format!("{what} cannot listen on {address}: {error}; {remedy}"),
-        }
+        Failure { exit: 71, message: format!("{what} cannot listen on {address}: {error}; {remedy}") }
     }
 }
 
@@ -141,27 +132,16 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
         u16::try_from(cpus.len()).map_err(|_| Failure::internal("more shards than can be numbered"))?;
     let buffers = (config.memory / u64::from(shards) / BUFFER_BYTES as u64).max(BUFFERS_MIN) as usize;
     let arenas = Arenas::new(usize::from(shards), buffers).map_err(|e| {
-        Failure::os(
-            "postlane",
-            &e.to_string(),
-            "lower `memory`, the bytes for message bodies",
-        )
+        Failure::os("postlane", &e.to_string(), "lower `memory`, the bytes for message bodies")
     })?;
     let rings = RingTable::new(usize::from(shards));
     let fleets: Vec<usize> = config.pools.iter().map(|pool| pool.upstreams.len()).collect();
-    let stats: Arc<[Arc<Stats>]> = (0..shards)
-        .map(|_| Arc::new(Stats::new(config.listeners.len(), &fleets)))
-        .collect();
+    let stats: Arc<[Arc<Stats>]> =
+        (0..shards).map(|_| Arc::new(Stats::new(config.listeners.len(), &fleets))).collect();
     let orders = Arc::new(Orders::default());
-    let view = View {
-        names: names(config),
-        shards: stats.clone(),
-        orders: orders.clone(),
-        started: Instant::now(),
-    };
-    let epoch_ms = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_millis() as u64);
+    let view =
+        View { names: names(config), shards: stats.clone(), orders: orders.clone(), started: Instant::now() };
+    let epoch_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
     let mut running = Running {
         view: Arc::new(view),
         bound: Vec::new(),
@@ -171,12 +151,7 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
     };
     let mut listen: Vec<(ListenerId, SocketAddr)> = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
-        listen.extend(
-            listener
-                .addresses
-                .iter()
-                .map(|address| (ListenerId(index as u16), *address)),
-        );
+        listen.extend(listener.addresses.iter().map(|address| (ListenerId(index as u16), *address)));
     }
     for (index, mailbox) in mailboxes::<Letter>(shards).into_iter().enumerate() {
         let id = ShardId(index as u16);
@@ -235,11 +210,7 @@ fn start(seat: Seat) -> Result<(JoinHandle<Result<(), Failure>>, Ready), Failure
             }
         })
         .map_err(|e| {
-            Failure::os(
-                "a shard's thread",
-                &e.to_string(),
-                "raise the limit of processes (ulimit -u)",
-            )
+            Failure::os("a shard's thread", &e.to_string(), "raise the limit of processes (ulimit -u)")
         })?;
     match told.recv() {
         Ok(Ok(ready)) => Ok((thread, ready)),
@@ -251,28 +222,17 @@ fn start(seat: Seat) -> Result<(JoinHandle<Result<(), Failure>>, Ready), Failure
 impl Seat {
     /// On the shard's own thread: the ring must be made by whoever uses it.
     fn sit_down(self) -> Result<(Shard<Uring>, Ready, Arc<Orders>), Failure> {
-        if !core_affinity::set_for_current(core_affinity::CoreId {
-            id: self.cpu as usize,
-        }) {
+        if !core_affinity::set_for_current(core_affinity::CoreId { id: self.cpu as usize }) {
             eprintln!(
                 "postlane: shard {} could not be pinned to CPU {}; it runs unpinned",
                 self.id.0, self.cpu
             );
         }
-        let net = Uring::new(self.uring, self.arenas, self.rings).map_err(|error: uring::Error| Failure {
-            exit: 71,
-            message: error.to_string(),
-        })?;
+        let net = Uring::new(self.uring, self.arenas, self.rings)
+            .map_err(|error: uring::Error| Failure { exit: 71, message: error.to_string() })?;
         let features = net.features().to_string();
         let dispatch = Dispatch::new(self.options, self.stats[self.id.index()].clone(), unix_at_zero());
-        let mut shard = Shard::new(
-            self.id,
-            net,
-            dispatch,
-            self.mailbox,
-            self.orders.clone(),
-            self.stats,
-        );
+        let mut shard = Shard::new(self.id, net, dispatch, self.mailbox, self.orders.clone(), self.stats);
         let mut bound = Vec::new();
         for (listener, address) in self.listen {
             let at = shard
@@ -308,58 +268,39 @@ fn work<N: Net>(mut shard: Shard<N>, orders: &Orders) {
 }
 
 fn unix_at_zero() -> i64 {
-    let unix = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO);
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     unix.as_secs() as i64 - (clock::now().as_nanos() / 1_000_000_000) as i64
 }
 
 fn names(config: &Config) -> Names {
     let pool = |pool: &crate::config::Pool| {
-        (
-            pool.name.clone(),
-            pool.upstreams
-                .iter()
-                .map(|upstream| upstream.name.clone())
-                .collect(),
-        )
+        (pool.name.clone(), pool.upstreams.iter().map(|upstream| upstream.name.clone()).collect())
     };
     Names {
-        listeners: config
-            .listeners
-            .iter()
-            .map(|listener| listener.name.clone())
-            .collect(),
+        listeners: config.listeners.iter().map(|listener| listener.name.clone()).collect(),
         pools: config.pools.iter().map(pool).collect(),
     }
 }
 
 fn uring_options(config: &Config, shard: ShardId, cpu: u32, files_max: u64) -> UringOptions {
-    let sessions: u64 = config
-        .listeners
-        .iter()
-        .map(|listener| u64::from(listener.max_sessions))
-        .sum();
-    let links: u64 = config
-        .pools
-        .iter()
-        .map(|pool| u64::from(pool.links_per_shard) * pool.upstreams.len() as u64)
-        .sum();
+    let sessions: u64 = config.listeners.iter().map(|listener| u64::from(listener.max_sessions)).sum();
+    let links: u64 =
+        config.pools.iter().map(|pool| u64::from(pool.links_per_shard) * pool.upstreams.len() as u64).sum();
     // Some more, for those that are told that there are too many.
-    let wanted = sessions + links + sessions / 16 + 64;
-    // The ring's table of files has two places for each stream, and the limit of open files bounds it.
-    let streams_max = wanted.min(files_max / 2).min(1 << 19) as u32;
-    if u64::from(streams_max) < wanted && shard == ShardId(0) {
+    let wanted = sessions + sessions / 16 + 64;
+    let (accepted_max, opened_max) = (wanted.min(files_max - (links + 1).min(files_max / 2)), links + 1);
+    if accepted_max < wanted && shard == ShardId(0) {
         eprintln!(
-            "postlane: room for {streams_max} sessions and links on each shard, not {wanted}: raise the limit of \
-             open files to {} (`ulimit -n`, LimitNOFILE= in a systemd unit) or lower max_sessions",
-            wanted * 2
+            "postlane: room for {accepted_max} sessions on each shard, not {wanted}: raise the limit of open files to \
+             {} (`ulimit -n`, LimitNOFILE= in a systemd unit) or lower max_sessions",
+            wanted + opened_max
         );
     }
     UringOptions {
         shard,
         cpu: Some(cpu),
-        streams_max,
+        accepted_max: accepted_max.min(1 << 19) as u32,
+        opened_max: opened_max.min(files_max / 2).min(1 << 18) as u32,
         ..UringOptions::default()
     }
 }
@@ -406,10 +347,7 @@ fn pool_options(pool: &crate::config::Pool) -> options::Pool {
         connect_timeout: pool.connect_timeout,
         reply_timeout: pool.reply_timeout,
         attempts: pool.attempts,
-        health: Rules {
-            eject_after: pool.health.eject_after,
-            eject_for: pool.health.eject_for,
-        },
+        health: Rules { eject_after: pool.health.eject_after, eject_for: pool.health.eject_for },
         upstreams: pool
             .upstreams
             .iter()

@@ -72,9 +72,7 @@ pub fn serve(
         .spawn(move || control(view, admin, drain_timeout, each_second))
         .map_err(|error| Failure::os("the control thread", &error.to_string(), MEMLOCK_REMEDY));
     let ended = match executor {
-        Ok(handle) => handle
-            .join()
-            .unwrap_or_else(|error| Err(Failure::internal(&error.to_string()))),
+        Ok(handle) => handle.join().unwrap_or_else(|error| Err(Failure::internal(&error.to_string()))),
         Err(failure) => Err(failure),
     };
     running.view.orders.give(Order::Stop);

@@ -6,10 +6,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// Mail is taken from now on.
 pub(super) fn ready(status: &str) {
-    send(&format!(
-        "READY=1\nSTATUS=taking mail, {status}\nMAINPID={}",
-        std::process::id()
-    ));
+    send(&format!("READY=1\nSTATUS=taking mail, {status}\nMAINPID={}", std::process::id()));
 }
 
 /// No new mail is taken.

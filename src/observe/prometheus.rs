@@ -17,15 +17,9 @@ pub struct Names {
 
 /// All metrics. `busy`: each shard's busy share of the last second or so.
 pub fn text(names: &Names, shards: &[Arc<Stats>], busy: &[f64]) -> String {
-    let mut page = Page {
-        out: String::with_capacity(16 << 10),
-    };
+    let mut page = Page { out: String::with_capacity(16 << 10) };
     page.head("postlane_build_info", "gauge", "The running version.");
-    page.line(
-        "postlane_build_info",
-        &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")),
-        1,
-    );
+    page.line("postlane_build_info", &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1);
     listeners(&mut page, names, shards);
     upstreams(&mut page, names, shards);
     machine(&mut page, shards, busy);
@@ -33,57 +27,29 @@ pub fn text(names: &Names, shards: &[Arc<Stats>], busy: &[f64]) -> String {
 }
 
 fn listeners(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
-    let labels: Vec<String> = names
-        .listeners
-        .iter()
-        .map(|name| format!("listener=\"{name}\""))
-        .collect();
+    let labels: Vec<String> = names.listeners.iter().map(|name| format!("listener=\"{name}\"")).collect();
     let sum = |i: usize, of: fn(&ListenerStats) -> &Counter| -> u64 {
         shards.iter().map(|stats| of(&stats.listeners[i]).get()).sum()
     };
     type Part = (&'static str, fn(&ListenerStats) -> &Counter);
-    let outcomes: [Part; 3] = [
-        ("accepted", |s| &s.accepted),
-        ("deferred", |s| &s.deferred),
-        ("rejected", |s| &s.rejected),
-    ];
-    page.head(
-        "postlane_messages_total",
-        "counter",
-        "Messages answered after their end of data.",
-    );
+    let outcomes: [Part; 3] =
+        [("accepted", |s| &s.accepted), ("deferred", |s| &s.deferred), ("rejected", |s| &s.rejected)];
+    page.head("postlane_messages_total", "counter", "Messages answered after their end of data.");
     for (i, label) in labels.iter().enumerate() {
         for (outcome, of) in outcomes {
-            page.line(
-                "postlane_messages_total",
-                &format!("{label},outcome=\"{outcome}\""),
-                sum(i, of),
-            );
+            page.line("postlane_messages_total", &format!("{label},outcome=\"{outcome}\""), sum(i, of));
         }
     }
     let rest: [(&str, &str, &str, fn(&ListenerStats) -> &Counter); 3] = [
-        ("postlane_sessions", "gauge", "Sessions open now.", |s| {
-            &s.sessions
+        ("postlane_sessions", "gauge", "Sessions open now.", |s| &s.sessions),
+        ("postlane_sessions_total", "counter", "Sessions ever accepted.", |s| &s.connections),
+        ("postlane_sessions_refused_total", "counter", "Sessions turned away at max_sessions.", |s| {
+            &s.turned_away
         }),
-        (
-            "postlane_sessions_total",
-            "counter",
-            "Sessions ever accepted.",
-            |s| &s.connections,
-        ),
-        (
-            "postlane_sessions_refused_total",
-            "counter",
-            "Sessions turned away at max_sessions.",
-            |s| &s.turned_away,
-        ),
     ];
     for (name, kind, help, of) in rest {
         page.head(name, kind, help);
-        labels
-            .iter()
-            .enumerate()
-            .for_each(|(i, label)| page.line(name, label, sum(i, of)));
+        labels.iter().enumerate().for_each(|(i, label)| page.line(name, label, sum(i, of)));
     }
 }
 
@@ -101,76 +67,32 @@ fn upstreams(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
         .collect();
     type Of = fn(&UpstreamStats) -> &Counter;
     let sum = |p: usize, u: usize, of: Of| -> u64 { shards.iter().map(|s| of(&s.pools[p][u]).get()).sum() };
-    let outcomes: [(&str, Of); 3] = [
-        ("delivered", |s| &s.delivered),
-        ("deferred", |s| &s.deferred),
-        ("bounced", |s| &s.bounced),
-    ];
-    let states: [(&str, Of); 3] = [
-        ("idle", |s| &s.idle),
-        ("busy", |s| &s.busy),
-        ("opening", |s| &s.opening),
-    ];
-    page.head(
-        "postlane_deliveries_total",
-        "counter",
-        "Recipients delivered; offers put off or refused.",
-    );
+    let outcomes: [(&str, Of); 3] =
+        [("delivered", |s| &s.delivered), ("deferred", |s| &s.deferred), ("bounced", |s| &s.bounced)];
+    let states: [(&str, Of); 3] = [("idle", |s| &s.idle), ("busy", |s| &s.busy), ("opening", |s| &s.opening)];
+    page.head("postlane_deliveries_total", "counter", "Recipients delivered; offers put off or refused.");
     page.by_part("postlane_deliveries_total", "outcome", &fleet, &outcomes, sum);
     page.head("postlane_upstream_links", "gauge", "Links now, by state.");
     page.by_part("postlane_upstream_links", "state", &fleet, &states, sum);
     let rest: [(&str, &str, &str, Of); 5] = [
-        (
-            "postlane_upstream_in_flight",
-            "gauge",
-            "Transactions under way.",
-            |s| &s.in_flight,
-        ),
-        (
-            "postlane_upstream_links_opened_total",
-            "counter",
-            "Links ever opened.",
-            |s| &s.opened,
-        ),
-        (
-            "postlane_upstream_connect_failures_total",
-            "counter",
-            "Links that could not be opened.",
-            |s| &s.connect_failures,
-        ),
-        (
-            "postlane_upstream_links_lost_total",
-            "counter",
-            "Links lost in a transaction.",
-            |s| &s.lost_links,
-        ),
-        (
-            "postlane_upstream_ejections_total",
-            "counter",
-            "Times an upstream was ejected.",
-            |s| &s.ejections,
-        ),
+        ("postlane_upstream_in_flight", "gauge", "Transactions under way.", |s| &s.in_flight),
+        ("postlane_upstream_links_opened_total", "counter", "Links ever opened.", |s| &s.opened),
+        ("postlane_upstream_connect_failures_total", "counter", "Links that could not be opened.", |s| {
+            &s.connect_failures
+        }),
+        ("postlane_upstream_links_lost_total", "counter", "Links lost in a transaction.", |s| &s.lost_links),
+        ("postlane_upstream_ejections_total", "counter", "Times an upstream was ejected.", |s| &s.ejections),
     ];
     for (name, kind, help, of) in rest {
         page.head(name, kind, help);
-        fleet
-            .iter()
-            .for_each(|(p, u, label)| page.line(name, label, sum(*p, *u, of)));
+        fleet.iter().for_each(|(p, u, label)| page.line(name, label, sum(*p, *u, of)));
     }
-    page.head(
-        "postlane_upstream_healthy",
-        "gauge",
-        "1 unless some shard has it ejected.",
-    );
+    page.head("postlane_upstream_healthy", "gauge", "1 unless some shard has it ejected.");
     for (p, u, label) in &fleet {
         let healthy = shards.iter().all(|s| s.pools[*p][*u].healthy.get() == 1);
         page.line("postlane_upstream_healthy", label, u64::from(healthy));
     }
-    page.head(
-        "postlane_upstream_response_seconds",
-        "histogram",
-        "Response times by stage of the dialogue.",
-    );
+    page.head("postlane_upstream_response_seconds", "histogram", "Response times by stage of the dialogue.");
     for (p, u, label) in &fleet {
         for stage in Stage::ALL {
             let label = format!("{label},stage=\"{}\"", stage.label());
@@ -182,59 +104,30 @@ fn upstreams(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
 
 fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
     let totals: [(&str, &str, fn(&Stats) -> &Counter); 6] = [
-        (
-            "postlane_in_doubt_total",
-            "Transactions repeated although an upstream may have taken them.",
-            |s| &s.in_doubt,
-        ),
-        (
-            "postlane_bounces_total",
-            "Bounces made for messages whose groups ended differently.",
-            |s| &s.bounces,
-        ),
-        (
-            "postlane_bounces_dropped_total",
-            "Bounces nobody was to be told or would take.",
-            |s| &s.bounces_dropped,
-        ),
-        ("postlane_letters_total", "Letters between shards.", |s| {
-            &s.letters
+        ("postlane_in_doubt_total", "Transactions repeated although an upstream may have taken them.", |s| {
+            &s.in_doubt
         }),
-        (
-            "postlane_out_of_buffers_total",
-            "Messages refused for want of memory.",
-            |s| &s.out_of_buffers,
-        ),
-        ("postlane_turns_total", "Turns of the shards' loops.", |s| {
-            &s.turns
+        ("postlane_bounces_total", "Bounces made for messages whose groups ended differently.", |s| {
+            &s.bounces
         }),
+        ("postlane_bounces_dropped_total", "Bounces nobody was to be told or would take.", |s| {
+            &s.bounces_dropped
+        }),
+        ("postlane_letters_total", "Letters between shards.", |s| &s.letters),
+        ("postlane_out_of_buffers_total", "Messages refused for want of memory.", |s| &s.out_of_buffers),
+        ("postlane_turns_total", "Turns of the shards' loops.", |s| &s.turns),
     ];
     for (name, help, of) in totals {
         page.head(name, "counter", help);
         page.line(name, "", shards.iter().map(|stats| of(stats).get()).sum::<u64>());
     }
-    page.head(
-        "postlane_shard_busy_ratio",
-        "gauge",
-        "Share of the last second that the shard did not wait.",
-    );
+    page.head("postlane_shard_busy_ratio", "gauge", "Share of the last second that the shard did not wait.");
     for (shard, ratio) in busy.iter().enumerate() {
-        page.line(
-            "postlane_shard_busy_ratio",
-            &format!("shard=\"{shard}\""),
-            format!("{ratio:.4}"),
-        );
+        page.line("postlane_shard_busy_ratio", &format!("shard=\"{shard}\""), format!("{ratio:.4}"));
     }
-    page.head(
-        "postlane_message_seconds",
-        "histogram",
-        "A message's time by stage.",
-    );
-    let stages: [(&str, fn(&Stats) -> &Histogram); 3] = [
-        ("receive", |s| &s.receive),
-        ("dispatch", |s| &s.dispatch),
-        ("total", |s| &s.total),
-    ];
+    page.head("postlane_message_seconds", "histogram", "A message's time by stage.");
+    let stages: [(&str, fn(&Stats) -> &Histogram); 3] =
+        [("receive", |s| &s.receive), ("dispatch", |s| &s.dispatch), ("total", |s| &s.total)];
     for (stage, of) in stages {
         page.histogram(
             "postlane_message_seconds",

@@ -100,23 +100,14 @@ pub fn status(names: &Names, shards: &[Arc<Stats>], uptime_seconds: f64) -> Stat
         shards: shards.len(),
         uptime_seconds,
         listeners: listeners.collect(),
-        pools: names
-            .pools
-            .iter()
-            .enumerate()
-            .map(|(p, pool)| pool_status(p, pool, shards))
-            .collect(),
+        pools: names.pools.iter().enumerate().map(|(p, pool)| pool_status(p, pool, shards)).collect(),
         in_doubt: shards.iter().map(|s| s.in_doubt.get()).sum(),
         under_way: shards.iter().map(|s| s.under_way.get()).sum(),
     }
 }
 
 fn pool_status(p: usize, (name, upstreams): &(String, Vec<String>), shards: &[Arc<Stats>]) -> PoolStatus {
-    let all: u64 = shards
-        .iter()
-        .flat_map(|s| &s.pools[p])
-        .map(|u| u.delivered.get())
-        .sum();
+    let all: u64 = shards.iter().flat_map(|s| &s.pools[p]).map(|u| u.delivered.get()).sum();
     let upstreams = upstreams.iter().enumerate().map(|(u, name)| {
         let sum =
             |of: fn(&super::UpstreamStats) -> u64| shards.iter().map(|s| of(&s.pools[p][u])).sum::<u64>();
@@ -139,29 +130,20 @@ fn pool_status(p: usize, (name, upstreams): &(String, Vec<String>), shards: &[Ar
             ejections: sum(|u| u.ejections.get()),
         }
     });
-    PoolStatus {
-        name: name.clone(),
-        upstreams: upstreams.collect(),
-    }
+    PoolStatus { name: name.clone(), upstreams: upstreams.collect() }
 }
 
 /// One upstream's final replies over all shards, so far.
 pub fn final_replies(shards: &[Arc<Stats>], pool: usize, upstream: usize) -> Snapshot {
     let mut snapshot = Snapshot::default();
-    shards
-        .iter()
-        .for_each(|s| s.pools[pool][upstream].stage(Stage::Eod).add_to(&mut snapshot));
+    shards.iter().for_each(|s| s.pools[pool][upstream].stage(Stage::Eod).add_to(&mut snapshot));
     snapshot
 }
 
 /// A human's view.
 impl std::fmt::Display for Status {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(
-            f,
-            "postlane {}, {} shards, up {:.0} s",
-            self.version, self.shards, self.uptime_seconds
-        )?;
+        writeln!(f, "postlane {}, {} shards, up {:.0} s", self.version, self.shards, self.uptime_seconds)?;
         for l in &self.listeners {
             writeln!(
                 f,

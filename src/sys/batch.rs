@@ -37,13 +37,7 @@ impl Batch {
     pub(crate) fn new() -> Box<Batch> {
         // SAFETY: all zeroes is a valid `msghdr`: no name, no pieces, no control data.
         let header = unsafe { std::mem::zeroed() };
-        Box::new(Batch {
-            bytes: Vec::new(),
-            pieces: Vec::new(),
-            iovecs: Vec::new(),
-            at: 0,
-            header,
-        })
+        Box::new(Batch { bytes: Vec::new(), pieces: Vec::new(), iovecs: Vec::new(), at: 0, header })
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) {
@@ -55,10 +49,7 @@ impl Batch {
         match self.pieces.last_mut() {
             // Copied bytes always end where the next ones begin.
             Some(Piece::Copied { len, .. }) => *len += bytes.len(),
-            _ => self.pieces.push(Piece::Copied {
-                start,
-                len: bytes.len(),
-            }),
+            _ => self.pieces.push(Piece::Copied { start, len: bytes.len() }),
         }
     }
 
@@ -67,10 +58,7 @@ impl Batch {
         match self.pieces.last_mut() {
             _ if more == 0 => {}
             Some(Piece::Body { from, len }) if from.wrapping_add(*len) == start => *len += more,
-            _ => self.pieces.push(Piece::Body {
-                from: start,
-                len: more,
-            }),
+            _ => self.pieces.push(Piece::Body { from: start, len: more }),
         }
     }
 
@@ -83,10 +71,7 @@ impl Batch {
                 Piece::Copied { start, len } => (bytes.wrapping_add(start), len),
                 Piece::Body { from, len } => (from, len),
             };
-            libc::iovec {
-                iov_base: from.cast_mut().cast(),
-                iov_len,
-            }
+            libc::iovec { iov_base: from.cast_mut().cast(), iov_len }
         }));
         self.at = 0;
     }
@@ -144,7 +129,7 @@ mod tests {
             Some(Next::One(iovec)) => std::slice::from_ref(iovec),
             // SAFETY: the header was made from a slice of that length.
             Some(Next::Many(header)) => unsafe {
-                std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen as usize)
+                std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen)
             },
         };
         let mut all = Vec::new();
@@ -159,11 +144,11 @@ mod tests {
     #[test]
     fn pieces_leave_in_order_however_little_is_taken() {
         let mut pool = Pool::new(Arenas::new(1, 2).expect("a small mapping"), ShardId(0));
-        let buffer = crate::sys::pool::Pool::alloc(&mut pool).expect("free");
+        let buffer = pool.alloc().expect("free");
         let body = pool.fill(buffer, &(0..=255).collect::<Vec<u8>>()).expect("room");
         for taken_max in [1, 2, 7, 100, 10_000] {
             let mut batch = Batch::new();
-            let mut expected = Vec::new();
+            let mut expected: Vec<u8> = Vec::new();
             for round in 0..3_000_usize {
                 let line = format!("line {round}\r\n");
                 batch.write(line.as_bytes());
@@ -175,7 +160,7 @@ mod tests {
             }
             assert_eq!(batch.pieces.len(), 6_000, "neighbours are joined");
             batch.seal();
-            let mut got = Vec::new();
+            let mut got: Vec<u8> = Vec::new();
             loop {
                 let bytes = read(&mut batch, taken_max);
                 got.extend(&bytes);

@@ -26,10 +26,7 @@ pub fn block() {
 /// Takes one that has come, if any.
 pub fn pending() -> bool {
     let set = set();
-    let now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: valid set and timespec; the signal's details are not asked for.
     unsafe { libc::sigtimedwait(&set, ptr::null_mut(), &now) > 0 }
 }
@@ -39,4 +36,12 @@ pub fn wait() {
     let set = set();
     // SAFETY: a valid set; the signal's details are not asked for. EINTR (a debugger) is waited out.
     unsafe { while libc::sigwaitinfo(&set, ptr::null_mut()) < 0 {} }
+}
+
+/// Asks a process that we started to end.
+pub fn terminate(pid: u32) {
+    // SAFETY: kill takes any numbers; the process is a child not yet waited for, so the number is its own.
+    unsafe {
+        libc::kill(pid as libc::pid_t, libc::SIGTERM);
+    }
 }

@@ -6,6 +6,8 @@ use postlane::time::Instant;
 
 use crate::ground::{FarState, Ground, Stage, pattern};
 
+pub(crate) use crate::churn::any_mixture_keeps_every_promise;
+
 const MIB: usize = 1024 * 1024;
 
 pub(crate) fn accepts_receives_writes_and_closes<G: Ground>() {
@@ -74,7 +76,7 @@ pub(crate) fn writes_and_bodies_leave_in_order<G: Ground>() {
         }
     }
     stage.until_far_received(far, &expected);
-    stage.until("Sent", |stage| stage.sent.get(&stream).is_some());
+    stage.until("Sent", |stage| stage.sent.contains_key(&stream));
     stage.settle();
     stage.release_all(&extents);
 }
@@ -110,24 +112,15 @@ pub(crate) fn abort_drops_and_ends<G: Ground>() {
     for _ in 0..20 {
         stage.step();
     }
-    assert_eq!(
-        stage.sent.get(&stream),
-        None,
-        "no kernel takes that much from a reader that does not read"
-    );
+    assert_eq!(stage.sent.get(&stream), None, "no kernel takes that much from a reader that does not read");
     stage.net().abort(stream);
     assert_eq!(stage.until_closed(stream), Cause::Local);
     stage.release_all(&extents);
     stage.ground.resume(far);
-    stage.until("the far end's end", |stage| {
-        stage.ground.state(far) != FarState::Open
-    });
+    stage.until("the far end's end", |stage| stage.ground.state(far) != FarState::Open);
     let mut got = Vec::new();
     stage.ground.take_received(far, &mut got);
-    assert!(
-        got.len() < body.len() && body.starts_with(&got),
-        "a part, from the front"
-    );
+    assert!(got.len() < body.len() && body.starts_with(&got), "a part, from the front");
 
     // Before it is even open.
     let at = stage.ground.listen();
@@ -156,10 +149,7 @@ pub(crate) fn a_reset_by_the_peer_ends_the_stream<G: Ground>() {
     }
     stage.ground.reset(far);
     let cause = stage.until_closed(stream);
-    assert!(
-        matches!(cause, Cause::Failed(libc::ECONNRESET | libc::EPIPE)),
-        "{cause:?}"
-    );
+    assert!(matches!(cause, Cause::Failed(libc::ECONNRESET | libc::EPIPE)), "{cause:?}");
     stage.release_all(&extents);
     assert_eq!((stage.ground.streams(), stage.ground.buffers_held()), (0, 0));
 }
@@ -263,17 +253,9 @@ pub(crate) fn exhausted_buffers_pause_receiving_until_released<G: Ground>() {
         stage.ground.send(far, bytes);
     }
     stage.settle();
-    assert_eq!(
-        (stage.kept.len(), stage.net().free()),
-        (16, 0),
-        "every buffer is held, each by one receipt"
-    );
+    assert_eq!((stage.kept.len(), stage.net().free()), (16, 0), "every buffer is held, each by one receipt");
     let mut turns = 0;
-    while streams
-        .iter()
-        .zip(&bytes)
-        .any(|(&(stream, _), bytes)| stage.received(stream).len() < bytes.len())
-    {
+    while streams.iter().zip(&bytes).any(|(&(stream, _), bytes)| stage.received(stream).len() < bytes.len()) {
         let kept = std::mem::take(&mut stage.kept);
         stage.release_all(&kept);
         stage.step();
@@ -297,9 +279,7 @@ pub(crate) fn slots_are_reused_and_names_are_not<G: Ground>() {
         assert!(names.insert(stream), "{stream:?} named two streams");
         slots.insert(stream.slot);
         // Bytes and an end that arrive at the same time as ours.
-        stage
-            .ground
-            .send(far, format!("left over from {round}").as_bytes());
+        stage.ground.send(far, format!("left over from {round}").as_bytes());
         stage.net().write(stream, b"x");
         if round % 2 == 0 {
             stage.net().abort(stream);
@@ -353,11 +333,7 @@ pub(crate) fn unlisten_refuses_newcomers_and_keeps_streams<G: Ground>() {
     assert_eq!(stage.until_closed(newcomer), Cause::NotOpened(libc::ECONNREFUSED));
     stage.ground.send(far, b"still here");
     stage.until_received(stream, b"still here");
-    assert_eq!(
-        stage.net().listen(ListenerId(3), at).unwrap(),
-        at,
-        "the address is free again"
-    );
+    assert_eq!(stage.net().listen(ListenerId(3), at).unwrap(), at, "the address is free again");
     let (_, far) = stage.accept_one();
     stage.ground.close(far);
 }
@@ -365,15 +341,10 @@ pub(crate) fn unlisten_refuses_newcomers_and_keeps_streams<G: Ground>() {
 pub(crate) fn the_budget_of_events_is_kept<G: Ground>() {
     let mut stage = Stage::<G>::new();
     let fars: Vec<_> = (0..20).map(|_| stage.accept_one().1).collect();
-    fars.iter()
-        .for_each(|&far| stage.ground.send(far, b"all at once"));
+    fars.iter().for_each(|&far| stage.ground.send(far, b"all at once"));
     let mut events = Vec::new();
     let mut turns = 0;
-    while stage
-        .accepted
-        .iter()
-        .any(|&stream| stage.received(stream).len() < b"all at once".len())
-    {
+    while stage.accepted.iter().any(|&stream| stage.received(stream).len() < b"all at once".len()) {
         events.clear();
         stage.ground.step(3, &mut events);
         assert!(events.len() <= 3, "{events:?}");
@@ -424,10 +395,7 @@ pub(crate) fn nothing_is_left_behind<G: Ground>() {
     assert_eq!((stage.ground.streams(), stage.ground.buffers_held()), (1, 0));
     let (before, after) = (fds.unwrap(), open_fds());
     // Other tests of this process open and close theirs meanwhile, but not thousands.
-    assert!(
-        after < before + 1_000,
-        "file descriptors: {before} after 100 rounds, {after} after {rounds}"
-    );
+    assert!(after < before + 1_000, "file descriptors: {before} after 100 rounds, {after} after {rounds}");
 }
 
 fn open_fds() -> usize {

@@ -218,15 +218,10 @@ impl Client {
             world.pause(peer);
         }
         self.sessions_left -= 1;
-        let op = |bytes: &str, what, sync| Op {
-            bytes: bytes.as_bytes().to_vec(),
-            what,
-            sync,
-        };
+        let op = |bytes: &str, what, sync| Op { bytes: bytes.as_bytes().to_vec(), what, sync };
         self.due = VecDeque::from([What::Greeting]);
         self.waiting_since = world.now();
-        self.ops
-            .push_back(op(&format!("EHLO c{}.example\r\n", self.name), What::Other, true));
+        self.ops.push_back(op(&format!("EHLO c{}.example\r\n", self.name), What::Other, true));
         for at in 0..self.habits.messages_per_session.min(self.messages.len()) {
             let message = &messages[self.messages[at]];
             let mail = format!("MAIL FROM:<{}>{}\r\n", message.sender, message.parameters);
@@ -243,15 +238,10 @@ impl Client {
                 let line = format!("RCPT TO:<{recipient}>\r\n");
                 self.ops.push_back(op(&line, What::Other, !pipelining));
             }
-            self.ops
-                .push_back(op("DATA\r\n", What::Data(message.number), !pipelining));
+            self.ops.push_back(op("DATA\r\n", What::Data(message.number), !pipelining));
             let mut body = message.data.clone();
             body.extend_from_slice(b".\r\n");
-            self.ops.push_back(Op {
-                bytes: body,
-                what: What::Final(message.number),
-                sync: true,
-            });
+            self.ops.push_back(Op { bytes: body, what: What::Final(message.number), sync: true });
         }
         if self.habits.says_quit {
             let sync = !self.habits.eager;
@@ -379,11 +369,7 @@ impl Client {
                 // The body's turn would be next.
                 if let Some(op) = self.ops.front_mut() {
                     debug_assert_eq!(op.what, What::Final(message));
-                    *op = Op {
-                        bytes: b"RSET\r\n".to_vec(),
-                        what: What::Other,
-                        sync: true,
-                    };
+                    *op = Op { bytes: b"RSET\r\n".to_vec(), what: What::Other, sync: true };
                 }
             }
             What::Final(message) => {

@@ -22,14 +22,7 @@ fn world(setup: &Setup, manners: Vec<Manner>) -> Play {
         .enumerate()
         .map(|(n, manner)| Upstream::new(&stage.world, upstream_address(n), manner, dice.fork(), false));
     let upstreams = upstreams.collect();
-    Play {
-        stage,
-        clients: Vec::new(),
-        upstreams,
-        messages: Vec::new(),
-        turns: Vec::new(),
-        trace: false,
-    }
+    Play { stage, clients: Vec::new(), upstreams, messages: Vec::new(), turns: Vec::new(), trace: false }
 }
 
 impl Play {
@@ -62,20 +55,11 @@ impl Play {
 
     fn all_are(&self, fate: Fate) {
         let other = self.messages.iter().find(|message| message.fate != fate);
-        assert!(
-            other.is_none(),
-            "message {} is {:?}",
-            other.unwrap().number,
-            other.unwrap().fate
-        );
+        assert!(other.is_none(), "message {} is {:?}", other.unwrap().number, other.unwrap().fate);
     }
 
     fn waited_most(&self) -> Duration {
-        self.clients
-            .iter()
-            .map(|client| client.waited_most)
-            .max()
-            .unwrap_or_default()
+        self.clients.iter().map(|client| client.waited_most).max().unwrap_or_default()
     }
 }
 
@@ -85,11 +69,7 @@ fn a_slow_upstream_gets_a_small_share() {
     let mut play = world(&Setup::new(1, 3), manners);
     play.add_clients(16, &Habits::plain(200), 200, 2_000);
     play.serve_all();
-    let taken: Vec<usize> = play
-        .upstreams
-        .iter()
-        .map(|upstream| upstream.taken.len())
-        .collect();
+    let taken: Vec<usize> = play.upstreams.iter().map(|upstream| upstream.taken.len()).collect();
     println!("1, 5 and 50 ms: {taken:?} of 3200");
     play.finish();
     play.all_are(Fate::Answered(250));
@@ -104,11 +84,7 @@ fn equal_upstreams_get_equal_shares() {
     let mut play = world(&setup, vec![Manner::slow(3 * MS); 4]);
     play.add_clients(16, &Habits::plain(100), 100, 1_000);
     play.serve_all();
-    let taken: Vec<usize> = play
-        .upstreams
-        .iter()
-        .map(|upstream| upstream.taken.len())
-        .collect();
+    let taken: Vec<usize> = play.upstreams.iter().map(|upstream| upstream.taken.len()).collect();
     println!("four times 3 ms: {taken:?}");
     play.finish();
     assert!(taken.iter().all(|n| (300..=500).contains(n)), "{taken:?}");
@@ -143,11 +119,7 @@ fn a_hanging_upstream_gets_no_new_mail() {
     let count = play.finish();
     play.all_are(Fate::Answered(250));
     assert!(count.in_doubt <= 16, "{count:?}");
-    assert!(
-        play.waited_most() < Duration::from_secs(21),
-        "{:?}",
-        play.waited_most()
-    );
+    assert!(play.waited_most() < Duration::from_secs(21), "{:?}", play.waited_most());
 }
 
 #[test]
@@ -166,10 +138,7 @@ fn one_that_dies_and_returns_is_no_clients_trouble() {
     play.upstreams[0].rise(&play.stage.world);
     play.serve_all();
     let after = play.upstreams[0].taken.len() - before;
-    println!(
-        "{before} before its death, {after} after its return, longest wait {:?}",
-        play.waited_most()
-    );
+    println!("{before} before its death, {after} after its return, longest wait {:?}", play.waited_most());
     let count = play.finish();
     play.all_are(Fate::Answered(250));
     assert!(after > 500, "it is used again: {after}");
@@ -187,10 +156,7 @@ fn a_message_for_four_shards_is_split_and_its_body_shared() {
     play.pass(50 * MS);
     let held = play.stage.shards.iter().map(|shard| shard.net().buffers_held());
     let held: Vec<usize> = held.filter(|held| *held > 0).collect();
-    assert!(
-        held.len() == 1 && held[0] <= 150_000 / 16_384 + 3,
-        "buffers held: {held:?}"
-    );
+    assert!(held.len() == 1 && held[0] <= 150_000 / 16_384 + 3, "buffers held: {held:?}");
     play.serve_all();
     let taken = &play.upstreams[0].taken;
     assert_eq!(taken.len(), 4, "once for each shard");
@@ -219,10 +185,7 @@ fn a_drain_in_mid_load_loses_nothing() {
     let count = play.finish();
     assert!(count.accepted > 500, "{count:?}");
     assert_eq!((count.repeats, count.in_doubt), (0, 0), "{count:?}");
-    let unanswered = play
-        .messages
-        .iter()
-        .filter(|message| message.fate == Fate::Unanswered);
+    let unanswered = play.messages.iter().filter(|message| message.fate == Fate::Unanswered);
     assert_eq!(unanswered.count(), 0, "whoever had sent a final dot was answered");
 }
 
@@ -241,10 +204,7 @@ fn without_buffers_mail_is_put_off_and_then_taken_again() {
         .map(|(_, text)| text.as_str())
         .collect();
     assert!(put_off.len() > 3, "{put_off:?}");
-    assert!(
-        put_off.iter().all(|text| text.starts_with("452 4.3.1 ")),
-        "{put_off:?}"
-    );
+    assert!(put_off.iter().all(|text| text.starts_with("452 4.3.1 ")), "{put_off:?}");
     let before = play.messages.len();
     play.add_clients(1, &Habits::plain(5), 5, 60_000);
     play.serve_all();
@@ -259,24 +219,16 @@ fn eager_clients_cannot_starve_the_links() {
     let mut setup = Setup::new(8, 1);
     setup.buffers = 24;
     let mut play = world(&setup, vec![Manner::slow(20 * MS)]);
-    let eager = Habits {
-        eager: true,
-        ..Habits::plain(6)
-    };
+    let eager = Habits { eager: true, ..Habits::plain(6) };
     play.add_clients(60, &eager, 6, 500);
     play.serve_all();
     println!("longest wait: {:?}", play.waited_most());
     let count = play.finish();
     assert_eq!(count.in_doubt, 0, "{count:?}");
-    assert!(
-        play.waited_most() < Duration::from_secs(5),
-        "{:?}",
-        play.waited_most()
-    );
+    assert!(play.waited_most() < Duration::from_secs(5), "{:?}", play.waited_most());
     let bad = play.clients.iter().flat_map(|client| &client.finals);
-    let bad: Vec<_> = bad
-        .filter(|(_, text)| !text.starts_with("250 ") && !text.starts_with("452 4.3.1"))
-        .collect();
+    let bad: Vec<_> =
+        bad.filter(|(_, text)| !text.starts_with("250 ") && !text.starts_with("452 4.3.1")).collect();
     assert!(bad.is_empty(), "{bad:?}");
     assert!(count.accepted > 0);
 }
@@ -306,10 +258,7 @@ fn stop_takes_leave_of_whoever_is_there() {
     setup.shards = 2;
     let mut play = world(&setup, vec![Manner::slow(50 * MS)]);
     // Some in the middle of a message, some waiting for an answer.
-    let stalls = Habits {
-        stall: 1.0,
-        ..Habits::plain(1)
-    };
+    let stalls = Habits { stall: 1.0, ..Habits::plain(1) };
     play.add_clients(10, &stalls, 1, 5_000);
     play.add_clients(10, &Habits::plain(20), 20, 5_000);
     play.pass(120 * MS);
@@ -318,10 +267,7 @@ fn stop_takes_leave_of_whoever_is_there() {
     play.clients.iter_mut().for_each(Client::give_up);
     play.run(Duration::from_secs(2), "the stop", |play| play.stage.has_ended());
     play.stage.assert_nothing_left();
-    let unanswered = play
-        .messages
-        .iter()
-        .filter(|message| message.fate == Fate::Unanswered);
+    let unanswered = play.messages.iter().filter(|message| message.fate == Fate::Unanswered);
     assert_eq!(unanswered.count(), 0, "whoever had sent a final dot was answered");
     play.judge();
 }
@@ -357,22 +303,14 @@ fn a_client_that_does_not_read_is_let_go() {
         play.stage.shards[0].net().unsent_bytes()
     );
     play.pass(Duration::from_secs(120));
-    assert!(
-        play.stage.shards[0].dispatch().is_empty(),
-        "the session is still there"
-    );
+    assert!(play.stage.shards[0].dispatch().is_empty(), "the session is still there");
     play.stage.assert_nothing_left();
 }
 
 /// An upstream that stops reading in the middle of a body, having said that it leaves.
 #[test]
 fn a_link_that_cannot_be_closed_is_cut() {
-    for said in [
-        &b""[..],
-        b"421 4.3.2 leaving\r\n",
-        b"554 5.7.1 no\r\n",
-        b"what is this\r\n",
-    ] {
+    for said in [&b""[..], b"421 4.3.2 leaving\r\n", b"554 5.7.1 no\r\n", b"what is this\r\n"] {
         let mut setup = Setup::new(12, 2);
         setup.faults.window_bytes = 8_000;
         setup.pool.reply_timeout = Duration::from_secs(30);
@@ -383,9 +321,7 @@ fn a_link_that_cannot_be_closed_is_cut() {
         play.add_clients(1, &Habits::plain(1), 1, 100_000);
         play.pass(100 * MS);
         let peer = play.stage.world.accept_peer(at).expect("it is called");
-        play.stage
-            .world
-            .send(peer, b"220 x\r\n250-x\r\n250 PIPELINING\r\n");
+        play.stage.world.send(peer, b"220 x\r\n250-x\r\n250 PIPELINING\r\n");
         play.pass(10 * MS);
         play.stage.world.send(peer, b"250 ok\r\n250 ok\r\n354 go\r\n");
         play.stage.world.pause(peer);
@@ -393,9 +329,7 @@ fn a_link_that_cannot_be_closed_is_cut() {
         play.stage.world.send(peer, said);
         play.pass(Duration::from_secs(5));
         play.upstreams[0].rise(&play.stage.world);
-        play.run(Duration::from_secs(120), "an answer", |play| {
-            play.clients.iter().all(|client| client.done)
-        });
+        play.run(Duration::from_secs(120), "an answer", |play| play.clients.iter().all(|client| client.done));
         println!("{:?}: {:?}", String::from_utf8_lossy(said), play.messages[0].fate);
         play.stage.world.reset(peer);
         play.finish();

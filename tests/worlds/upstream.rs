@@ -82,10 +82,7 @@ impl Manner {
     }
 
     pub(crate) fn slow(dot_delay: Duration) -> Manner {
-        Manner {
-            dot_delay,
-            ..Manner::good()
-        }
+        Manner { dot_delay, ..Manner::good() }
     }
 }
 
@@ -256,10 +253,8 @@ impl Upstream {
         if acted {
             link.since = now;
             if self.trace {
-                let news = String::from_utf8_lossy(&link.input[before..])
-                    .chars()
-                    .take(200)
-                    .collect::<String>();
+                let news =
+                    String::from_utf8_lossy(&link.input[before..]).chars().take(200).collect::<String>();
                 println!("{:>12} {} <- {news:?}", now.as_nanos(), self.at);
             }
             if link.phase == Phase::Data && !link.deaf && !link.went_ahead {
@@ -269,8 +264,7 @@ impl Upstream {
         while !link.deaf && self.take_one(link, now) {}
         if !link.deaf && link.acts.is_empty() && self.idle_end(link) <= now {
             if self.manner.idle_timeout.is_some_and(|(_, says)| says) {
-                link.acts
-                    .push_back((now, Act::Say(b"421 4.4.2 idle for too long\r\n".to_vec())));
+                link.acts.push_back((now, Act::Say(b"421 4.4.2 idle for too long\r\n".to_vec())));
             }
             link.acts.push_back((now, Act::Close));
             link.deaf = true;
@@ -328,17 +322,12 @@ impl Upstream {
         };
         let line: Vec<u8> = link.input.drain(..=end).collect();
         let line = String::from_utf8_lossy(&line).into_owned();
-        let Some(line) = line
-            .strip_suffix("\r\n")
-            .filter(|line| !line.contains(['\r', '\0']))
-        else {
-            self.breaches
-                .push(format!("a command line that ends badly: {line:?}"));
+        let Some(line) = line.strip_suffix("\r\n").filter(|line| !line.contains(['\r', '\0'])) else {
+            self.breaches.push(format!("a command line that ends badly: {line:?}"));
             return true;
         };
         if !self.manner.pipelining && !link.acts.is_empty() {
-            self.breaches
-                .push(format!("pipelining was not offered: {line:?}"));
+            self.breaches.push(format!("pipelining was not offered: {line:?}"));
         }
         self.command(link, line, now);
         true
@@ -371,8 +360,7 @@ impl Upstream {
                 link.deaf = true;
             }
             _ => {
-                self.breaches
-                    .push(format!("out of order in {:?}: {line:?}", link.phase));
+                self.breaches.push(format!("out of order in {:?}: {line:?}", link.phase));
                 self.say(link, now, "503 5.5.1 no");
             }
         }
@@ -388,12 +376,7 @@ impl Upstream {
                 (manner.utf8, "SMTPUTF8"),
                 (manner.dsn, "DSN"),
             ];
-            lines.extend(
-                offers
-                    .iter()
-                    .filter(|(has, _)| *has)
-                    .map(|(_, word)| (*word).to_owned()),
-            );
+            lines.extend(offers.iter().filter(|(has, _)| *has).map(|(_, word)| (*word).to_owned()));
             lines.extend(manner.size.map(|size| format!("SIZE {size}")));
         }
         let last = lines.len() - 1;
@@ -514,9 +497,7 @@ impl Upstream {
     fn fate(&mut self, moment: Moment) -> Option<Deed> {
         let odds = self.manner.odds.iter();
         let odds: Vec<(Deed, f64)> = odds.filter(|o| o.0 == moment).map(|o| (o.1, o.2)).collect();
-        odds.into_iter()
-            .find(|(_, chance)| self.dice.chance(*chance))
-            .map(|(deed, _)| deed)
+        odds.into_iter().find(|(_, chance)| self.dice.chance(*chance)).map(|(deed, _)| deed)
     }
 
     fn misbehave(&mut self, link: &mut Link, moment: Moment, now: Instant) -> bool {
@@ -550,11 +531,7 @@ impl Upstream {
             Deed::Hang => link.deaf = true,
             Deed::Drop | Deed::Reset => {
                 let at = self.due(link, now);
-                let act = if deed == Deed::Drop {
-                    Act::Close
-                } else {
-                    Act::Reset
-                };
+                let act = if deed == Deed::Drop { Act::Close } else { Act::Reset };
                 link.acts.push_back((at, act));
                 link.deaf = true;
             }
@@ -574,10 +551,8 @@ impl Upstream {
 
     /// Answers come in order, each after a delay of its own.
     fn due(&mut self, link: &Link, now: Instant) -> Instant {
-        let (low, high) = (
-            self.manner.delay_min.as_nanos() as usize,
-            self.manner.delay_max.as_nanos() as usize,
-        );
+        let (low, high) =
+            (self.manner.delay_min.as_nanos() as usize, self.manner.delay_max.as_nanos() as usize);
         let delay = Duration::from_nanos(self.dice.between(low, high.max(low)) as u64);
         let after = link.acts.back().map_or(now, |(at, _)| *at);
         (now + delay).max(after)

@@ -37,6 +37,7 @@ pub(super) fn run(
     engine.begin(observer);
     while !engine.turn(stop, observer)? {}
     observer.measured();
+    engine.note_own_cost();
     engine.say_goodbye()?;
     engine.finish()
 }
@@ -59,12 +60,16 @@ struct Engine<'a> {
     phase: Phase,
     epoch: Instant,
     buffer: Vec<u8>,
+    /// When the last turn was.
+    turned_ns: u64,
     next_sweep_ns: u64,
     next_progress_ns: u64,
     reported: (u64, u64),
     last_up_ns: u64,
     last_error: Option<io::Error>,
     stopped_ns: Option<u64>,
+    /// CPU time this thread had taken when measuring began.
+    cpu_before_ns: u64,
 }
 
 impl<'a> Engine<'a> {
@@ -90,12 +95,14 @@ impl<'a> Engine<'a> {
             phase: Phase::Opening,
             epoch: Instant::now(),
             buffer: vec![0; READ_BYTES],
+            turned_ns: 0,
             next_sweep_ns: 0,
             next_progress_ns: PROGRESS_NS,
             reported: (0, 0),
             last_up_ns: 0,
             last_error: None,
             stopped_ns: None,
+            cpu_before_ns: 0,
         })
     }
 
@@ -113,19 +120,12 @@ impl<'a> Engine<'a> {
             if let Some(fatal) = self.run.fatal.take() {
                 return Err(fatal);
             }
-            let up = self
-                .sessions
-                .iter()
-                .filter(|session| session.link == Link::Up)
-                .count();
+            let up = self.sessions.iter().filter(|session| session.link == Link::Up).count();
             if up == self.sessions.len() || stop.load(Relaxed) || (up > 0 && now > patience) {
                 return Ok(());
             }
             if now > patience {
-                let error = self
-                    .last_error
-                    .take()
-                    .unwrap_or_else(|| io::ErrorKind::TimedOut.into());
+                let error = self.last_error.take().unwrap_or_else(|| io::ErrorKind::TimedOut.into());
                 let text = format!("no connection to {}: {error}", self.run.options.target);
                 return Err(io::Error::new(error.kind(), text));
             }
@@ -140,9 +140,7 @@ impl<'a> Engine<'a> {
         if warmup == 0 {
             return self.measure(now, observer);
         }
-        self.phase = Phase::WarmUp {
-            until_ns: now + warmup,
-        };
+        self.phase = Phase::WarmUp { until_ns: now + warmup };
         self.run.schedule = Schedule::new(self.run.options.rate, now, Some(now + warmup), None);
         self.run.schedule.measured = false;
     }
@@ -155,6 +153,7 @@ impl<'a> Engine<'a> {
         self.run.window_ns = now;
         self.run.last_answer_ns = now;
         self.reported = (0, now);
+        self.cpu_before_ns = sys::thread_cpu_time_ns();
         observer.measuring();
     }
 
@@ -167,7 +166,9 @@ impl<'a> Engine<'a> {
         {
             self.measure(now, observer);
         }
-        self.hand_out(now);
+        let owed_at = self.run.schedule.owed_at(self.turned_ns, now);
+        self.hand_out(owed_at);
+        self.turned_ns = now;
         if now >= self.next_sweep_ns {
             self.next_sweep_ns = now + SWEEP_NS;
             self.sweep(now);
@@ -237,7 +238,7 @@ impl<'a> Engine<'a> {
         if matches!(self.sessions[index].link, Link::Down { .. }) {
             // It has said goodbye; nothing was lost.
             self.run.lost(&mut self.sessions[index]);
-            if self.phase != Phase::Closing {
+            if self.needs_sessions(self.now()) {
                 self.connect(index);
             }
         }
@@ -255,10 +256,7 @@ impl<'a> Engine<'a> {
             };
             let length = match stream.read(&mut self.buffer) {
                 Ok(0) => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "closed by the server",
-                    ));
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the server"));
                 }
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -276,9 +274,16 @@ impl<'a> Engine<'a> {
                 self.last_up_ns = now;
             }
             let run = &mut self.run;
-            session.take(&self.buffer[..length], |session, code| {
-                run.on_reply(index, session, code, now)
-            })?;
+            session.take(&self.buffer[..length], |session, code| run.on_reply(index, session, code, now))?;
+        }
+    }
+
+    /// Whether there is anything left that a new connection could carry.
+    fn needs_sessions(&self, now: u64) -> bool {
+        match self.phase {
+            Phase::Opening => true,
+            Phase::Closing => false,
+            Phase::WarmUp { .. } | Phase::Measuring => self.run.schedule.next_ns(now).is_some(),
         }
     }
 
@@ -324,11 +329,12 @@ impl<'a> Engine<'a> {
     fn sweep(&mut self, now: u64) {
         let connect_ns = self.run.options.connect_timeout.as_nanos() as u64;
         let reply_ns = self.run.options.reply_timeout.as_nanos() as u64;
+        let needed = self.needs_sessions(now);
         for index in 0..self.sessions.len() {
             let session = &self.sessions[index];
             let silent = now.saturating_sub(session.active_ns);
             match session.link {
-                Link::Down { retry_ns } if now >= retry_ns => self.connect(index),
+                Link::Down { retry_ns } if needed && now >= retry_ns => self.connect(index),
                 Link::Connecting if silent > connect_ns => self.fail(index, io::ErrorKind::TimedOut.into()),
                 Link::Up if session.awaited.is_empty() => {
                     self.sessions[index].active_ns = now;
@@ -346,10 +352,7 @@ impl<'a> Engine<'a> {
         let patience = self.run.options.connect_timeout.as_nanos() as u64;
         let given_up = now > self.last_up_ns + patience;
         if given_up {
-            let error = self
-                .last_error
-                .as_ref()
-                .map_or("no answer".to_owned(), ToString::to_string);
+            let error = self.last_error.as_ref().map_or("no answer".to_owned(), ToString::to_string);
             self.run.result.aborted = Some(format!("no session could be kept up: {error}"));
         }
         given_up
@@ -358,11 +361,7 @@ impl<'a> Engine<'a> {
     fn progress(&mut self, now: u64) -> Progress {
         let result = &self.run.result;
         let warming_up = self.phase != Phase::Measuring;
-        let done = if warming_up {
-            result.warmup_acknowledged
-        } else {
-            result.acknowledged
-        };
+        let done = if warming_up { result.warmup_acknowledged } else { result.acknowledged };
         let (before, at) = std::mem::replace(&mut self.reported, (done, now));
         let seconds = now.saturating_sub(at).max(1) as f64 / 1e9;
         Progress {
@@ -377,22 +376,23 @@ impl<'a> Engine<'a> {
         }
     }
 
+    fn note_own_cost(&mut self) {
+        let spent = sys::thread_cpu_time_ns().saturating_sub(self.cpu_before_ns);
+        let wall = self.now().saturating_sub(self.run.window_ns).max(1);
+        self.run.result.generator_busy = spent as f64 / wall as f64;
+    }
+
     /// QUIT on every session that is free to, and a moment for the replies.
     fn say_goodbye(&mut self) -> io::Result<()> {
         self.phase = Phase::Closing;
         let patience = self.now() + GOODBYE_NS;
-        for index in (0..self.sessions.len())
-            .filter(|index| self.sessions[*index].is_idle())
-            .collect::<Vec<_>>()
+        for index in
+            (0..self.sessions.len()).filter(|index| self.sessions[*index].is_idle()).collect::<Vec<_>>()
         {
             self.run.quit(&mut self.sessions[index]);
             self.serve(index);
         }
-        while self.now() < patience
-            && self
-                .sessions
-                .iter()
-                .any(|session| session.awaited == [Awaited::Quit])
+        while self.now() < patience && self.sessions.iter().any(|session| session.awaited == [Awaited::Quit])
         {
             self.take_events()?;
         }
@@ -409,11 +409,7 @@ impl<'a> Engine<'a> {
         result.unsent = self.run.schedule.missed(now);
         result.elapsed = Duration::from_nanos(self.run.last_answer_ns.saturating_sub(self.run.window_ns));
         let seconds = result.elapsed.as_secs_f64();
-        result.rate = if seconds > 0.0 {
-            result.acknowledged as f64 / seconds
-        } else {
-            0.0
-        };
+        result.rate = if seconds > 0.0 { result.acknowledged as f64 / seconds } else { 0.0 };
         Ok(result)
     }
 }

@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::size::SizeMix;
+use crate::text::civil;
 
 /// Letters of a body line; with CRLF it takes 74 bytes.
 const LINE_LETTERS: usize = 72;
@@ -45,16 +46,8 @@ impl Kit {
             std::process::id(),
         );
         let numbers = header.match_indices(&zeros).map(|(at, _)| at).collect();
-        let bodies = sizes
-            .sizes()
-            .map(|size| Body::new(size.saturating_sub(header.len())))
-            .collect();
-        Kit {
-            header: header.into_bytes(),
-            numbers,
-            bodies,
-            domains: domains.max(1) as u64,
-        }
+        let bodies = sizes.sizes().map(|size| Body::new(size.saturating_sub(header.len()))).collect();
+        Kit { header: header.into_bytes(), numbers, bodies, domains: domains.max(1) as u64 }
     }
 
     pub(super) fn push_header(&self, number: u64, out: &mut Vec<u8>) {
@@ -137,41 +130,15 @@ fn write_number(mut number: u64, out: &mut [u8]) {
 /// RFC 5322 3.3, in UTC.
 fn date(seconds: u64) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let days = seconds / 86_400;
-    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let mut day = days;
-    let mut year = 1970;
-    while day >= 365 + u64::from(leap(year)) {
-        day -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let lengths = [
-        31,
-        28 + u64::from(leap(year)),
-        31,
-        30,
-        31,
-        30,
-        31,
-        31,
-        30,
-        31,
-        30,
-        31,
-    ];
-    let mut month = 0;
-    while day >= lengths[month] {
-        day -= lengths[month];
-        month += 1;
-    }
+    let (year, month, day) = civil(days);
     format!(
         "{}, {:02} {} {year} {:02}:{:02}:{:02} +0000",
         DAYS[(days % 7) as usize],
-        day + 1,
-        MONTHS[month],
+        day,
+        MONTHS[month - 1],
         seconds / 3600 % 24,
         seconds / 60 % 60,
         seconds % 60

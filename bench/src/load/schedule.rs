@@ -18,14 +18,7 @@ pub(super) struct Schedule {
 impl Schedule {
     pub(super) fn new(rate: Option<f64>, start_ns: u64, until_ns: Option<u64>, limit: Option<u64>) -> Self {
         let (until_ns, limit) = (until_ns.unwrap_or(u64::MAX), limit.unwrap_or(u64::MAX));
-        Schedule {
-            rate,
-            start_ns,
-            until_ns,
-            limit,
-            issued: 0,
-            measured: true,
-        }
+        Schedule { rate, start_ns, until_ns, limit, issued: 0, measured: true }
     }
 
     /// When the next message is meant to start, if one is left.
@@ -42,6 +35,12 @@ impl Schedule {
         let at = self.next_ns(now).filter(|at| *at <= now)?;
         self.issued += 1;
         Some(at)
+    }
+
+    /// The time to hand out messages by, when the last look was at `before`: a loop that wakes up just after the
+    /// end still owes what was due before it.
+    pub(super) fn owed_at(&self, before: u64, now: u64) -> u64 {
+        if before < self.until_ns { now.min(self.until_ns - 1) } else { now }
     }
 
     /// Messages whose time has passed without being taken.
@@ -76,6 +75,9 @@ mod tests {
         assert_eq!(schedule.take(late), Some(SECOND + 2_000_000));
         assert_eq!(schedule.missed(3 * SECOND), 997);
         assert_eq!(schedule.take(2 * SECOND), None);
+        let owed = schedule.owed_at(2 * SECOND - 5, 2 * SECOND + 5);
+        assert_eq!(schedule.take(owed), Some(SECOND + 3_000_000));
+        assert_eq!(schedule.owed_at(2 * SECOND + 5, 2 * SECOND + 9), 2 * SECOND + 9);
     }
 
     #[test]

@@ -1,119 +1,14 @@
 //! The sink's side of one SMTP session: bytes in, replies and a next step out. No I/O.
 
-use memchr::{memchr, memmem};
+use memchr::memchr;
 
-use super::counts::Tally;
-use super::rules::{Dice, DropRule, FailRule, Offers};
-use super::store::{Draft, Store, unstuff};
+use super::desk::{Desk, Gate, MESSAGE_BYTES_MAX, Step};
+use super::store::{Draft, unstuff};
+use super::wire::{check_parameters, find_end, path};
 use crate::stage::Stage;
 
-/// The largest message taken, announced by SIZE.
-const MESSAGE_BYTES_MAX: u64 = 256 << 20;
 /// The longest command line taken; far more than RFC 5321 4.5.3 asks for, so that long DSN parameters fit.
 const LINE_BYTES_MAX: usize = 8192;
-
-/// What all sessions of a sink share.
-pub(super) struct Desk<'a> {
-    pub(super) offers: Offers,
-    pub(super) fail: &'a [FailRule],
-    pub(super) drop: &'a [DropRule],
-    pub(super) hang: &'a [DropRule],
-    pub(super) dice: Dice,
-    pub(super) tally: &'a Tally,
-    pub(super) store: Store,
-    /// Replies of the session at hand, not yet sent.
-    pub(super) out: Vec<u8>,
-    /// Makes ids of this sink unlike those of any other.
-    pub(super) run: u64,
-    /// Messages taken so far: the other half of an id.
-    pub(super) sequence: u64,
-}
-
-/// What happens to the session next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// Waits for more bytes.
-    More,
-    /// Owes the final reply: [`Dialogue::answer`], after the latency.
-    Answer,
-    /// Sends what is out, then closes.
-    Close,
-    /// Never answers again.
-    Hang,
-}
-
-enum Gate {
-    Pass,
-    Refuse(u16),
-    Leave(Step),
-}
-
-impl Desk<'_> {
-    /// Lets the rules decide what happens at `stage`.
-    fn gate(&mut self, stage: Stage) -> Gate {
-        for (rules, step) in [(self.drop, Step::Close), (self.hang, Step::Hang)] {
-            if rules
-                .iter()
-                .any(|rule| rule.stage == stage && self.dice.chance(rule.probability))
-            {
-                match step {
-                    Step::Hang => self.tally.hung(stage),
-                    _ => self.tally.dropped(stage),
-                }
-                return Gate::Leave(step);
-            }
-        }
-        let refusal = self
-            .fail
-            .iter()
-            .find(|rule| rule.stage == stage && self.dice.chance(rule.probability));
-        refusal.map_or(Gate::Pass, |rule| Gate::Refuse(rule.code))
-    }
-
-    fn reply(&mut self, stage: Stage, code: u16, text: &str) {
-        self.tally.reply(stage, code);
-        let digits = [
-            b'0' + (code / 100) as u8,
-            b'0' + (code / 10 % 10) as u8,
-            b'0' + (code % 10) as u8,
-            b' ',
-        ];
-        self.out.extend_from_slice(&digits);
-        self.out.extend_from_slice(text.as_bytes());
-        self.out.extend_from_slice(b"\r\n");
-    }
-
-    /// A refusal by rule. 421 means that the connection ends (RFC 5321 4.2.3).
-    fn refuse(&mut self, stage: Stage, code: u16) -> Step {
-        let class = code / 100;
-        match stage {
-            Stage::Connect | Stage::Ehlo => self.reply(stage, code, "Refused by rule"),
-            Stage::Rcpt => self.reply(stage, code, &format!("{class}.2.0 Recipient refused by rule")),
-            _ => self.reply(stage, code, &format!("{class}.3.0 Refused by rule at {stage}")),
-        }
-        if code == 421 { Step::Close } else { Step::More }
-    }
-
-    fn capabilities(&mut self) {
-        let offers = self.offers;
-        let size = format!("SIZE {MESSAGE_BYTES_MAX}");
-        let lines = [
-            (offers.pipelining, "PIPELINING"),
-            (offers.size, &size),
-            (offers.eight_bit, "8BITMIME"),
-            (offers.smtputf8, "SMTPUTF8"),
-            (offers.dsn, "DSN"),
-            (offers.chunking, "CHUNKING"),
-        ];
-        self.out.extend_from_slice(b"250-sink.postlane.example\r\n");
-        for (_, line) in lines.into_iter().filter(|(offered, _)| *offered) {
-            self.out.extend_from_slice(b"250-");
-            self.out.extend_from_slice(line.as_bytes());
-            self.out.extend_from_slice(b"\r\n");
-        }
-        self.reply(Stage::Ehlo, 250, "ENHANCEDSTATUSCODES");
-    }
-}
 
 enum Phase {
     Command,
@@ -168,11 +63,7 @@ impl Dialogue {
             Gate::Leave(step) => step,
             Gate::Refuse(code) => {
                 desk.refuse(Stage::Connect, code);
-                if code == 421 || code == 554 {
-                    Step::Close
-                } else {
-                    Step::More
-                }
+                if code == 421 || code == 554 { Step::Close } else { Step::More }
             }
             Gate::Pass => {
                 desk.reply(Stage::Connect, 220, "sink.postlane.example ESMTP Postlane sink");
@@ -356,11 +247,7 @@ impl Dialogue {
         self.chunks = refusal.is_none();
         self.phase = Phase::Chunk { left, last, refusal };
         // An empty chunk is complete already.
-        if left == 0 {
-            self.end_chunk(desk)
-        } else {
-            Step::More
-        }
+        if left == 0 { self.end_chunk(desk) } else { Step::More }
     }
 
     fn take_data(&mut self, input: &[u8], desk: &mut Desk<'_>) -> (usize, Step) {
@@ -375,9 +262,7 @@ impl Dialogue {
         }
         self.size -= 3;
         if desk.store.wants_content() {
-            self.draft
-                .content
-                .truncate(self.draft.content.len().saturating_sub(3));
+            self.draft.content.truncate(self.draft.content.len().saturating_sub(3));
             unstuff(&mut self.draft.content);
         }
         self.phase = Phase::Answering;
@@ -401,11 +286,7 @@ impl Dialogue {
         let Phase::Chunk { last, refusal, .. } = self.phase else {
             return Step::More;
         };
-        self.phase = if last && refusal.is_none() {
-            Phase::Answering
-        } else {
-            Phase::Command
-        };
+        self.phase = if last && refusal.is_none() { Phase::Answering } else { Phase::Command };
         match refusal {
             Some(Refusal::OutOfOrder) => say(desk, Stage::Data, 503, "5.5.1 No valid recipients"),
             Some(Refusal::Rule(code)) => {
@@ -471,128 +352,4 @@ impl Dialogue {
 fn say(desk: &mut Desk<'_>, stage: Stage, code: u16, text: &str) -> Step {
     desk.reply(stage, code, text);
     Step::More
-}
-
-/// Looks for CRLF.CRLF and nothing less; `matched` carries what was seen of it from one piece to the next.
-/// Returns how many bytes belong to the data, the end included.
-fn find_end(matched: &mut usize, input: &[u8]) -> Option<usize> {
-    const END: &[u8] = b"\r\n.\r\n";
-    let mut at = 0;
-    while *matched > 0 && at < input.len() {
-        *matched = match input[at] {
-            byte if byte == END[*matched] => *matched + 1,
-            b'\r' => 1,
-            _ => 0,
-        };
-        at += 1;
-        if *matched == END.len() {
-            return Some(at);
-        }
-    }
-    let rest = &input[at..];
-    if rest.is_empty() {
-        return None;
-    }
-    if let Some(found) = memmem::find(rest, END) {
-        return Some(at + found + END.len());
-    }
-    *matched = (1..END.len())
-        .rev()
-        .find(|n| rest.ends_with(&END[..*n]))
-        .unwrap_or(0);
-    None
-}
-
-/// The address between the brackets of `FROM:<...> rest` (a space before it is tolerated), and the rest.
-fn path<'a>(argument: &'a [u8], keyword: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
-    let argument = argument.trim_ascii_start();
-    let start = argument.get(..keyword.len())?;
-    if !start.eq_ignore_ascii_case(keyword) {
-        return None;
-    }
-    let address = argument[keyword.len()..].trim_ascii_start().strip_prefix(b"<")?;
-    let mut quoted = false;
-    let mut escaped = false;
-    let end = address.iter().position(|byte| {
-        let open = quoted;
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            _ => {}
-        }
-        *byte == b'>' && !open
-    })?;
-    Some((&address[..end], &address[end + 1..]))
-}
-
-/// Whether every `NAME=value` is `known`; otherwise the name of the first that is not.
-fn check_parameters(parameters: &[u8], known: impl Fn(&str) -> bool) -> Result<(), String> {
-    for word in parameters
-        .split(u8::is_ascii_whitespace)
-        .filter(|word| !word.is_empty())
-    {
-        let name = word.split(|byte| *byte == b'=').next().unwrap_or_default();
-        let name = String::from_utf8_lossy(name).to_ascii_uppercase();
-        if !known(&name) {
-            return Err(name.chars().filter(|c| c.is_ascii_graphic()).take(64).collect());
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_end_is_found_however_the_bytes_are_cut() {
-        let texts: [(&[u8], Option<usize>); 8] = [
-            (b".\r\n", Some(3)),
-            (b"a\r\n.\r\nQUIT\r\n", Some(6)),
-            (b"a\r\n\r\n.\r\n", Some(8)),
-            (b"a\n.\n\r.\r\r\n.\n", None),
-            (b"a\r\n.\r\r\n.\r\n", Some(10)),
-            (b"a\r\n..\r\n", None),
-            (b"\r\n.\r\n", Some(5)),
-            (b"a\r\n.\rb\r\n.\r\n", Some(11)),
-        ];
-        for (text, expected) in texts {
-            for cut in 0..=text.len() {
-                for second in cut..=text.len() {
-                    let mut matched = 2;
-                    let pieces = [
-                        (0, &text[..cut]),
-                        (cut, &text[cut..second]),
-                        (second, &text[second..]),
-                    ];
-                    let found = pieces
-                        .into_iter()
-                        .find_map(|(base, piece)| find_end(&mut matched, piece).map(|used| base + used));
-                    assert_eq!(
-                        found,
-                        expected,
-                        "{:?} cut at {cut}, {second}",
-                        text.escape_ascii().to_string()
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn paths_and_parameters() {
-        let parsed = path(b" FROM:<a@b> SIZE=10", b"FROM:");
-        assert_eq!(parsed, Some((&b"a@b"[..], &b" SIZE=10"[..])));
-        assert_eq!(path(b" to: <>", b"TO:"), Some((&b""[..], &b""[..])));
-        assert_eq!(
-            path(b" TO:<\"a>\\\"b\"@c>", b"TO:"),
-            Some((&b"\"a>\\\"b\"@c"[..], &b""[..]))
-        );
-        assert_eq!(path(b" TO:a@b", b"TO:"), None);
-        assert_eq!(
-            check_parameters(b" SIZE=1 body=7BIT", |n| n == "SIZE"),
-            Err("BODY".into())
-        );
-    }
 }

@@ -19,18 +19,16 @@ impl Uring {
                 let slot = self.streams.add(Phase::Opening, direct);
                 let tag = self.streams.tag(Op::Connect, slot);
                 self.streams.at(slot).outstanding += 1;
-                self.names[slot as usize] = Name::of(to);
-                self.ring.connect(direct, &self.names[slot as usize], tag);
+                let name = self.names.at(slot as usize);
+                *name = Name::of(to);
+                self.ring.connect(direct, name, tag);
                 self.streams.id(slot)
             }
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(libc::EIO);
                 let slot = self.streams.add(Phase::Closing(Cause::NotOpened(errno)), 0);
                 let stream = self.streams.id(slot);
-                self.events.push_back(Event::Closed {
-                    stream,
-                    cause: Cause::NotOpened(errno),
-                });
+                self.events.push_back(Event::Closed { stream, cause: Cause::NotOpened(errno) });
                 stream
             }
         }
@@ -39,14 +37,10 @@ impl Uring {
     /// A socket in a place of ours in the file table.
     fn place_caller(&mut self, to: SocketAddr, source: Option<IpAddr>) -> io::Result<u32> {
         let full = || io::Error::from_raw_os_error(libc::EMFILE);
-        if self.streams.live() >= self.options.streams_max as usize {
-            return Err(full());
-        }
+        let direct = *self.places.last().ok_or_else(full)?;
         let socket = socket::caller(to, source)?;
-        let direct = self.places.pop().ok_or_else(full)?;
-        self.ring
-            .install(direct, &socket)
-            .inspect_err(|_| self.places.push(direct))?;
+        self.ring.install(direct, &socket)?;
+        self.places.pop();
         Ok(direct)
     }
 
@@ -63,8 +57,6 @@ impl Uring {
         stream.phase = Phase::Open;
         self.receive_if_wanted(slot);
         self.mark(slot);
-        Some(Event::Opened {
-            stream: self.streams.id(slot),
-        })
+        Some(Event::Opened { stream: self.streams.id(slot) })
     }
 }
