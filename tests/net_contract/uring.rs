@@ -286,11 +286,7 @@ fn opens_from_the_source_address() {
 /// Callers are named by IPv6, and by IPv4 even where they came through an IPv6 socket.
 #[test]
 fn callers_are_named_in_both_families() {
-    for (listen, call) in [
-        ("[::1]:0", "::1"),
-        ("[::]:0", "127.0.0.1"),
-        ("0.0.0.0:0", "127.0.0.1"),
-    ] {
+    for (listen, call) in [("[::1]:0", "::1"), ("[::]:0", "127.0.0.1"), ("0.0.0.0:0", "127.0.0.1")] {
         for plain in [false, true] {
             let mut ground = UringGround::new(16, 4, plain);
             let at = ground.net.listen(ListenerId(5), listen.parse().unwrap()).unwrap();
@@ -302,9 +298,7 @@ fn callers_are_named_in_both_families() {
                     break;
                 }
             }
-            let Some(&Event::Accepted { peer, listener, .. }) = events.first() else {
-                panic!("{events:?}")
-            };
+            let Some(&Event::Accepted { peer, listener, .. }) = events.first() else { panic!("{events:?}") };
             assert_eq!((peer, listener), (caller.local_addr().unwrap(), ListenerId(5)));
         }
     }
