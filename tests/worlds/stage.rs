@@ -7,7 +7,7 @@ use std::time::Duration;
 use postlane::balance::Policy;
 use postlane::balance::health::Rules;
 use postlane::dispatch::Dispatch;
-use postlane::dispatch::options::{Listener, Network, Options, Pool, Upstream};
+use postlane::dispatch::options::{Listener, Options, Pool, Upstream};
 use postlane::dispatch::owner::ShardBy;
 use postlane::handle::{ListenerId, ShardId};
 use postlane::net::sim::{Faults, SimNet, World};
@@ -42,7 +42,7 @@ impl Setup {
             buffers: 256,
             shard_by: ShardBy::Address,
             listener: Listener {
-                trusted: vec![Network { address: "127.0.0.0".parse().unwrap(), prefix: 8 }],
+                trusted: vec!["127.0.0.0/8".parse().unwrap()],
                 server: server::Options { hostname: "out1.example.net".into(), ..Default::default() },
                 sessions_max: 1000,
                 idle_timeout: Duration::from_secs(300),
