@@ -72,12 +72,14 @@ pub struct Routes {
     /// Rules about nothing that is looked up.
     rest: Vec<u32>,
     wants_header: bool,
+    /// The pool where no rule matches.
+    otherwise: u16,
 }
 
 impl Routes {
-    /// Compiles rules, the first first.
-    pub fn new(rules: Vec<Rule>) -> Routes {
-        let mut routes = Routes::default();
+    /// Compiles rules, the first first. `otherwise`: the pool where none matches.
+    pub fn new(rules: Vec<Rule>, otherwise: u16) -> Routes {
+        let mut routes = Routes { otherwise, ..Routes::default() };
         for (number, rule) in rules.iter().enumerate() {
             let number = number as u32;
             routes.wants_header |= rule.header.is_some();
@@ -103,11 +105,6 @@ impl Routes {
         }
     }
 
-    /// Has it no rule?
-    pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
-    }
-
     /// Does some rule look at the header?
     pub fn wants_header(&self) -> bool {
         self.wants_header
@@ -131,14 +128,14 @@ impl Routes {
         Message(first)
     }
 
-    /// The pool for a recipient with this domain; `None` if no rule matches.
-    pub fn pick(&self, message: Message, recipient_domain: &[u8], facts: &Facts<'_>) -> Option<u16> {
+    /// The pool for a recipient with this domain.
+    pub fn pick(&self, message: Message, recipient_domain: &[u8], facts: &Facts<'_>) -> u16 {
         let mut first = message.0;
         if !self.by_recipient.is_empty() {
             let mut consider = |numbers: &[u32]| first = self.first_of(numbers, first, facts);
             self.by_recipient.look_up(recipient_domain, &mut consider);
         }
-        self.rules.get(first as usize).map(|rule| rule.pool)
+        self.rules.get(first as usize).map_or(self.otherwise, |rule| rule.pool)
     }
 
     /// The first of these rules, in ascending order, that matches; `best` if none is below it.
