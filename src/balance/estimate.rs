@@ -7,6 +7,8 @@ use crate::time::Instant;
 const FADE_NANOS: f64 = 10e9;
 /// No upstream is taken to be faster than this: below it, differences are noise.
 const FLOOR_NANOS: f64 = 20e3;
+/// Nor slower than this, however often it failed.
+const CEILING_NANOS: f64 = 60e9;
 /// How much of a worse / a better sample is believed at once.
 const RISE: f64 = 0.5;
 const FALL: f64 = 1.0 / 16.0;
@@ -40,7 +42,10 @@ impl Estimate {
     pub fn punish(&mut self, others_nanos: u64, now: Instant) {
         let others = others_nanos as f64;
         let was = self.faded(now);
-        self.nanos = (was * 2.0).min(was.max(others * FAILURES_COST_MAX)).max(others).max(FLOOR_NANOS);
+        self.nanos = (was * 2.0)
+            .min(was.max(others * FAILURES_COST_MAX))
+            .max(others)
+            .clamp(FLOOR_NANOS, CEILING_NANOS);
         self.updated = now;
     }
 

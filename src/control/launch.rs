@@ -58,6 +58,8 @@ impl Failure {
 
     pub(super) fn listen(what: &str, address: SocketAddr, error: &std::io::Error) -> Failure {
         let remedy = match error.raw_os_error() {
+            // In words already, with the remedy.
+            None => return Failure { exit: 71, message: format!("{what} cannot listen: {error}") },
             Some(libc::EADDRINUSE) => {
                 "another program listens there: `ss -ltnp` names it; stop it or choose another port"
             }
@@ -65,7 +67,7 @@ impl Failure {
             Some(libc::EACCES | libc::EPERM) => {
                 "ports below 1024 need CAP_NET_BIND_SERVICE (AmbientCapabilities= in a systemd unit)"
             }
-            _ => "see the error for what to change",
+            Some(_) => "see the error for what to change",
         };
         Failure { exit: 71, message: format!("{what} cannot listen on {address}: {error}; {remedy}") }
     }

@@ -72,7 +72,9 @@ pub fn serve(
         .spawn(move || control(view, admin, drain_timeout, each_second))
         .map_err(|error| Failure::os("the control thread", &error.to_string(), MEMLOCK_REMEDY));
     let ended = match executor {
-        Ok(handle) => handle.join().unwrap_or_else(|error| Err(Failure::internal(&error.to_string()))),
+        Ok(handle) => handle.join().unwrap_or_else(|error| {
+            Err(Failure::os("the control thread", &error.to_string(), MEMLOCK_REMEDY))
+        }),
         Err(failure) => Err(failure),
     };
     running.view.orders.give(Order::Stop);

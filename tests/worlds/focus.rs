@@ -334,3 +334,72 @@ fn a_link_that_cannot_be_closed_is_cut() {
         play.finish();
     }
 }
+
+/// Input that comes while an answer is waited for is kept, in buffers; the answer needs one too.
+#[test]
+fn input_kept_for_later_cannot_starve_the_links() {
+    let mut setup = Setup::new(13, 1);
+    setup.buffers = 24;
+    let mut play = world(&setup, vec![Manner::slow(200 * MS)]);
+    let inlet = play.stage.inlet;
+    let peers: Vec<_> =
+        (0..16).map(|_| play.stage.world.connect(inlet, "127.0.0.1:0".parse().unwrap())).collect();
+    play.pass(MS);
+    for (n, peer) in peers.iter().enumerate() {
+        let text = format!("EHLO c\r\nMAIL FROM:<m{n}@s.example>\r\nRCPT TO:<r{n}@d.example>\r\nDATA\r\n");
+        play.stage.world.send(*peer, text.as_bytes());
+        play.pass(MS);
+        play.stage.world.send(*peer, b"Subject: x\r\n\r\nx\r\n.\r\n");
+        play.pass(MS);
+    }
+    for _ in 0..12 {
+        for peer in &peers {
+            // Too large to be put together with what came before.
+            play.stage.world.send(*peer, &b"NOOP\r\n".repeat(1000));
+        }
+        play.pass(MS);
+    }
+    play.pass(Duration::from_secs(2));
+    let mut answers = Vec::new();
+    for peer in &peers {
+        let mut heard = Vec::new();
+        play.stage.world.take_received(*peer, &mut heard);
+        let heard = String::from_utf8_lossy(&heard).into_owned();
+        let end = heard.split_once("354 ").and_then(|(_, rest)| rest.split("\r\n").nth(1)).unwrap_or("");
+        answers.push(end.to_owned());
+    }
+    let taken = play.upstreams[0].taken.len();
+    let positive = answers.iter().filter(|answer| answer.starts_with("250 ")).count();
+    assert!(taken > 4 && positive == taken, "{taken} taken, answers: {answers:#?}");
+    assert_eq!(play.stage.sum(|stats| stats.in_doubt.get()), 0);
+    peers.iter().for_each(|peer| play.stage.world.reset(*peer));
+    play.end();
+}
+
+/// Those that cannot carry a message are no attempts, and "cannot" is not said while another only said "later".
+#[test]
+fn upstreams_that_cannot_carry_it_are_passed_over() {
+    let mut setup = Setup::new(14, 6);
+    setup.pool.attempts = 2;
+    let plain = Manner { eight_bit: false, ..Manner::good() };
+    let mut manners = vec![plain.clone(); 5];
+    manners.push(Manner::slow(30 * MS));
+    let mut play = world(&setup, manners);
+    play.add_clients(1, &Habits::plain(10), 10, 500);
+    play.messages.iter_mut().for_each(|message| message.parameters = " BODY=8BITMIME");
+    play.serve_all();
+    play.finish();
+    play.all_are(Fate::Answered(250));
+    assert_eq!(play.upstreams[5].taken.len(), 10);
+
+    setup.seed = 15;
+    let busy = Manner { odds: vec![(Moment::Mail, Deed::Defer, 1.0)], ..Manner::good() };
+    let mut manners = vec![plain; 5];
+    manners.push(busy);
+    let mut play = world(&setup, manners);
+    play.add_clients(1, &Habits::plain(10), 10, 500);
+    play.messages.iter_mut().for_each(|message| message.parameters = " BODY=8BITMIME");
+    play.serve_all();
+    play.finish();
+    play.all_are(Fate::Answered(451));
+}
