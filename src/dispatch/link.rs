@@ -29,6 +29,8 @@ pub(super) struct Link {
     next_begun: bool,
     /// Transactions ended on it.
     served: u32,
+    /// It has been idle.
+    rested: bool,
     since: Instant,
     /// When the current one's final dot left.
     dot_at: Instant,
@@ -82,6 +84,7 @@ impl Link {
             next: None,
             next_begun: false,
             served: 0,
+            rested: false,
             since: now,
             dot_at: now,
             body_leaving: false,
@@ -383,6 +386,7 @@ impl Dispatch {
             let (pool, upstream) = (link.pool, link.upstream);
             let waited = now.nanos_since(link.dot_at);
             let current = link.current.take();
+            link.served += 1;
             self.pools[pool].fleet.succeeded(upstream, waited, now);
             self.stats.pools[pool][upstream].stage(Stage::Eod).record(waited);
             if let Some(current) = current {
@@ -407,6 +411,7 @@ impl Dispatch {
         let Some(current) = link.current.take() else {
             return;
         };
+        link.served += 1;
         self.failed(pool, current, fault, now);
         self.next_turn(id, now);
     }
@@ -416,7 +421,6 @@ impl Dispatch {
         let link = &mut self.links[id.0 as usize];
         link.current = link.next.take();
         let begun = std::mem::take(&mut link.next_begun);
-        link.served += 1;
         let per_link = self.options.pools[link.pool].transactions_per_link;
         let (spent, spent_next) = (is_spent(link.served, per_link), is_spent(link.served + 1, per_link));
         let (pool, upstream) = (link.pool, link.upstream);
@@ -439,7 +443,8 @@ impl Dispatch {
 
     /// A ready link without a delivery.
     fn link_free(&mut self, id: LinkId, now: Instant) {
-        let link = &self.links[id.0 as usize];
+        let link = &mut self.links[id.0 as usize];
+        link.rested = true;
         let (pool, upstream) = (link.pool, link.upstream);
         if self.draining && self.deliveries.is_empty() {
             return self.retire_link(id, now);
@@ -530,7 +535,7 @@ impl Dispatch {
             (false, true) => Phase::Envelope { heard: attempt.heard },
             (false, false) => Phase::Opening,
         };
-        let reused = link.served > 0;
+        let reused = link.served > 0 || link.rested;
         let fault = match (&link.early, &link.trouble, cause) {
             // It had answered before all of the body had left; that is its answer.
             (Some(reply), ..) if !reply.as_reply().is_positive() => {

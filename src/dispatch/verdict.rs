@@ -43,6 +43,8 @@ pub(super) enum Retry {
     FreshLink,
     /// This upstream may have taken it: repeated elsewhere all the same, and counted.
     InDoubt,
+    /// This upstream lacks what the message needs; another may have it. Nothing was offered: not an attempt.
+    Unable,
     /// The answer is final.
     Never,
 }
@@ -102,7 +104,7 @@ pub(super) fn judge(trouble: Trouble<'_>, phase: Phase, reused: bool) -> Fault {
         Trouble::Said(reply) | Trouble::SaidOfRecipient(reply) => {
             fault(Retry::Never, Blame::Nobody, refused(reply))
         }
-        Trouble::Cannot(lack) => fault(Retry::Elsewhere, Blame::Nobody, unable(lack)),
+        Trouble::Cannot(lack) => fault(Retry::Unable, Blame::Nobody, unable(lack)),
     }
 }
 

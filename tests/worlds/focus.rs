@@ -65,12 +65,12 @@ impl Play {
 
 #[test]
 fn a_slow_upstream_gets_a_small_share() {
-    for clients in [16, 64] {
+    for clients in [16, 48] {
         let mut play = world(&Setup::new(1, 3), [1, 5, 50].map(|ms| Manner::slow(ms * MS)).to_vec());
-        play.add_clients(clients, &Habits::plain(200), 200, 2_000);
+        play.add_clients(clients, &Habits::plain(100), 100, 2_000);
         play.serve_all();
         let taken: Vec<usize> = play.upstreams.iter().map(|upstream| upstream.taken.len()).collect();
-        println!("{clients} clients, 1, 5 and 50 ms: {taken:?} of {}", 200 * clients);
+        println!("{clients} clients, 1, 5 and 50 ms: {taken:?} of {}", 100 * clients);
         play.finish();
         play.all_are(Fate::Answered(250));
         assert!(taken[0] > 3 * taken[1] && taken[1] > 3 * taken[2], "{taken:?}");
@@ -130,7 +130,7 @@ fn one_that_dies_and_returns_is_no_clients_trouble() {
     setup.pool.health.eject_for = 500 * MS;
     let manners = [1, 5, 50].map(|ms| Manner::slow(ms * MS)).to_vec();
     let mut play = world(&setup, manners);
-    play.add_clients(16, &Habits::plain(800), 800, 2_000);
+    play.add_clients(16, &Habits::plain(500), 500, 1_000);
     play.pass(300 * MS);
     play.upstreams[0].die(&play.stage.world);
     let before = play.upstreams[0].taken.len();
