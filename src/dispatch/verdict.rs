@@ -101,8 +101,12 @@ pub(super) fn judge(trouble: Trouble<'_>, phase: Phase, reused: bool) -> Fault {
         Trouble::SaidOfRecipient(reply) if reply.is_temporary() => {
             fault(Retry::Elsewhere, Blame::Message, deferred(reply))
         }
-        Trouble::Said(reply) | Trouble::SaidOfRecipient(reply) => {
+        Trouble::Said(reply) | Trouble::SaidOfRecipient(reply) if reply.is_permanent() => {
             fault(Retry::Never, Blame::Nobody, refused(reply))
+        }
+        // A 1xx, 2xx or 3xx where none is due: it does not speak SMTP, which another may.
+        Trouble::Said(_) | Trouble::SaidOfRecipient(_) => {
+            fault(Retry::Elsewhere, Blame::Upstream, ours(0, "the upstream's answer made no sense"))
         }
         Trouble::Cannot(lack) => fault(Retry::Unable, Blame::Nobody, unable(lack)),
     }
@@ -134,11 +138,7 @@ fn deferred(reply: Reply<'_>) -> ReplyBuf {
 
 /// A refusal as the upstream gave it; every reply of ours has an enhanced code.
 fn refused(reply: Reply<'_>) -> ReplyBuf {
-    if reply.is_permanent() {
-        return Reply { enhanced: Some(reply.enhanced.unwrap_or(Enhanced(5, 0, 0))), ..reply }.to_buf();
-    }
-    // A 1xx, 2xx or 3xx where none is due: a peer that does not speak SMTP. Not the client's fault.
-    ours(0, "the upstream's answer made no sense")
+    Reply { enhanced: Some(reply.enhanced.unwrap_or(Enhanced(5, 0, 0))), ..reply }.to_buf()
 }
 
 fn unable(lack: Lack) -> ReplyBuf {
