@@ -55,6 +55,11 @@ impl Health {
         self.ejected_until.is_some_and(|until| now < until)
     }
 
+    /// Is its ejection over, and nothing known yet of how it is now?
+    pub(super) fn awaits_trial(&self, in_flight: u32, now: Instant) -> bool {
+        in_flight == 0 && self.ejected_until.is_some_and(|until| now >= until)
+    }
+
     /// May one more transaction go there? After an ejection only one at a time, until one went well.
     pub(super) fn admits(&self, in_flight: u32, now: Instant) -> bool {
         match self.ejected_until {

@@ -140,7 +140,9 @@ impl Dispatch {
         let random = self.random();
         let delivery = &mut self.deliveries[id.0 as usize];
         if delivery.deadline <= now {
-            let reply = delivery.last.take().unwrap_or_else(|| ours(7, "no upstream had room in time"));
+            // Nobody has seen it but those that cannot carry it: that is not the last word.
+            let last = delivery.last.take().filter(|reply| reply.as_reply().is_temporary());
+            let reply = last.unwrap_or_else(|| ours(7, "no upstream had room in time"));
             self.give_up(id, reply);
             return Placed::Yes;
         }
@@ -255,15 +257,14 @@ impl Dispatch {
     pub(super) fn failed(&mut self, pool: usize, id: DeliveryId, fault: Fault, now: Instant) {
         let upstream = self.leave(pool, id);
         let stats = &self.stats.pools[pool][upstream];
-        if fault.retry == Retry::Never {
-            stats.bounced.add(1)
-        } else {
-            stats.deferred.add(1)
+        match fault.retry {
+            Retry::Never => stats.bounced.add(1),
+            Retry::Elsewhere | Retry::InDoubt => stats.deferred.add(1),
+            Retry::FreshLink | Retry::Unable => {}
         }
         let fleet = &mut self.pools[pool].fleet;
         if fault.blame != Blame::Nobody {
-            let median = fleet.median_nanos(now);
-            fleet.members[upstream].estimate.punish(median, now);
+            fleet.failed(upstream, now);
         }
         if fault.blame == Blame::Upstream {
             let rules = &self.options.pools[pool].health;
@@ -283,6 +284,14 @@ impl Dispatch {
         match fault.retry {
             Retry::Never => return self.give_up(id, fault.reply),
             Retry::FreshLink if delivery.stale_links < STALE_LINKS_MAX => delivery.stale_links += 1,
+            Retry::Unable => {
+                delivery.tried.push(delivery.attempt.upstream);
+                // A refusal for good only if none has said that it might take it later.
+                delivery.last.get_or_insert(fault.reply);
+                if delivery.tried.is_full() {
+                    delivery.attempts = u8::MAX;
+                }
+            }
             Retry::FreshLink | Retry::Elsewhere | Retry::InDoubt => {
                 delivery.tried.push(delivery.attempt.upstream);
                 delivery.attempts += 1;

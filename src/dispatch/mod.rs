@@ -58,6 +58,8 @@ pub enum Command<'a> {
         /// Whose body.
         message: Arc<Message>,
     },
+    /// Have `handle_sent` called when all written so far has left: a body of nothing.
+    Mark(StreamId),
     /// Open a stream and tell `handle_opening` its id.
     Open {
         /// For which link.
@@ -90,6 +92,7 @@ enum Queued {
     Write { stream: StreamId, from: usize, to: usize },
     WriteBody { stream: StreamId, message: Arc<Message> },
     Open { link: LinkId, address: SocketAddr, source: Option<IpAddr> },
+    Mark(StreamId),
     Pause(StreamId),
     Resume(StreamId),
     Close(StreamId),
@@ -155,6 +158,7 @@ pub struct Dispatch {
     receiving: usize,
     next_tick: Instant,
     draining: bool,
+    stopping: bool,
 }
 
 impl Dispatch {
@@ -195,6 +199,7 @@ impl Dispatch {
             receiving: 0,
             next_tick: Instant::NEVER,
             draining: false,
+            stopping: false,
             options,
         }
     }
@@ -244,8 +249,10 @@ impl Dispatch {
 
     /// The body written last has left.
     pub fn handle_sent(&mut self, stream: StreamId, now: Instant, buffers: &mut impl Buffers) {
-        if let StreamOwner::Link(link) = self.owner_of(stream) {
-            self.link_sent(link, now);
+        match self.owner_of(stream) {
+            StreamOwner::Session(session) => self.session_sent(session, now, buffers),
+            StreamOwner::Link(link) => self.link_sent(link, now),
+            StreamOwner::Nobody => {}
         }
         self.settle(now, buffers);
     }
@@ -287,7 +294,7 @@ impl Dispatch {
     /// Deals with all deadlines that have passed.
     pub fn handle_deadlines(&mut self, now: Instant, buffers: &mut impl Buffers) {
         while let Some(slot) = self.session_deadlines.pop_expired(now) {
-            self.session_expired(slot as u32);
+            self.session_expired(slot as u32, now);
         }
         while let Some(slot) = self.link_deadlines.pop_expired(now) {
             self.link_expired(LinkId(slot as u32), now);
@@ -314,6 +321,7 @@ impl Dispatch {
             Queued::Write { stream, from, to } => Command::Write { stream, bytes: &self.out[from..to] },
             Queued::WriteBody { stream, message } => Command::WriteBody { stream, message },
             Queued::Open { link, address, source } => Command::Open { link, address, source },
+            Queued::Mark(stream) => Command::Mark(stream),
             Queued::Pause(stream) => Command::Pause(stream),
             Queued::Resume(stream) => Command::Resume(stream),
             Queued::Close(stream) => Command::Close(stream),
@@ -323,9 +331,17 @@ impl Dispatch {
     }
 
     /// Takes no new mail from now on: 421 to whoever brings some; what is under way finishes.
-    pub fn drain(&mut self) {
+    pub fn drain(&mut self, now: Instant) {
         self.draining = true;
-        self.drain_sessions();
+        self.dismiss_sessions(false, now);
+    }
+
+    /// Takes leave: of sessions even in mid-message, and of links. Only who waits for an answer still gets it.
+    pub fn stop(&mut self, now: Instant) {
+        self.draining = true;
+        self.stopping = true;
+        self.dismiss_sessions(true, now);
+        self.close_links(now);
     }
 
     /// Messages being received, waiting or being sent.
@@ -339,9 +355,9 @@ impl Dispatch {
     }
 
     /// Says goodbye to every idle link.
-    pub fn close_links(&mut self) {
+    fn close_links(&mut self, now: Instant) {
         let idle: Vec<u32> = self.links.iter().filter(|(_, l)| l.is_idle()).map(|(i, _)| i as u32).collect();
-        idle.into_iter().for_each(|link| self.retire_link(LinkId(link)));
+        idle.into_iter().for_each(|link| self.retire_link(LinkId(link), now));
     }
 
     /// Sets the wall clock: seconds since 1970 at the shard clock's zero.
@@ -376,6 +392,9 @@ impl Dispatch {
             };
             self.pools[pool].stirred = false;
             self.serve_waiting(pool, now);
+        }
+        if self.stopping && self.deliveries.is_empty() {
+            self.close_links(now);
         }
         let someone_waits =
             self.pools.iter().any(|pool| !pool.waiting.is_empty() || !pool.repeats.is_empty());

@@ -59,6 +59,22 @@ impl Setup {
             },
         }
     }
+
+    /// What that shard's dispatch is told.
+    pub(crate) fn options(&self, shard: ShardId) -> Options {
+        Options {
+            shard,
+            shards: self.shards,
+            shard_by: self.shard_by,
+            hostname: "out1.example.net".into(),
+            epoch_ms: 1_700_000_000_000,
+            seed: self.seed.wrapping_add(u64::from(shard.0)),
+            bounce_from: "MAILER-DAEMON@out1.example.net".into(),
+            listeners: vec![self.listener.clone()],
+            pools: vec![self.pool.clone()],
+            routes: Arc::default(),
+        }
+    }
 }
 
 /// Where the n-th upstream listens.
@@ -87,18 +103,7 @@ impl Stage {
             .enumerate()
             .map(|(n, mailbox)| {
                 let id = ShardId(n as u16);
-                let options = Options {
-                    shard: id,
-                    shards: setup.shards,
-                    shard_by: setup.shard_by,
-                    hostname: "out1.example.net".into(),
-                    epoch_ms: 1_700_000_000_000,
-                    seed: setup.seed.wrapping_add(n as u64),
-                    bounce_from: "MAILER-DAEMON@out1.example.net".into(),
-                    listeners: vec![setup.listener.clone()],
-                    pools: vec![setup.pool.clone()],
-                    routes: Arc::default(),
-                };
+                let options = setup.options(id);
                 let dispatch = Dispatch::new(options, stats[n].clone(), 1_700_000_000);
                 let net = world.net(id);
                 let mut shard = Shard::new(id, net, dispatch, mailbox, orders.clone(), stats.clone());
