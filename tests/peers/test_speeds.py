@@ -18,12 +18,12 @@ def test_shares_and_a_crash(lane, lane_sink, say):
     finished = []
     load = threading.Thread(target=lambda: finished.append(smtp_source(server.port, MESSAGES, 10 * 1024)))
     load.start()
-    taken = lambda sink: len(sink.deliveries())
-    wait_until(lambda: sum(map(taken, sinks)) > MESSAGES / 5, 60, "a fifth of the load", step=0.1)
+    taken = lambda: sum(sink.taken() for sink in sinks)
+    wait_until(lambda: taken() > MESSAGES / 5, 60, "a fifth of the load", step=0.1)
     victim.kill()
-    before = taken(victim)
-    at_kill = sum(map(taken, sinks))
-    wait_until(lambda: sum(map(taken, sinks)) > at_kill + MESSAGES / 5, 60, "load while one is down", step=0.1)
+    before = victim.taken()
+    at_kill = taken()
+    wait_until(lambda: taken() > at_kill + MESSAGES / 5, 60, "load while one is down", step=0.1)
     victim.start()
     load.join(200)
     assert finished, "smtp-source does not end"
@@ -36,7 +36,7 @@ def test_shares_and_a_crash(lane, lane_sink, say):
     # At least once: what was in doubt when the link was cut may be twice, at most what was in flight.
     twice = len(deliveries) - MESSAGES
     assert 0 <= twice <= 16, f"{twice} messages arrived twice"
-    shares = [taken(sink) for sink in sinks]
+    shares = [sink.taken() for sink in sinks]
     say(", ".join(f"{latency} {share / len(deliveries):.1%}" for latency, share in zip(LATENCIES, shares))
         + f" of {MESSAGES}; {twice} twice; the 5 ms one took {shares[1] - before} after its restart")
     assert shares[1] > before, "the restarted upstream got nothing"
@@ -51,7 +51,7 @@ def test_shares_in_peace(lane, lane_sink, say):
     assert_clean(smtp_source(server.port, MESSAGES, 1024))
     seconds = time.monotonic() - start
     server.stop()
-    shares = [len(sink.deliveries()) for sink in sinks]
+    shares = [sink.taken() for sink in sinks]
     say(", ".join(f"{latency} {share / MESSAGES:.1%}" for latency, share in zip(LATENCIES, shares))
         + f" of {MESSAGES} at {MESSAGES / seconds:.0f} a second")
     assert sum(shares) == MESSAGES
