@@ -27,6 +27,23 @@ pub struct StreamId {
     pub generation: u32,
 }
 
+/// Why a stream ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// We closed or aborted it.
+    Local,
+    /// The peer closed it in order (FIN).
+    Peer,
+    /// The peer or the network reset it, or it failed otherwise: errno.
+    Failed(i32),
+    /// It could not be opened: errno (ECONNREFUSED, ETIMEDOUT, EADDRNOTAVAIL, …).
+    NotOpened(i32),
+}
+
+/// A link's place in its shard's table of links.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct LinkId(pub u32);
+
 /// One buffer of one shard's arena. Only the shard `arena` may retain or release it; any shard that was
 /// handed it may read it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -52,7 +69,11 @@ impl Extent {
     /// The part of this extent that `range` (relative to its start) names.
     pub fn slice(self, range: std::ops::Range<usize>) -> Extent {
         debug_assert!(range.start <= range.end && range.end <= self.len as usize);
-        Extent { buffer: self.buffer, start: self.start + range.start as u32, len: (range.end - range.start) as u32 }
+        Extent {
+            buffer: self.buffer,
+            start: self.start + range.start as u32,
+            len: (range.end - range.start) as u32,
+        }
     }
 }
 

@@ -7,6 +7,7 @@ pub mod dispatch;
 pub mod handle;
 pub mod limits;
 pub mod net;
+pub mod network;
 pub mod observe;
 pub mod pool;
 pub mod protocol;

@@ -1,1 +1,24 @@
-//! How much of everything there can be. Rank 0.
+//! How much of everything there can be. Rank 0. What the configuration can move is there; these are the rest.
+
+use std::time::Duration;
+
+/// A message that no upstream has taken this long after its final dot is answered 451: RFC 5321 4.5.3.2.6 has
+/// clients wait ten minutes.
+pub const MESSAGE_TIME_MAX: Duration = Duration::from_secs(9 * 60);
+/// Unread input kept for a session that waits for an answer; beyond it the session's stream is paused.
+pub const PENDING_BYTES_MAX: usize = 64 << 10;
+/// Pieces of that input; each may hold a buffer.
+pub const PENDING_EXTENTS_MAX: usize = 4;
+/// A piece of a body up to this size is copied behind the one before it if there is room, so that bodies that
+/// trickle in do not hold a whole buffer per packet. One Ethernet jumbo frame is left alone.
+pub const APPEND_BYTES_MAX: u32 = 4 << 10;
+/// How often waiting messages look for an upstream again when nothing else makes them.
+pub const WAITING_TICK: Duration = Duration::from_millis(10);
+/// Waiting repeats that are looked at, one by one, in a pass.
+pub const REPEATS_PER_PASS: usize = 16;
+/// Links found dead when a message was given to them, before that message counts it as an attempt.
+pub const STALE_LINKS_MAX: u8 = 32;
+/// Most of the original's header that goes into a bounce (RFC 3462 leaves it to us).
+pub const BOUNCE_HEADER_BYTES_MAX: usize = 16 << 10;
+/// Buffers kept back for commands and replies: bodies may not take the last ones.
+pub const BUFFERS_RESERVED: usize = 8;

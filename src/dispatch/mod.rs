@@ -1,1 +1,481 @@
-//! The dispatch room.
+//! The life of a message: sessions paired with links, verdicts, repeats. Pure: facts go in by `handle_*`, what
+//! is to be done comes out by [`Dispatch::poll_command`]; time is an argument.
+//!
+//! One `Dispatch` is one shard's. A *transaction* belongs to the shard that took the message; a *delivery* is a
+//! group of its recipients on the shard that owns them. Groups and outcomes travel as [`Letter`]s.
+
+mod bounce;
+mod date;
+mod delivery;
+mod link;
+mod message;
+pub mod options;
+pub mod owner;
+mod received;
+mod session;
+mod transaction;
+mod verdict;
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use slab::Slab;
+
+use crate::balance::Fleet;
+use crate::handle::{Buffers, Cause, Extent, LinkId, ListenerId, ShardId, StreamId};
+use crate::limits::WAITING_TICK;
+use crate::observe::Stats;
+use crate::pool::Links;
+use crate::time::{Deadlines, Instant};
+use date::DateLine;
+use delivery::Delivery;
+pub use delivery::DeliveryId;
+use link::Link;
+use message::Spares;
+pub use message::{Letter, Message, MessageId, Outcome, TransactionId};
+use options::Options;
+use owner::Owners;
+use session::Session;
+use transaction::Transaction;
+
+/// What the shard is to do, in this order.
+#[derive(Debug)]
+pub enum Command<'a> {
+    /// Write these bytes.
+    Write {
+        /// Where.
+        stream: StreamId,
+        /// Valid until the next call; copied by the stream.
+        bytes: &'a [u8],
+    },
+    /// Write the body's extents; they stay until `Sent` or `Closed`.
+    WriteBody {
+        /// Where.
+        stream: StreamId,
+        /// Whose body.
+        message: Arc<Message>,
+    },
+    /// Open a stream and tell `handle_opening` its id.
+    Open {
+        /// For which link.
+        link: LinkId,
+        /// Where to.
+        address: SocketAddr,
+        /// From where.
+        source: Option<IpAddr>,
+    },
+    /// Stop receiving.
+    Pause(StreamId),
+    /// Receive again.
+    Resume(StreamId),
+    /// Close after all written has left.
+    Close(StreamId),
+    /// Close now.
+    Abort(StreamId),
+    /// Put the letter into that shard's box.
+    Post {
+        /// Whose box.
+        shard: ShardId,
+        /// What.
+        letter: Letter,
+    },
+}
+
+/// A command as it is kept: bytes lie in `Dispatch::out`.
+#[derive(Debug)]
+enum Queued {
+    Write {
+        stream: StreamId,
+        from: usize,
+        to: usize,
+    },
+    WriteBody {
+        stream: StreamId,
+        message: Arc<Message>,
+    },
+    Open {
+        link: LinkId,
+        address: SocketAddr,
+        source: Option<IpAddr>,
+    },
+    Pause(StreamId),
+    Resume(StreamId),
+    Close(StreamId),
+    Abort(StreamId),
+    Post {
+        shard: ShardId,
+        letter: Letter,
+    },
+}
+
+/// Whose stream it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum StreamOwner {
+    Nobody,
+    Session(u32),
+    Link(LinkId),
+}
+
+/// One pool on this shard.
+#[derive(Debug)]
+struct PoolState {
+    fleet: Fleet,
+    links: Vec<Links>,
+    /// For each upstream its transactions in flight by age; those over are dropped when they come to the front.
+    ages: Vec<VecDeque<(Instant, DeliveryId, u64)>>,
+    /// New deliveries that no link has room for, oldest first.
+    waiting: VecDeque<DeliveryId>,
+    /// Those that have been somewhere already.
+    repeats: VecDeque<DeliveryId>,
+    next_source: usize,
+    /// Something changed that may let a waiting delivery go.
+    stirred: bool,
+}
+
+/// One shard's dispatch.
+#[derive(Debug)]
+pub struct Dispatch {
+    options: Options,
+    owners: Owners,
+    stats: Arc<Stats>,
+    sessions: Slab<Session>,
+    session_deadlines: Deadlines,
+    transactions: Slab<Transaction>,
+    deliveries: Slab<Delivery>,
+    links: Slab<Link>,
+    link_deadlines: Deadlines,
+    pools: Vec<PoolState>,
+    streams: Vec<(u32, StreamOwner)>,
+    commands: VecDeque<Queued>,
+    out: Vec<u8>,
+    /// Outcomes for this shard's own transactions, dealt with when the fact at hand has been.
+    outcomes: VecDeque<(TransactionId, Outcome)>,
+    spares: Spares,
+    spare_lists: Vec<Vec<u16>>,
+    shards_seen: Vec<bool>,
+    date: DateLine,
+    /// Seconds since 1970 at the clock's zero.
+    unix_at_zero: i64,
+    numbers: u64,
+    generation: u32,
+    random: u64,
+    /// Sessions between MAIL and the final dot.
+    receiving: usize,
+    next_tick: Instant,
+    draining: bool,
+}
+
+impl Dispatch {
+    /// A shard with nothing in it. `unix_at_zero`: seconds since 1970 when the clock read zero.
+    pub fn new(options: Options, stats: Arc<Stats>, unix_at_zero: i64) -> Self {
+        let pools = options.pools.iter().map(|pool| PoolState {
+            fleet: Fleet::new(pool.policy, pool.upstreams.iter().map(|u| u.weight)),
+            links: pool
+                .upstreams
+                .iter()
+                .map(|_| Links::new(pool.links_max))
+                .collect(),
+            ages: pool.upstreams.iter().map(|_| VecDeque::new()).collect(),
+            waiting: VecDeque::new(),
+            repeats: VecDeque::new(),
+            next_source: 0,
+            stirred: false,
+        });
+        Dispatch {
+            owners: Owners::new(options.shards, options.shard_by, &options.hostname),
+            pools: pools.collect(),
+            shards_seen: vec![false; usize::from(options.shards)],
+            random: options.seed | 1,
+            stats,
+            sessions: Slab::new(),
+            session_deadlines: Deadlines::default(),
+            transactions: Slab::new(),
+            deliveries: Slab::new(),
+            links: Slab::new(),
+            link_deadlines: Deadlines::default(),
+            streams: Vec::new(),
+            commands: VecDeque::new(),
+            out: Vec::new(),
+            outcomes: VecDeque::new(),
+            spares: Spares::default(),
+            spare_lists: Vec::new(),
+            date: DateLine::default(),
+            unix_at_zero,
+            numbers: 0,
+            generation: 0,
+            receiving: 0,
+            next_tick: Instant::NEVER,
+            draining: false,
+            options,
+        }
+    }
+
+    /// A listener took a stream. `elsewhere`: that listener's sessions on the other shards.
+    pub fn handle_accepted(
+        &mut self,
+        listener: ListenerId,
+        stream: StreamId,
+        peer: SocketAddr,
+        elsewhere: u64,
+        now: Instant,
+    ) {
+        self.open_session(listener, stream, peer, elsewhere, now);
+    }
+
+    /// The stream asked for by `Command::Open` has this id.
+    pub fn handle_opening(&mut self, link: LinkId, stream: StreamId) {
+        self.adopt(stream, StreamOwner::Link(link));
+        if let Some(link) = self.links.get_mut(link.0 as usize) {
+            link.stream = Some(stream);
+        }
+    }
+
+    /// It is open.
+    pub fn handle_opened(&mut self, stream: StreamId, now: Instant) {
+        if let StreamOwner::Link(link) = self.owner_of(stream) {
+            self.link_opened(link, now);
+        }
+    }
+
+    /// Bytes came. Takes over the one reference to their buffer.
+    pub fn handle_received(
+        &mut self,
+        stream: StreamId,
+        extent: Extent,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
+        match self.owner_of(stream) {
+            StreamOwner::Session(session) => self.session_received(session, extent, now, buffers),
+            StreamOwner::Link(link) => self.link_received(link, extent, now, buffers),
+            StreamOwner::Nobody => buffers.release(extent.buffer),
+        }
+        self.settle(now, buffers);
+    }
+
+    /// The body written last has left.
+    pub fn handle_sent(&mut self, stream: StreamId, now: Instant, buffers: &mut impl Buffers) {
+        if let StreamOwner::Link(link) = self.owner_of(stream) {
+            self.link_sent(link, now);
+        }
+        self.settle(now, buffers);
+    }
+
+    /// A stream is no more.
+    pub fn handle_closed(
+        &mut self,
+        stream: StreamId,
+        cause: Cause,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
+        let owner = self.owner_of(stream);
+        if owner != StreamOwner::Nobody {
+            self.streams[stream.slot as usize].1 = StreamOwner::Nobody;
+        }
+        match owner {
+            StreamOwner::Session(session) => self.session_closed(session, buffers),
+            StreamOwner::Link(link) => self.link_closed(link, cause, now),
+            StreamOwner::Nobody => {}
+        }
+        self.settle(now, buffers);
+    }
+
+    /// Mail from another shard.
+    pub fn handle_letter(&mut self, letter: Letter, now: Instant, buffers: &mut impl Buffers) {
+        match letter {
+            Letter::Group {
+                origin,
+                transaction,
+                message,
+                whole,
+            } => {
+                self.new_delivery(message, origin, transaction, whole, now);
+            }
+            Letter::Verdict {
+                transaction,
+                message,
+                outcome,
+            } => {
+                drop(message);
+                self.outcomes.push_back((transaction, outcome));
+            }
+        }
+        self.settle(now, buffers);
+    }
+
+    /// Deals with all deadlines that have passed.
+    pub fn handle_deadlines(&mut self, now: Instant, buffers: &mut impl Buffers) {
+        while let Some(slot) = self.session_deadlines.pop_expired(now) {
+            self.session_expired(slot as u32);
+        }
+        while let Some(slot) = self.link_deadlines.pop_expired(now) {
+            self.link_expired(LinkId(slot as u32), now);
+        }
+        if self.next_tick <= now {
+            self.next_tick = Instant::NEVER;
+            self.pools.iter_mut().for_each(|pool| pool.stirred = true);
+        }
+        self.settle(now, buffers);
+    }
+
+    /// When `handle_deadlines` is to be called at the latest.
+    pub fn next_deadline(&self) -> Instant {
+        self.session_deadlines
+            .next()
+            .min(self.link_deadlines.next())
+            .min(self.next_tick)
+    }
+
+    /// The next thing to do; `None` when all is done. To be called until then after any `handle_*`.
+    pub fn poll_command(&mut self) -> Option<Command<'_>> {
+        let Some(queued) = self.commands.pop_front() else {
+            self.out.clear();
+            return None;
+        };
+        Some(match queued {
+            Queued::Write { stream, from, to } => Command::Write {
+                stream,
+                bytes: &self.out[from..to],
+            },
+            Queued::WriteBody { stream, message } => Command::WriteBody { stream, message },
+            Queued::Open {
+                link,
+                address,
+                source,
+            } => Command::Open {
+                link,
+                address,
+                source,
+            },
+            Queued::Pause(stream) => Command::Pause(stream),
+            Queued::Resume(stream) => Command::Resume(stream),
+            Queued::Close(stream) => Command::Close(stream),
+            Queued::Abort(stream) => Command::Abort(stream),
+            Queued::Post { shard, letter } => Command::Post { shard, letter },
+        })
+    }
+
+    /// Takes no new mail from now on: 421 to whoever brings some; what is under way finishes.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        self.drain_sessions();
+    }
+
+    /// Messages being received, waiting or being sent.
+    pub fn under_way(&self) -> usize {
+        self.receiving + self.transactions.len() + self.deliveries.len()
+    }
+
+    /// Nothing left at all: no session, link, transaction or delivery.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty() && self.links.is_empty() && self.under_way() == 0
+    }
+
+    /// Says goodbye to every idle link.
+    pub fn close_links(&mut self) {
+        let idle: Vec<u32> = self
+            .links
+            .iter()
+            .filter(|(_, l)| l.is_idle())
+            .map(|(i, _)| i as u32)
+            .collect();
+        idle.into_iter().for_each(|link| self.retire_link(LinkId(link)));
+    }
+
+    /// Sets the wall clock: seconds since 1970 at the shard clock's zero.
+    pub fn set_unix_at_zero(&mut self, seconds: i64) {
+        self.unix_at_zero = seconds;
+    }
+
+    /// Writes the gauges that are not kept as things happen.
+    pub fn publish(&self, now: Instant) {
+        for (pool, stats) in self.pools.iter().zip(&self.stats.pools) {
+            for ((member, links), stats) in pool.fleet.members.iter().zip(&pool.links).zip(stats) {
+                let (idle, opening, total) = links.counts();
+                stats.idle.set(idle as u64);
+                stats.opening.set(opening as u64);
+                stats.busy.set((total - opening - idle) as u64);
+                stats.in_flight.set(u64::from(member.in_flight));
+                stats.healthy.set(u64::from(!member.health.is_ejected(now)));
+                stats.estimate_nanos.set(member.estimate.nanos(now));
+            }
+        }
+        self.stats.under_way.set(self.under_way() as u64);
+    }
+
+    /// Deals with what the last fact brought about within the shard, until nothing is left.
+    fn settle(&mut self, now: Instant, buffers: &mut impl Buffers) {
+        loop {
+            while let Some((transaction, outcome)) = self.outcomes.pop_front() {
+                self.group_ended(transaction, outcome, now, buffers);
+            }
+            let Some(pool) = self.pools.iter().position(|pool| pool.stirred) else {
+                break;
+            };
+            self.pools[pool].stirred = false;
+            self.serve_waiting(pool, now);
+        }
+        let someone_waits = self
+            .pools
+            .iter()
+            .any(|pool| !pool.waiting.is_empty() || !pool.repeats.is_empty());
+        if someone_waits && self.next_tick == Instant::NEVER {
+            self.next_tick = now + WAITING_TICK;
+        }
+    }
+
+    fn owner_of(&self, stream: StreamId) -> StreamOwner {
+        match self.streams.get(stream.slot as usize) {
+            Some(&(generation, owner)) if generation == stream.generation => owner,
+            _ => StreamOwner::Nobody,
+        }
+    }
+
+    fn adopt(&mut self, stream: StreamId, owner: StreamOwner) {
+        let slot = stream.slot as usize;
+        if slot >= self.streams.len() {
+            self.streams.resize(slot + 1, (0, StreamOwner::Nobody));
+        }
+        self.streams[slot] = (stream.generation, owner);
+    }
+
+    /// Queues what was added to `out` since it was `from` long.
+    fn write_since(&mut self, from: usize, stream: StreamId) {
+        let to = self.out.len();
+        if from == to {
+            return;
+        }
+        if let Some(Queued::Write {
+            stream: last,
+            to: end,
+            ..
+        }) = self.commands.back_mut()
+            && *last == stream
+            && *end == from
+        {
+            *end = to;
+            return;
+        }
+        self.commands.push_back(Queued::Write { stream, from, to });
+    }
+
+    /// xorshift64*: spreads ties, nothing more.
+    fn random(&mut self) -> u64 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        self.random.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// Tells the next user of a place from the last.
+    fn next_generation(&mut self) -> u32 {
+        self.generation = self.generation.wrapping_add(1);
+        self.generation
+    }
+
+    fn unix_seconds(&self, now: Instant) -> u64 {
+        u64::try_from(self.unix_at_zero + (now.as_nanos() / 1_000_000_000) as i64).unwrap_or(0)
+    }
+}

@@ -2,6 +2,13 @@
 //!
 //! One [`Net`] belongs to one shard and one thread. Everything written in a turn to one stream leaves as one
 //! send where the backend can. Calls never block and never fail in place: a fault is a [`Event::Closed`].
+//! Calls that name a stream which has ended do nothing, so that nobody needs to know of an end before its event.
+//!
+//! **When the peer has finished sending** (FIN), what is written in answer to the events up to then still
+//! leaves; as soon as nothing is left to send the stream ends with [`Cause::Peer`]. There is no half-open life
+//! beyond that. While a stream is paused its peer's end is not noticed, unless by a send that fails.
+//!
+//! **When the peer resets**, bytes that arrived before are received first, where they still can be.
 
 pub mod sim;
 pub mod uring;
@@ -12,18 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::handle::{Buffers, Extent, ListenerId, ShardId, StreamId};
 use crate::time::Instant;
 
-/// Why a stream ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Cause {
-    /// We closed or aborted it.
-    Local,
-    /// The peer closed it in order (FIN).
-    Peer,
-    /// The peer or the network reset it, or it failed otherwise: errno.
-    Failed(i32),
-    /// It could not be opened: errno (ECONNREFUSED, ETIMEDOUT, EADDRNOTAVAIL, …).
-    NotOpened(i32),
-}
+pub use crate::handle::Cause;
 
 /// What happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,7 +78,8 @@ pub trait Net: Buffers {
     fn pause(&mut self, stream: StreamId);
     /// Receives again.
     fn resume(&mut self, stream: StreamId);
-    /// Ends the stream after all written has left. `Received` may still come until `Closed`.
+    /// Ends the stream after all written has left; later writes are dropped. `Received` may still come until
+    /// `Closed`. Bytes of the peer's that nobody received by then make the kernel send a reset (RFC 2525 2.17).
     fn close(&mut self, stream: StreamId);
     /// Ends it now; what has not left is dropped.
     fn abort(&mut self, stream: StreamId);

@@ -1,1 +1,241 @@
-//! The shard room.
+//! One core's loop and hands: takes what the network and the other shards bring to dispatch, and carries out
+//! what dispatch says. Knows nothing of mail.
+
+pub mod mailbox;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use crate::dispatch::{Command, Dispatch, Letter};
+use crate::handle::{ListenerId, ShardId};
+use crate::net::{Event, Net};
+use crate::observe::Stats;
+use crate::time::Instant;
+use mailbox::Mailbox;
+
+/// Events taken in one turn: enough to fill the sends, few enough that their bytes stay in the cache.
+const EVENTS_PER_TURN: usize = 256;
+/// Letters taken in one turn.
+const LETTERS_PER_TURN: usize = 256;
+/// An idle shard still looks up this often: for orders, and to publish its gauges.
+const NAP: Duration = Duration::from_millis(100);
+
+/// What the control thread wants of all shards.
+#[derive(Debug, Default)]
+pub struct Orders(AtomicU8);
+
+/// The states that orders go through.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Order {
+    /// Take mail.
+    Run,
+    /// Finish what is under way, take no more.
+    Drain,
+    /// Take leave and end.
+    Stop,
+}
+
+impl Orders {
+    /// Gives an order. They only ever go forward.
+    pub fn give(&self, order: Order) {
+        self.0.fetch_max(order as u8, Ordering::Relaxed);
+    }
+
+    /// The order in force.
+    pub fn get(&self) -> Order {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Order::Run,
+            1 => Order::Drain,
+            _ => Order::Stop,
+        }
+    }
+}
+
+/// One shard.
+#[derive(Debug)]
+pub struct Shard<N> {
+    id: ShardId,
+    net: N,
+    dispatch: Dispatch,
+    mailbox: Mailbox<Letter>,
+    orders: Arc<Orders>,
+    obeyed: Order,
+    /// Every shard's counters, its own among them.
+    stats: Arc<[Arc<Stats>]>,
+    events: Vec<Event>,
+    now: Instant,
+    publish_at: Instant,
+}
+
+impl<N: Net> Shard<N> {
+    /// Puts a shard together.
+    pub fn new(
+        id: ShardId,
+        net: N,
+        dispatch: Dispatch,
+        mailbox: Mailbox<Letter>,
+        orders: Arc<Orders>,
+        stats: Arc<[Arc<Stats>]>,
+    ) -> Self {
+        let now = net.now();
+        Shard {
+            id,
+            net,
+            dispatch,
+            mailbox,
+            orders,
+            obeyed: Order::Run,
+            stats,
+            events: Vec::with_capacity(EVENTS_PER_TURN),
+            now,
+            publish_at: now,
+        }
+    }
+
+    /// Listens; the address with its port.
+    pub fn listen(&mut self, listener: ListenerId, address: SocketAddr) -> io::Result<SocketAddr> {
+        self.net.listen(listener, address)
+    }
+
+    /// Waits for something to happen, at most a nap, and deals with it.
+    pub fn turn(&mut self) {
+        let until = if self.mailbox.sleep() {
+            self.now
+        } else {
+            self.dispatch.next_deadline().min(self.now + NAP)
+        };
+        let mut events = std::mem::take(&mut self.events);
+        self.now = self.net.turn(until, EVENTS_PER_TURN, &mut events);
+        self.mailbox.awake();
+        let woke_at = self.now;
+        for event in events.drain(..) {
+            self.handle(event);
+        }
+        self.events = events;
+        for _ in 0..LETTERS_PER_TURN {
+            let Some(letter) = self.mailbox.take() else { break };
+            self.dispatch.handle_letter(letter, self.now, &mut self.net);
+        }
+        self.obey();
+        if self.dispatch.next_deadline() <= self.now {
+            self.dispatch.handle_deadlines(self.now, &mut self.net);
+        }
+        self.carry_out();
+        if self.publish_at <= self.now {
+            self.publish_at = self.now + NAP;
+            self.dispatch.publish(self.now);
+        }
+        let stats = &self.stats[self.id.index()];
+        stats.turns.add(1);
+        stats.busy_nanos.add(self.net.now().nanos_since(woke_at));
+        // From here on whoever posts has to ring.
+        self.mailbox.sleep();
+    }
+
+    /// Has it obeyed the order to stop, with nothing left open?
+    pub fn has_ended(&self) -> bool {
+        self.obeyed == Order::Stop && self.dispatch.is_empty()
+    }
+
+    /// When it wants a turn at the latest. For drivers that own time.
+    pub fn next_deadline(&self) -> Instant {
+        self.dispatch.next_deadline()
+    }
+
+    /// The time of the last turn.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// The logic within, to be looked at.
+    pub fn dispatch(&self) -> &Dispatch {
+        &self.dispatch
+    }
+
+    /// The hands, to be looked at.
+    pub fn net(&self) -> &N {
+        &self.net
+    }
+
+    /// Tells the wall clock: seconds since 1970 at this clock's zero.
+    pub fn set_unix_at_zero(&mut self, seconds: i64) {
+        self.dispatch.set_unix_at_zero(seconds);
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = self.now;
+        match event {
+            Event::Accepted {
+                listener,
+                stream,
+                peer,
+            } => {
+                let elsewhere = self.sessions_elsewhere(listener);
+                self.dispatch
+                    .handle_accepted(listener, stream, peer, elsewhere, now);
+            }
+            Event::Opened { stream } => self.dispatch.handle_opened(stream, now),
+            Event::Received { stream, extent } => {
+                self.dispatch.handle_received(stream, extent, now, &mut self.net);
+            }
+            Event::Sent { stream } => self.dispatch.handle_sent(stream, now, &mut self.net),
+            Event::Closed { stream, cause } => {
+                self.dispatch.handle_closed(stream, cause, now, &mut self.net);
+            }
+        }
+    }
+
+    fn sessions_elsewhere(&self, listener: ListenerId) -> u64 {
+        let others = self
+            .stats
+            .iter()
+            .enumerate()
+            .filter(|(shard, _)| *shard != self.id.index());
+        others
+            .map(|(_, stats)| stats.listeners[usize::from(listener.0)].sessions.get())
+            .sum()
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(command) = self.dispatch.poll_command() {
+            match command {
+                Command::Write { stream, bytes } => self.net.write(stream, bytes),
+                Command::WriteBody { stream, message } => self.net.write_body(stream, &message.body),
+                Command::Open {
+                    link,
+                    address,
+                    source,
+                } => {
+                    let stream = self.net.open(address, source);
+                    self.dispatch.handle_opening(link, stream);
+                }
+                Command::Pause(stream) => self.net.pause(stream),
+                Command::Resume(stream) => self.net.resume(stream),
+                Command::Close(stream) => self.net.close(stream),
+                Command::Abort(stream) => self.net.abort(stream),
+                Command::Post { shard, letter } => self.mailbox.post(shard, letter),
+            }
+        }
+        let net = &mut self.net;
+        self.mailbox.ring(|shard| net.wake(shard));
+    }
+
+    fn obey(&mut self) {
+        let order = self.orders.get();
+        if order == self.obeyed {
+            return;
+        }
+        if self.obeyed < Order::Drain {
+            self.dispatch.drain();
+        }
+        if order == Order::Stop {
+            let listeners = self.stats[self.id.index()].listeners.len();
+            (0..listeners).for_each(|n| self.net.unlisten(ListenerId(n as u16)));
+            self.dispatch.close_links();
+        }
+        self.obeyed = order;
+    }
+}

@@ -3,8 +3,12 @@
 //! The hands (`shard` over `net`) read the clock once per turn and pass the instant down; in the simulator
 //! the clock is virtual.
 
+mod deadlines;
+
 use std::ops::Add;
 use std::time::Duration;
+
+pub use deadlines::Deadlines;
 
 /// A point on the shard's monotonic clock, in nanoseconds since an arbitrary start.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]

@@ -1,0 +1,405 @@
+//! The shard that owns recipients: which upstream gets them, and what a fault leads to.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::link::Link;
+use super::message::{Letter, Message, Outcome, TransactionId};
+use super::verdict::{Blame, Fault, Retry, ours};
+use super::{Dispatch, PoolState, Queued};
+use crate::balance::{Pick, Tried};
+use crate::handle::{LinkId, ShardId};
+use crate::limits::{MESSAGE_TIME_MAX, REPEATS_PER_PASS, STALE_LINKS_MAX};
+use crate::pool::Lease;
+use crate::protocol::wire::reply::ReplyBuf;
+use crate::time::Instant;
+
+/// A delivery's place in its shard's table.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct DeliveryId(pub u32);
+
+/// A group of a message's recipients on its way to an upstream.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    pub(super) message: Arc<Message>,
+    origin: ShardId,
+    transaction: TransactionId,
+    /// These are all the recipients there are: then a refusal of one, known before the body is sent, is the
+    /// refusal of the message, and nothing has been delivered that the client does not know of.
+    pub(super) whole: bool,
+    /// Those still to be delivered, as indexes into the envelope.
+    pub(super) recipients: Vec<u16>,
+    /// Given up on.
+    refused: Vec<(u16, ReplyBuf)>,
+    /// An upstream has taken it for those no longer in `recipients`.
+    taken: Option<ReplyBuf>,
+    tried: Tried,
+    attempts: u8,
+    stale_links: u8,
+    /// What the last upstream said, for the client if no other takes it.
+    last: Option<ReplyBuf>,
+    pub(super) deadline: Instant,
+    pub(super) attempt: Attempt,
+}
+
+/// One offer to one upstream.
+#[derive(Debug, Default)]
+pub(super) struct Attempt {
+    pub(super) upstream: usize,
+    /// Unique: tells this offer from earlier and later ones of the same delivery.
+    stamp: u64,
+    /// When its commands were written.
+    pub(super) begun_at: Instant,
+    /// Some reply to it has come.
+    pub(super) heard: bool,
+    /// Its body and final dot have been written.
+    pub(super) dotted: bool,
+    pub(super) accepted: u16,
+    /// Recipients refused at RCPT, and how.
+    pub(super) refused: Vec<(u16, Fault)>,
+    /// It has failed, and only the replies still due are waited for.
+    pub(super) failed: Option<Fault>,
+}
+
+impl Attempt {
+    fn restart(&mut self, upstream: usize, stamp: u64) {
+        self.refused.clear();
+        let refused = std::mem::take(&mut self.refused);
+        *self = Attempt {
+            upstream,
+            stamp,
+            refused,
+            ..Attempt::default()
+        };
+    }
+
+    /// The worst refusal of a recipient: a final one before one worth repeating.
+    pub(super) fn worst_refusal(&self) -> Option<&Fault> {
+        self.refused
+            .iter()
+            .map(|(_, fault)| fault)
+            .max_by_key(|fault| fault.retry == Retry::Never)
+    }
+}
+
+/// What became of trying to place a waiting delivery.
+enum Placed {
+    Yes,
+    NotNow,
+}
+
+/// All mail goes to the first pool: routes choose among them in a later version.
+const POOL: usize = 0;
+
+impl Dispatch {
+    /// A group for this shard.
+    pub(super) fn new_delivery(
+        &mut self,
+        message: Arc<Message>,
+        origin: ShardId,
+        transaction: TransactionId,
+        whole: bool,
+        now: Instant,
+    ) {
+        let mut recipients = self.spare_lists.pop().unwrap_or_default();
+        let mine = |i: &u16| message.owners[usize::from(*i)] == self.options.shard;
+        recipients.extend((0..message.owners.len() as u16).filter(mine));
+        let id = self.deliveries.insert(Delivery {
+            message,
+            origin,
+            transaction,
+            whole,
+            recipients,
+            refused: Vec::new(),
+            taken: None,
+            tried: Tried::default(),
+            attempts: 0,
+            stale_links: 0,
+            last: None,
+            deadline: now + MESSAGE_TIME_MAX,
+            attempt: Attempt::default(),
+        });
+        self.pools[POOL].waiting.push_back(DeliveryId(id as u32));
+        self.pools[POOL].stirred = true;
+    }
+
+    /// Gives waiting deliveries to upstreams as long as there is room.
+    pub(super) fn serve_waiting(&mut self, pool: usize, now: Instant) {
+        // Each repeat has been elsewhere: what one has to wait for need not hold up the next.
+        for _ in 0..self.pools[pool].repeats.len().min(REPEATS_PER_PASS) {
+            let Some(id) = self.pools[pool].repeats.pop_front() else {
+                break;
+            };
+            if let Placed::NotNow = self.place(pool, id, now) {
+                self.pools[pool].repeats.push_back(id);
+            }
+        }
+        // New ones are all alike: if one has to wait, so have those behind it.
+        while let Some(&id) = self.pools[pool].waiting.front() {
+            if let Placed::NotNow = self.place(pool, id, now) {
+                break;
+            }
+            self.pools[pool].waiting.pop_front();
+        }
+    }
+
+    fn place(&mut self, pool: usize, id: DeliveryId, now: Instant) -> Placed {
+        let random = self.random();
+        let delivery = &mut self.deliveries[id.0 as usize];
+        if delivery.deadline <= now {
+            let reply = delivery
+                .last
+                .take()
+                .unwrap_or_else(|| ours(7, "no upstream had room in time"));
+            self.give_up(id, reply);
+            return Placed::Yes;
+        }
+        match self.pools[pool].fleet.pick(&delivery.tried, now, random) {
+            Pick::Wait => Placed::NotNow,
+            Pick::Nobody => {
+                let reply = delivery
+                    .last
+                    .take()
+                    .unwrap_or_else(|| ours(1, "no upstream could be reached"));
+                self.give_up(id, reply);
+                Placed::Yes
+            }
+            Pick::Now(upstream) => match self.pools[pool].links[upstream].lease() {
+                None => Placed::NotNow,
+                Some(lease) => {
+                    self.offer(pool, upstream, id, lease, now);
+                    Placed::Yes
+                }
+            },
+        }
+    }
+
+    /// Puts the delivery on a link.
+    fn offer(&mut self, pool: usize, upstream: usize, id: DeliveryId, lease: Lease, now: Instant) {
+        let stamp = u64::from(self.next_generation());
+        self.deliveries[id.0 as usize].attempt.restart(upstream, stamp);
+        let state = &mut self.pools[pool];
+        state.fleet.members[upstream].in_flight += 1;
+        state.ages[upstream].push_back((now, id, stamp));
+        match lease {
+            Lease::Idle(link) => {
+                self.links[link.0 as usize].current = Some(id);
+                self.begin_on(link, now);
+            }
+            Lease::Join(link) => {
+                self.links[link.0 as usize].next = Some(id);
+                self.begin_next(link, now);
+            }
+            Lease::Open => self.open_link(pool, upstream, id, now),
+        }
+        self.refresh(pool, upstream);
+    }
+
+    fn open_link(&mut self, pool: usize, upstream: usize, id: DeliveryId, now: Instant) {
+        let options = &self.options.pools[pool];
+        let address = options.upstreams[upstream].address;
+        let source = next_source(
+            &options.source_addresses,
+            address.is_ipv6(),
+            &mut self.pools[pool].next_source,
+        );
+        let deadline = now + options.connect_timeout;
+        let link = LinkId(self.links.insert(Link::opening(pool, upstream, id, now)) as u32);
+        self.commands.push_back(Queued::Open {
+            link,
+            address,
+            source,
+        });
+        self.link_deadlines.set(link.0 as usize, deadline);
+    }
+
+    /// The delivery is on no link any more.
+    pub(super) fn leave(&mut self, pool: usize, id: DeliveryId) -> usize {
+        let attempt = &mut self.deliveries[id.0 as usize].attempt;
+        attempt.stamp = 0;
+        let upstream = attempt.upstream;
+        self.pools[pool].fleet.members[upstream].in_flight -= 1;
+        self.refresh(pool, upstream);
+        upstream
+    }
+
+    /// Brings what the fleet says of an upstream up to date; waiting deliveries may go now.
+    pub(super) fn refresh(&mut self, pool: usize, upstream: usize) {
+        let PoolState {
+            fleet,
+            links,
+            ages,
+            stirred,
+            ..
+        } = &mut self.pools[pool];
+        let ages = &mut ages[upstream];
+        let over = |id: DeliveryId, stamp: u64| {
+            self.deliveries
+                .get(id.0 as usize)
+                .is_none_or(|delivery| delivery.attempt.stamp != stamp)
+        };
+        while ages.front().is_some_and(|&(_, id, stamp)| over(id, stamp)) {
+            ages.pop_front();
+        }
+        let member = &mut fleet.members[upstream];
+        member.oldest = ages.front().map_or(Instant::NEVER, |&(since, ..)| since);
+        member.has_room = links[upstream].has_room();
+        *stirred = true;
+    }
+
+    /// The upstream took it for `accepted` of the recipients.
+    pub(super) fn taken(&mut self, pool: usize, id: DeliveryId, reply: ReplyBuf) {
+        let upstream = self.leave(pool, id);
+        let delivery = &mut self.deliveries[id.0 as usize];
+        self.stats.pools[pool][upstream]
+            .delivered
+            .add(u64::from(delivery.attempt.accepted));
+        if delivery.attempt.refused.is_empty() {
+            delivery.recipients.clear();
+            self.end(
+                id,
+                Outcome {
+                    accepted: true,
+                    reply,
+                    refused: Vec::new(),
+                },
+            );
+            return;
+        }
+        // Those put off go on to another upstream; those refused are reported with the rest.
+        delivery.taken.get_or_insert(reply);
+        delivery.recipients.clear();
+        let mut put_off = None;
+        for (recipient, fault) in std::mem::take(&mut delivery.attempt.refused) {
+            if fault.retry == Retry::Never {
+                delivery.refused.push((recipient, fault.reply));
+            } else {
+                delivery.recipients.push(recipient);
+                put_off = Some(fault);
+            }
+        }
+        match put_off {
+            Some(fault) => self.set_back(pool, id, fault),
+            None => self.give_up(id, ours(0, "nothing is left to deliver")),
+        }
+    }
+
+    /// The offer came to nothing.
+    pub(super) fn failed(&mut self, pool: usize, id: DeliveryId, fault: Fault, now: Instant) {
+        let upstream = self.leave(pool, id);
+        let stats = &self.stats.pools[pool][upstream];
+        if fault.retry == Retry::Never {
+            stats.bounced.add(1)
+        } else {
+            stats.deferred.add(1)
+        }
+        let fleet = &mut self.pools[pool].fleet;
+        if fault.blame != Blame::Nobody {
+            let median = fleet.median_nanos(now);
+            fleet.members[upstream].estimate.punish(median, now);
+        }
+        if fault.blame == Blame::Upstream {
+            let rules = &self.options.pools[pool].health;
+            if fleet.members[upstream].health.failure(rules, now) {
+                stats.ejections.add(1);
+            }
+        }
+        if fault.retry == Retry::InDoubt {
+            self.stats.in_doubt.add(1);
+        }
+        self.set_back(pool, id, fault);
+    }
+
+    /// Tries the delivery again where that is allowed, else ends it.
+    fn set_back(&mut self, pool: usize, id: DeliveryId, fault: Fault) {
+        let delivery = &mut self.deliveries[id.0 as usize];
+        match fault.retry {
+            Retry::Never => return self.give_up(id, fault.reply),
+            Retry::FreshLink if delivery.stale_links < STALE_LINKS_MAX => delivery.stale_links += 1,
+            Retry::FreshLink | Retry::Elsewhere | Retry::InDoubt => {
+                delivery.tried.push(delivery.attempt.upstream);
+                delivery.attempts += 1;
+                delivery.last = Some(fault.reply);
+            }
+        }
+        if delivery.attempts >= self.options.pools[pool].attempts {
+            let reply = delivery
+                .last
+                .take()
+                .unwrap_or_else(|| ours(0, "no upstream took the message"));
+            return self.give_up(id, reply);
+        }
+        self.pools[pool].repeats.push_back(id);
+        self.pools[pool].stirred = true;
+    }
+
+    /// Back into the queue without blame, from behind a transaction whose link is gone.
+    pub(super) fn unqueue(&mut self, pool: usize, id: DeliveryId) {
+        self.leave(pool, id);
+        self.pools[pool].repeats.push_back(id);
+        self.pools[pool].stirred = true;
+    }
+
+    /// Nobody takes it for the recipients that are left.
+    fn give_up(&mut self, id: DeliveryId, reply: ReplyBuf) {
+        let delivery = &mut self.deliveries[id.0 as usize];
+        let mut refused = std::mem::take(&mut delivery.refused);
+        let taken = delivery.taken.take();
+        if !delivery.whole || taken.is_some() {
+            refused.extend(
+                delivery
+                    .recipients
+                    .iter()
+                    .map(|&recipient| (recipient, reply.clone())),
+            );
+        }
+        let outcome = match taken {
+            Some(taken) => Outcome {
+                accepted: true,
+                reply: taken,
+                refused,
+            },
+            None => Outcome {
+                accepted: false,
+                reply,
+                refused,
+            },
+        };
+        self.end(id, outcome);
+    }
+
+    fn end(&mut self, id: DeliveryId, outcome: Outcome) {
+        let Delivery {
+            message,
+            origin,
+            transaction,
+            mut recipients,
+            ..
+        } = self.deliveries.remove(id.0 as usize);
+        recipients.clear();
+        self.spare_lists.push(recipients);
+        if origin == self.options.shard {
+            self.outcomes.push_back((transaction, outcome));
+        } else {
+            self.stats.letters.add(1);
+            let letter = Letter::Verdict {
+                transaction,
+                message,
+                outcome,
+            };
+            self.commands.push_back(Queued::Post {
+                shard: origin,
+                letter,
+            });
+        }
+    }
+}
+
+/// The next of the local addresses that is of the upstream's family.
+fn next_source(sources: &[IpAddr], ipv6: bool, next: &mut usize) -> Option<IpAddr> {
+    let n = sources.len();
+    let step = (0..n).find(|step| sources[(*next + step) % n].is_ipv6() == ipv6)?;
+    let index = (*next + step) % n;
+    *next = index + 1;
+    Some(sources[index])
+}

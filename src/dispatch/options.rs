@@ -1,0 +1,85 @@
+//! What dispatch is told at start.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::owner::ShardBy;
+use crate::balance::Policy;
+use crate::balance::health::Rules;
+use crate::handle::ShardId;
+use crate::network::Network;
+use crate::protocol::server;
+
+/// One shard's dispatch.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// This shard.
+    pub shard: ShardId,
+    /// How many there are.
+    pub shards: u16,
+    /// What of a recipient names its shard.
+    pub shard_by: ShardBy,
+    /// The host's name, in greetings, hellos and `Received:`.
+    pub hostname: String,
+    /// When the process started, milliseconds since 1970: the first part of every message's id.
+    pub epoch_ms: u64,
+    /// Spreads ties between upstreams.
+    pub seed: u64,
+    /// Bounces come from `MAILER-DAEMON` at this address.
+    pub bounce_from: String,
+    /// In configuration order.
+    pub listeners: Vec<Listener>,
+    /// In configuration order; the first takes all mail.
+    pub pools: Vec<Pool>,
+}
+
+/// One listener.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Who may relay.
+    pub trusted: Vec<Network>,
+    /// What the protocol is told: host name, sizes, bounds.
+    pub server: server::Options,
+    /// Most sessions on the whole machine.
+    pub sessions_max: u64,
+    /// How long a session may be silent.
+    pub idle_timeout: Duration,
+}
+
+/// One pool.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// How it chooses.
+    pub policy: Policy,
+    /// Most links from this shard to one upstream.
+    pub links_max: usize,
+    /// Idle links kept for as long as the upstream keeps them.
+    pub idle_links: usize,
+    /// How long the other idle ones are kept.
+    pub idle_timeout: Duration,
+    /// Transactions after which a link is closed; 0: no limit.
+    pub transactions_per_link: u32,
+    /// Local addresses to send from, in turn; empty: the kernel's choice.
+    pub source_addresses: Vec<IpAddr>,
+    /// How long opening a stream may take.
+    pub connect_timeout: Duration,
+    /// How long a reply may take.
+    pub reply_timeout: Duration,
+    /// Most upstreams a message is offered to; 1 to 20.
+    pub attempts: u8,
+    /// When an upstream is ejected.
+    pub health: Rules,
+    /// In configuration order.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// One upstream.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Its name, for bounces.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its share.
+    pub weight: u32,
+}

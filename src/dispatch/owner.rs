@@ -1,0 +1,102 @@
+//! Which shard a recipient belongs to: a stable keyed hash (SipHash-1-3), the same after a restart.
+
+use std::hash::Hasher;
+
+use siphasher::sip::SipHasher13;
+
+use super::message::Message;
+use crate::handle::ShardId;
+use crate::protocol::wire::address;
+
+/// What of a recipient is hashed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ShardBy {
+    /// The whole address.
+    #[default]
+    Address,
+    /// Its domain, so that one domain's mail keeps to one shard.
+    Domain,
+}
+
+/// Recipients to shards.
+#[derive(Clone, Copy, Debug)]
+pub struct Owners {
+    shards: u16,
+    by: ShardBy,
+    key: (u64, u64),
+}
+
+impl Owners {
+    /// For `shards` shards. `key_text` (the host's name) keeps strangers from aiming at one shard by choice of
+    /// address alone.
+    pub fn new(shards: u16, by: ShardBy, key_text: &str) -> Self {
+        let half = |salt: u64| {
+            let mut hasher = SipHasher13::new_with_keys(0x706f_7374_6c61_6e65, salt);
+            hasher.write(key_text.as_bytes());
+            hasher.finish()
+        };
+        Owners {
+            shards: shards.max(1),
+            by,
+            key: (half(1), half(2)),
+        }
+    }
+
+    /// Notes for each recipient the shard that delivers it.
+    pub(super) fn assign(&self, message: &mut Message) {
+        message.owners.clear();
+        let recipients = 0..message.envelope.len();
+        message
+            .owners
+            .extend(recipients.map(|i| self.of(message.envelope.recipient(i).path)));
+    }
+
+    /// The shard of one recipient's path.
+    pub fn of(&self, path: &[u8]) -> ShardId {
+        if self.shards == 1 {
+            return ShardId(0);
+        }
+        let part = match self.by {
+            ShardBy::Address => path,
+            ShardBy::Domain => address::domain(path),
+        };
+        let mut lower = [0u8; 320];
+        let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
+        for piece in part.chunks(lower.len()) {
+            let lower = &mut lower[..piece.len()];
+            lower.copy_from_slice(piece);
+            lower.make_ascii_lowercase();
+            hasher.write(lower);
+        }
+        ShardId(((u128::from(hasher.finish()) * u128::from(self.shards)) >> 64) as u16)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stable_even_and_blind_to_case() {
+        let owners = Owners::new(8, ShardBy::Address, "out1.example.net");
+        let mut counts = [0u32; 8];
+        for n in 0..8000 {
+            let path = format!("User{n}@Example.COM");
+            let owner = owners.of(path.as_bytes());
+            assert_eq!(owner, owners.of(path.to_lowercase().as_bytes()));
+            counts[owner.index()] += 1;
+        }
+        assert!(counts.iter().all(|n| (850..1150).contains(n)), "{counts:?}");
+        // Fixed for ever: spools and other processes rely on it.
+        let fixed: Vec<u16> = ["a@x.example", "b@x.example", "c@x.example", "d@x.example"]
+            .map(|p| owners.of(p.as_bytes()).0)
+            .into();
+        assert_eq!(fixed, [0, 4, 6, 5]);
+    }
+
+    #[test]
+    fn a_domain_keeps_together() {
+        let owners = Owners::new(64, ShardBy::Domain, "out1.example.net");
+        assert_eq!(owners.of(b"a@example.com"), owners.of(b"b@EXAMPLE.com"));
+    }
+}

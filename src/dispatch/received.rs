@@ -1,0 +1,61 @@
+//! The one line that is added to a message (RFC 5321 4.4), and the message's name.
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Dispatch;
+use super::message::{Message, MessageId, unshared};
+use crate::time::Instant;
+
+impl Dispatch {
+    pub(super) fn new_message_id(&mut self) -> MessageId {
+        self.numbers += 1;
+        MessageId {
+            epoch_ms: self.options.epoch_ms,
+            shard: self.options.shard,
+            number: self.numbers,
+        }
+    }
+
+    /// Names the message that the session has just ended, assigns its recipients to shards, and writes its
+    /// `Received:` line.
+    pub(super) fn complete_message(
+        &mut self,
+        slot: u32,
+        mut shared: Arc<Message>,
+        now: Instant,
+    ) -> Arc<Message> {
+        let id = self.new_message_id();
+        let unix = self.unix_seconds(now);
+        let message = unshared(&mut shared);
+        message.id = id;
+        self.owners.assign(message);
+        let session = &self.sessions[slot as usize];
+        let Message { head, envelope, .. } = message;
+        head.clear();
+        head.extend_from_slice(b"Received: from ");
+        head.extend_from_slice(&session.hello);
+        let protocol = match (envelope.mail().utf8, session.server.extended()) {
+            (true, _) => "UTF8SMTP", // RFC 6531 3.7.3
+            (false, true) => "ESMTP",
+            (false, false) => "SMTP",
+        };
+        let written = match session.peer.ip().to_canonical() {
+            IpAddr::V4(ip) => write!(head, " ([{ip}])"),
+            IpAddr::V6(ip) => write!(head, " ([IPv6:{ip}])"),
+        }
+        .and_then(|()| write!(head, "\r\n\tby {} with {protocol} id {id}", self.options.hostname));
+        written.expect("writing to memory");
+        // With several, naming one would tell the others of it.
+        if envelope.len() == 1 {
+            head.extend_from_slice(b"\r\n\tfor <");
+            head.extend_from_slice(envelope.recipient(0).path);
+            head.push(b'>');
+        }
+        head.extend_from_slice(b"; ");
+        head.extend_from_slice(self.date.at(unix));
+        head.extend_from_slice(b"\r\n");
+        shared
+    }
+}

@@ -1,0 +1,203 @@
+//! The shard that took a message: groups out, outcomes in, one answer to the session.
+
+use std::sync::Arc;
+
+use super::bounce;
+use super::message::{Letter, Message, Outcome, TransactionId, unshared};
+use super::{Dispatch, Queued};
+use crate::handle::{Buffers, ShardId};
+use crate::protocol::wire::reply::{Enhanced, Reply, ReplyBuf};
+use crate::time::Instant;
+
+/// A message that this shard took and whose groups have not all ended.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    generation: u32,
+    session: Option<u32>,
+    message: Arc<Message>,
+    groups_left: u16,
+    groups: u16,
+    /// The first group's words that was accepted.
+    accepted: Option<ReplyBuf>,
+    /// Recipients refused, so far.
+    refused: Vec<(u16, ReplyBuf)>,
+    mail_at: Instant,
+    ended_at: Instant,
+}
+
+impl Dispatch {
+    /// Sends the message's groups on their ways. `session`: who waits for the answer, if anybody does.
+    pub(super) fn begin_transaction(
+        &mut self,
+        message: Arc<Message>,
+        session: Option<u32>,
+        mail_at: Instant,
+        now: Instant,
+    ) -> TransactionId {
+        let generation = self.next_generation();
+        self.shards_seen.fill(false);
+        message
+            .owners
+            .iter()
+            .for_each(|owner| self.shards_seen[owner.index()] = true);
+        let groups = self.shards_seen.iter().filter(|seen| **seen).count() as u16;
+        let slot = self.transactions.insert(Transaction {
+            generation,
+            session,
+            message: message.clone(),
+            groups_left: groups,
+            groups,
+            accepted: None,
+            refused: Vec::new(),
+            mail_at,
+            ended_at: now,
+        });
+        let transaction = TransactionId {
+            slot: slot as u32,
+            generation,
+        };
+        let (origin, whole) = (self.options.shard, groups == 1);
+        for shard in (0..self.options.shards).map(ShardId) {
+            if !self.shards_seen[shard.index()] {
+                continue;
+            }
+            if shard == origin {
+                self.new_delivery(message.clone(), origin, transaction, whole, now);
+            } else {
+                let letter = Letter::Group {
+                    origin,
+                    transaction,
+                    message: message.clone(),
+                    whole,
+                };
+                self.stats.letters.add(1);
+                self.commands.push_back(Queued::Post { shard, letter });
+            }
+        }
+        self.stats.receive.record(now.nanos_since(mail_at));
+        transaction
+    }
+
+    /// One group has ended; when all have, the session is answered.
+    pub(super) fn group_ended(
+        &mut self,
+        id: TransactionId,
+        outcome: Outcome,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
+        let slot = id.slot as usize;
+        let Some(transaction) = self
+            .transactions
+            .get_mut(slot)
+            .filter(|t| t.generation == id.generation)
+        else {
+            debug_assert!(false, "an outcome for a transaction that is over");
+            return;
+        };
+        transaction.groups_left -= 1;
+        transaction.refused.extend(outcome.refused);
+        if outcome.accepted {
+            transaction.accepted.get_or_insert(outcome.reply);
+        } else {
+            // A delivery names every refused recipient when the message has other groups.
+            transaction.refused.push((bounce::EVERYBODY, outcome.reply));
+        }
+        if transaction.groups_left == 0 {
+            let transaction = self.transactions.remove(slot);
+            self.end_transaction(transaction, now, buffers);
+        }
+    }
+
+    fn end_transaction(&mut self, mut transaction: Transaction, now: Instant, buffers: &mut impl Buffers) {
+        self.stats.dispatch.record(now.nanos_since(transaction.ended_at));
+        self.stats.total.record(now.nanos_since(transaction.mail_at));
+        let internal = transaction.message.internal;
+        if let Some(accepted) = &transaction.accepted {
+            if !transaction.refused.is_empty() && !internal {
+                self.bounce(&transaction.message, &transaction.refused, now, buffers);
+            }
+            if let Some(session) = transaction.session {
+                let text = accepted_text(accepted.as_reply(), &transaction);
+                let enhanced = Some(accepted.as_reply().enhanced.unwrap_or(Enhanced(2, 0, 0)));
+                self.session_verdict(
+                    session,
+                    Reply {
+                        code: 250,
+                        enhanced,
+                        text: &text,
+                    },
+                    now,
+                    buffers,
+                );
+            }
+        } else if let Some(session) = transaction.session {
+            let worst = bounce::worst(&transaction.refused);
+            self.session_verdict(session, worst.as_reply(), now, buffers);
+        }
+        if internal && !transaction.refused.is_empty() {
+            self.stats.bounces_dropped.add(1);
+        }
+        // All groups have ended and with them every send: the buffers can receive again.
+        match Arc::get_mut(&mut transaction.message) {
+            Some(message) => message.release_body(buffers),
+            None => transaction
+                .message
+                .body
+                .iter()
+                .for_each(|extent| buffers.release(extent.buffer)),
+        }
+        self.spares.put(transaction.message);
+    }
+
+    /// The session is gone; nobody waits for the answer any more.
+    pub(super) fn abandon_transaction(&mut self, id: TransactionId) {
+        if let Some(transaction) = self.transactions.get_mut(id.slot as usize)
+            && transaction.generation == id.generation
+        {
+            transaction.session = None;
+        }
+    }
+
+    /// Tells the sender of a message that some of its recipients were refused while others were not.
+    fn bounce(
+        &mut self,
+        message: &Message,
+        refused: &[(u16, ReplyBuf)],
+        now: Instant,
+        buffers: &impl Buffers,
+    ) {
+        let id = self.new_message_id();
+        let unix = self.unix_seconds(now);
+        let mut shared = self.spares.take();
+        let bounce = unshared(&mut shared);
+        bounce.id = id;
+        let made = bounce::write(
+            bounce,
+            message,
+            refused,
+            &self.options,
+            self.date.at(unix),
+            buffers,
+        );
+        if !made {
+            self.stats.bounces_dropped.add(1);
+            self.spares.put(shared);
+            return;
+        }
+        self.owners.assign(bounce);
+        self.stats.bounces.add(1);
+        self.begin_transaction(shared, None, now, now);
+    }
+}
+
+/// The upstream's text where one upstream answered for all, and always the message's id.
+fn accepted_text(reply: Reply<'_>, transaction: &Transaction) -> Vec<u8> {
+    let id = transaction.message.id;
+    if transaction.groups > 1 {
+        return format!("Ok: accepted as {id}").into_bytes();
+    }
+    let mut text = reply.text.to_vec();
+    text.extend_from_slice(format!(" (id {id})").as_bytes());
+    text
+}

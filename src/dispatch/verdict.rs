@@ -1,0 +1,229 @@
+//! The one place that decides what trouble with an upstream means: whose fault it is, how far it reaches, and
+//! whether trying again is safe.
+
+use crate::protocol::client::Lack;
+use crate::protocol::wire::reply::{Enhanced, Reply, ReplyBuf};
+
+/// What happened.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Trouble<'a> {
+    /// The link could not be opened.
+    NotOpened,
+    /// Its greeting or hello was refused, or it says it is closing (421).
+    Unwelcome(Reply<'a>),
+    /// The link was lost, or spoke something that is not SMTP.
+    Lost,
+    /// No answer in time.
+    TimedOut,
+    /// A negative reply to MAIL, DATA or the final dot.
+    Said(Reply<'a>),
+    /// A negative reply to RCPT.
+    SaidOfRecipient(Reply<'a>),
+    /// The upstream cannot carry this message.
+    Cannot(Lack),
+}
+
+/// How far the transaction had come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    /// The link was being opened for it.
+    Opening,
+    /// Its commands may have been sent; `heard`: and something was answered to them.
+    Envelope { heard: bool },
+    /// Its final dot may have been sent.
+    Dotted,
+}
+
+/// What trying again would mean.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Retry {
+    /// Another upstream may take it; this one did not.
+    Elsewhere,
+    /// The link had died while idle: any link but that one, the same upstream's too. Not an attempt.
+    FreshLink,
+    /// This upstream may have taken it: repeated elsewhere all the same, and counted.
+    InDoubt,
+    /// The answer is final.
+    Never,
+}
+
+/// Whom it is held against.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Blame {
+    /// The upstream as a whole: counts towards its ejection and its response time.
+    Upstream,
+    /// The upstream is slow or unwilling for this message: counts in its response time alone.
+    Message,
+    /// Nobody.
+    Nobody,
+}
+
+/// The judgement.
+#[derive(Clone, Debug)]
+pub(super) struct Fault {
+    pub(super) retry: Retry,
+    pub(super) blame: Blame,
+    /// What the client is told if nobody else takes it.
+    pub(super) reply: ReplyBuf,
+}
+
+/// Judges. `reused`: the link had served before and was idle when this message got it.
+pub(super) fn judge(trouble: Trouble<'_>, phase: Phase, reused: bool) -> Fault {
+    let fault = |retry, blame, reply| Fault { retry, blame, reply };
+    match trouble {
+        Trouble::NotOpened => fault(
+            Retry::Elsewhere,
+            Blame::Upstream,
+            ours(1, "no upstream could be reached"),
+        ),
+        Trouble::Unwelcome(reply) => {
+            // A refusal in words, so not in doubt even after the dot; on a link grown old it concerns only the link.
+            let old_link = retry_of_loss(phase, reused) == Retry::FreshLink;
+            let (retry, blame) = if old_link {
+                (Retry::FreshLink, Blame::Nobody)
+            } else {
+                (Retry::Elsewhere, Blame::Upstream)
+            };
+            fault(retry, blame, deferred(reply))
+        }
+        Trouble::Lost => {
+            let retry = retry_of_loss(phase, reused);
+            let blame = if retry == Retry::FreshLink {
+                Blame::Nobody
+            } else {
+                Blame::Upstream
+            };
+            fault(retry, blame, ours(2, "lost the link to the upstream"))
+        }
+        Trouble::TimedOut => {
+            let retry = if phase == Phase::Dotted {
+                Retry::InDoubt
+            } else {
+                Retry::Elsewhere
+            };
+            fault(
+                retry,
+                Blame::Upstream,
+                ours(2, "the upstream did not answer in time"),
+            )
+        }
+        Trouble::Said(reply) if reply.is_temporary() => {
+            fault(Retry::Elsewhere, Blame::Upstream, deferred(reply))
+        }
+        Trouble::SaidOfRecipient(reply) if reply.is_temporary() => {
+            fault(Retry::Elsewhere, Blame::Message, deferred(reply))
+        }
+        Trouble::Said(reply) | Trouble::SaidOfRecipient(reply) => {
+            fault(Retry::Never, Blame::Nobody, refused(reply))
+        }
+        Trouble::Cannot(lack) => fault(Retry::Elsewhere, Blame::Nobody, unable(lack)),
+    }
+}
+
+fn retry_of_loss(phase: Phase, reused: bool) -> Retry {
+    match phase {
+        Phase::Dotted => Retry::InDoubt,
+        Phase::Envelope { heard: false } if reused => Retry::FreshLink,
+        Phase::Opening | Phase::Envelope { .. } => Retry::Elsewhere,
+    }
+}
+
+/// 451 4.4.x in our own words.
+pub(super) fn ours(detail: u16, text: &'static str) -> ReplyBuf {
+    Reply::new(451, Enhanced(4, 4, detail), text).to_buf()
+}
+
+/// What no upstream would take now, in the last one's words.
+fn deferred(reply: Reply<'_>) -> ReplyBuf {
+    let mut text = format!("upstream said: {}", reply.code).into_bytes();
+    if let Some(Enhanced(class, subject, detail)) = reply.enhanced {
+        text.extend_from_slice(format!(" {class}.{subject}.{detail}").as_bytes());
+    }
+    text.push(b' ');
+    text.extend_from_slice(reply.text);
+    Reply {
+        code: 451,
+        enhanced: Some(Enhanced(4, 4, 0)),
+        text: &text,
+    }
+    .to_buf()
+}
+
+/// A refusal as the upstream gave it; every reply of ours has an enhanced code.
+fn refused(reply: Reply<'_>) -> ReplyBuf {
+    if reply.is_permanent() {
+        return Reply {
+            enhanced: Some(reply.enhanced.unwrap_or(Enhanced(5, 0, 0))),
+            ..reply
+        }
+        .to_buf();
+    }
+    // A 1xx, 2xx or 3xx where none is due: a peer that does not speak SMTP. Not the client's fault.
+    ours(0, "the upstream's answer made no sense")
+}
+
+fn unable(lack: Lack) -> ReplyBuf {
+    match lack {
+        Lack::EightBit => Reply::new(554, Enhanced(5, 6, 3), "no upstream takes 8-bit messages"),
+        Lack::Utf8 => Reply::new(
+            554,
+            Enhanced(5, 6, 7),
+            "no upstream takes internationalised addresses",
+        ),
+        Lack::Size => Reply::new(
+            552,
+            Enhanced(5, 3, 4),
+            "the message is larger than any upstream takes",
+        ),
+    }
+    .to_buf()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_safe_to_repeat() {
+        let retry = |trouble, phase, reused| judge(trouble, phase, reused).retry;
+        let (silent, heard) = (Phase::Envelope { heard: false }, Phase::Envelope { heard: true });
+        assert_eq!(retry(Trouble::Lost, silent, true), Retry::FreshLink);
+        assert_eq!(retry(Trouble::Lost, silent, false), Retry::Elsewhere);
+        assert_eq!(retry(Trouble::Lost, heard, true), Retry::Elsewhere);
+        assert_eq!(retry(Trouble::Lost, Phase::Dotted, true), Retry::InDoubt);
+        assert_eq!(retry(Trouble::TimedOut, silent, true), Retry::Elsewhere);
+        assert_eq!(retry(Trouble::TimedOut, Phase::Dotted, false), Retry::InDoubt);
+        assert_eq!(retry(Trouble::NotOpened, Phase::Opening, false), Retry::Elsewhere);
+        let no = Reply::new(550, Enhanced(5, 1, 1), "no such user");
+        assert_eq!(retry(Trouble::Said(no), Phase::Dotted, true), Retry::Never);
+        let later = Reply::new(450, Enhanced(4, 2, 0), "busy");
+        assert_eq!(retry(Trouble::Said(later), Phase::Dotted, true), Retry::Elsewhere);
+    }
+
+    #[test]
+    fn what_the_client_is_told() {
+        let later = Reply::new(450, Enhanced(4, 2, 0), "busy");
+        let fault = judge(
+            Trouble::SaidOfRecipient(later),
+            Phase::Envelope { heard: true },
+            false,
+        );
+        let told = fault.reply.as_reply();
+        assert_eq!((told.code, told.enhanced), (451, Some(Enhanced(4, 4, 0))));
+        assert_eq!(told.text, b"upstream said: 450 4.2.0 busy");
+        let bare = Reply {
+            code: 550,
+            enhanced: None,
+            text: b"go away",
+        };
+        let told = judge(Trouble::Said(bare), Phase::Dotted, false).reply;
+        assert_eq!(
+            told.as_reply(),
+            Reply {
+                code: 550,
+                enhanced: Some(Enhanced(5, 0, 0)),
+                text: b"go away"
+            }
+        );
+    }
+}

@@ -1,0 +1,300 @@
+//! Kernel TCP, with the system calls batched away: one io_uring per shard.
+//!
+//! Connections are accepted into direct descriptors by multishot requests, bytes received by multishot requests
+//! into buffers lent to the kernel; what a turn wrote to a stream leaves as one send. A turn is one
+//! `io_uring_enter`: it submits all that was asked for, has the completions worked out, and waits.
+//!
+//! Each completion gives at most one event, so that a turn's budget is kept by leaving completions where they
+//! are. A stream's slot is used again only when all its requests have completed and its `Closed` was read; the
+//! tag's generation is a second lock on that door.
+
+mod accept;
+mod close;
+mod error;
+mod open;
+mod receive;
+mod send;
+mod stream;
+mod tag;
+mod turn;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+pub use error::Error;
+
+use accept::Listener;
+use stream::{Phase, Streams};
+use tag::SLOT_BITS;
+
+use crate::handle::{BufferId, Buffers, Extent, ListenerId, ShardId, StreamId};
+use crate::net::{Cause, Event, Net};
+use crate::sys::arena::Arenas;
+use crate::sys::batch::Batch;
+use crate::sys::buffer_ring::BufferRing;
+use crate::sys::clock;
+use crate::sys::files;
+use crate::sys::name::Name;
+use crate::sys::pool::Pool;
+use crate::sys::ring::{Completion, Features, Ring};
+use crate::sys::ring_table::RingTable;
+use crate::time::Instant;
+
+/// How a shard's network is made.
+#[derive(Clone, Debug)]
+pub struct UringOptions {
+    /// Whose it is.
+    pub shard: ShardId,
+    /// The CPU the shard is pinned to: the kernel prefers its listeners for what that CPU takes in.
+    pub cpu: Option<u32>,
+    /// Most streams at a time, accepted and opened together. The file table has twice as many places, and must
+    /// fit the limit of open files.
+    pub streams_max: u32,
+    /// Requests between two turns that need no extra system call.
+    pub ring_entries: u32,
+    /// Buffers lent to the kernel to receive into, a power of two; together about as large as the L2 cache.
+    pub receive_buffers: u16,
+    /// Use only what Linux 6.1 has, to see how the product does there.
+    pub plain: bool,
+}
+
+impl Default for UringOptions {
+    fn default() -> UringOptions {
+        UringOptions {
+            shard: ShardId(0),
+            cpu: None,
+            streams_max: 16_384,
+            ring_entries: 1_024,
+            receive_buffers: 128,
+            plain: false,
+        }
+    }
+}
+
+/// A shard's network on its own ring. Made, used and dropped on the shard's thread.
+pub struct Uring {
+    options: UringOptions,
+    // Dropped before what the kernel may be using: the buffers' ring and the pool.
+    ring: Ring,
+    lent: BufferRing,
+    pool: Pool,
+    rings: Arc<RingTable>,
+    streams: Streams,
+    /// Addresses the kernel reads or writes: one per stream, then those of one-shot accepts.
+    names: Box<[Name]>,
+    listeners: Vec<Option<Listener>>,
+    /// Places of the file table that are ours to fill, when opening.
+    places: Vec<u32>,
+    dirty: Vec<u32>,
+    starved: VecDeque<u32>,
+    /// Batches not in use. Boxed, as the kernel is shown where they are.
+    #[allow(clippy::vec_box, reason = "a batch stays where it is while it is being sent")]
+    batches: Vec<Box<Batch>>,
+    /// Shards to be woken with the next enter.
+    wakes: Vec<ShardId>,
+    woken: bool,
+    /// Listeners that could not accept try again then.
+    retry_at: Instant,
+    /// Events that no completion stands for.
+    events: VecDeque<Event>,
+    completions: Vec<Completion>,
+    /// Connections closed at once because there were `streams_max` streams.
+    turned_away: u64,
+    enters: u64,
+}
+
+impl Uring {
+    /// Sets the shard's ring up, on the calling thread, and makes it known in `rings`.
+    ///
+    /// # Errors
+    /// What the operating system refuses, in words.
+    ///
+    /// # Panics
+    /// If the shard's arena is in use, or `receive_buffers` is no power of two.
+    pub fn new(options: UringOptions, arenas: Arc<Arenas>, rings: Arc<RingTable>) -> Result<Uring, Error> {
+        assert!((1..1 << SLOT_BITS).contains(&options.streams_max));
+        let places = options.streams_max * 2;
+        let limit =
+            files::raise_limit().map_err(|error| Error::Other("reading the limit of files", error))?;
+        if u64::from(places) > limit {
+            return Err(Error::TooFewFiles {
+                needed: places.into(),
+                limit,
+            });
+        }
+        // Every stream may have a receive and a send complete at once, and the kernel adds no more by itself.
+        let completions = (options.streams_max.saturating_mul(2)).clamp(options.ring_entries * 2, 32_768);
+        let mut ring =
+            Ring::new(options.ring_entries, completions, options.plain).map_err(Error::of_setup)?;
+        ring.register_files(options.streams_max, options.streams_max)
+            .map_err(|error| {
+                Error::of_step(
+                    "registering the file table",
+                    "ranges of direct descriptors",
+                    error,
+                )
+            })?;
+        ring.features.peer_name = !options.plain && Self::probe_peer_name(&mut ring, options.streams_max)?;
+        let lent = ring
+            .register_buffers(options.receive_buffers)
+            .map_err(|error| Error::of_step("registering buffers", "rings of provided buffers", error))?;
+        let pool = Pool::new(arenas, options.shard);
+        rings.publish(options.shard, ring.descriptor());
+        Ok(Uring {
+            ring,
+            lent,
+            pool,
+            rings,
+            streams: Streams::default(),
+            names: vec![Name::EMPTY; options.streams_max as usize + accept::NAMES].into(),
+            listeners: Vec::new(),
+            places: (options.streams_max..places).rev().collect(),
+            dirty: Vec::new(),
+            starved: VecDeque::new(),
+            batches: Vec::new(),
+            wakes: Vec::new(),
+            woken: false,
+            retry_at: Instant::NEVER,
+            events: VecDeque::new(),
+            completions: Vec::new(),
+            turned_away: 0,
+            enters: 0,
+            options,
+        })
+    }
+
+    fn probe_peer_name(ring: &mut Ring, place: u32) -> Result<bool, Error> {
+        let probe = |ring: &mut Ring| -> io::Result<bool> {
+            let any = SocketAddr::from(([127, 0, 0, 1], 0));
+            ring.install(place, &crate::sys::socket::caller(any, None)?)?;
+            let works = ring.probe_peer_name(place)?;
+            ring.uninstall(place)?;
+            Ok(works)
+        };
+        probe(ring).map_err(|error| Error::of_step("trying the ring", "direct descriptors", error))
+    }
+
+    /// What of io_uring is in use.
+    pub fn features(&self) -> Features {
+        self.ring.features
+    }
+
+    /// Streams that exist: their `Closed` was not yet reported.
+    pub fn streams(&self) -> usize {
+        self.streams.live()
+    }
+
+    /// Buffers somebody holds a reference to.
+    pub fn buffers_held(&self) -> usize {
+        self.pool.held()
+    }
+
+    /// Connections that were closed at once because there were `streams_max` streams.
+    pub fn turned_away(&self) -> u64 {
+        self.turned_away
+    }
+
+    /// `io_uring_enter` calls made by turns so far.
+    pub fn enters(&self) -> u64 {
+        self.enters
+    }
+
+    /// To be looked at when the next turn begins.
+    fn mark(&mut self, slot: u32) {
+        if !std::mem::replace(&mut self.streams.at(slot).dirty, true) {
+            self.dirty.push(slot);
+        }
+    }
+}
+
+impl Buffers for Uring {
+    fn bytes(&self, extent: Extent) -> &[u8] {
+        self.pool.bytes(extent)
+    }
+
+    fn retain(&mut self, buffer: BufferId) {
+        self.pool.retain(buffer);
+    }
+
+    fn release(&mut self, buffer: BufferId) {
+        self.pool.release(buffer);
+    }
+
+    fn append(&mut self, tail: Extent, piece: Extent) -> Option<Extent> {
+        self.pool.append(tail, piece)
+    }
+
+    fn free(&self) -> usize {
+        self.pool.free()
+    }
+}
+
+impl Net for Uring {
+    fn listen(&mut self, listener: ListenerId, address: SocketAddr) -> io::Result<SocketAddr> {
+        self.start_listening(listener, address)
+    }
+
+    fn unlisten(&mut self, listener: ListenerId) {
+        self.stop_listening(listener);
+    }
+
+    fn open(&mut self, to: SocketAddr, source: Option<IpAddr>) -> StreamId {
+        self.start_opening(to, source)
+    }
+
+    fn write(&mut self, stream: StreamId, bytes: &[u8]) {
+        if let Some(batch) = self.batch_of(stream) {
+            batch.write(bytes);
+        }
+    }
+
+    fn write_body(&mut self, stream: StreamId, extents: &[Extent]) {
+        self.queue_body(stream, extents);
+    }
+
+    fn pause(&mut self, stream: StreamId) {
+        if let Some(slot) = self.streams.find(stream) {
+            self.streams.at(slot).paused = true;
+            self.cancel_receive(slot);
+        }
+    }
+
+    fn resume(&mut self, stream: StreamId) {
+        if let Some(slot) = self.streams.find(stream) {
+            self.streams.at(slot).paused = false;
+            self.receive_if_wanted(slot);
+        }
+    }
+
+    fn close(&mut self, stream: StreamId) {
+        if let Some(slot) = self.streams.find(stream)
+            && !matches!(self.streams.at(slot).phase, Phase::Closing(_))
+        {
+            self.streams.at(slot).ending = Some(Cause::Local);
+            self.mark(slot);
+        }
+    }
+
+    fn abort(&mut self, stream: StreamId) {
+        if let Some(slot) = self.streams.find(stream) {
+            self.begin_close(slot, Cause::Local);
+        }
+    }
+
+    fn wake(&mut self, shard: ShardId) {
+        assert_ne!(shard, self.options.shard, "a shard does not wake itself");
+        if !self.wakes.contains(&shard) {
+            self.wakes.push(shard);
+        }
+    }
+
+    fn turn(&mut self, until: Instant, events_max: usize, events: &mut Vec<Event>) -> Instant {
+        self.take_turn(until, events_max, events)
+    }
+
+    fn now(&self) -> Instant {
+        clock::now()
+    }
+}

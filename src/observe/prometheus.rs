@@ -1,0 +1,199 @@
+//! Prometheus text (exposition format 0.0.4): all shards' counters added up, names and labels bounded by the
+//! configuration.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use super::{Counter, Histogram, ListenerStats, Snapshot, Stage, Stats, UpstreamStats};
+
+/// What listeners, pools and upstreams are called, in configuration order.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// Listeners.
+    pub listeners: Vec<String>,
+    /// Pools and their upstreams.
+    pub pools: Vec<(String, Vec<String>)>,
+}
+
+/// All metrics. `busy`: each shard's busy share of the last second or so.
+pub fn text(names: &Names, shards: &[Arc<Stats>], busy: &[f64]) -> String {
+    let mut page = Page { out: String::with_capacity(16 << 10) };
+    page.head("postlane_build_info", "gauge", "The running version.");
+    page.line("postlane_build_info", &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1);
+    listeners(&mut page, names, shards);
+    upstreams(&mut page, names, shards);
+    machine(&mut page, shards, busy);
+    page.out
+}
+
+fn listeners(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
+    let labels: Vec<String> = names.listeners.iter().map(|name| format!("listener=\"{name}\"")).collect();
+    let sum = |i: usize, of: fn(&ListenerStats) -> &Counter| -> u64 {
+        shards.iter().map(|stats| of(&stats.listeners[i]).get()).sum()
+    };
+    type Part = (&'static str, fn(&ListenerStats) -> &Counter);
+    let outcomes: [Part; 3] =
+        [("accepted", |s| &s.accepted), ("deferred", |s| &s.deferred), ("rejected", |s| &s.rejected)];
+    page.head("postlane_messages_total", "counter", "Messages answered after their end of data.");
+    for (i, label) in labels.iter().enumerate() {
+        for (outcome, of) in outcomes {
+            page.line("postlane_messages_total", &format!("{label},outcome=\"{outcome}\""), sum(i, of));
+        }
+    }
+    let rest: [(&str, &str, &str, fn(&ListenerStats) -> &Counter); 3] = [
+        ("postlane_sessions", "gauge", "Sessions open now.", |s| &s.sessions),
+        ("postlane_sessions_total", "counter", "Sessions ever accepted.", |s| &s.connections),
+        ("postlane_sessions_refused_total", "counter", "Sessions turned away at max_sessions.", |s| &s.turned_away),
+    ];
+    for (name, kind, help, of) in rest {
+        page.head(name, kind, help);
+        labels.iter().enumerate().for_each(|(i, label)| page.line(name, label, sum(i, of)));
+    }
+}
+
+fn upstreams(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
+    let fleet: Vec<(usize, usize, String)> = names
+        .pools
+        .iter()
+        .enumerate()
+        .flat_map(|(p, (pool, upstreams))| {
+            upstreams.iter().enumerate().map(move |(u, up)| (p, u, format!("pool=\"{pool}\",upstream=\"{up}\"")))
+        })
+        .collect();
+    type Of = fn(&UpstreamStats) -> &Counter;
+    let sum = |p: usize, u: usize, of: Of| -> u64 { shards.iter().map(|s| of(&s.pools[p][u]).get()).sum() };
+    let outcomes: [(&str, Of); 3] =
+        [("delivered", |s| &s.delivered), ("deferred", |s| &s.deferred), ("bounced", |s| &s.bounced)];
+    let states: [(&str, Of); 3] = [("idle", |s| &s.idle), ("busy", |s| &s.busy), ("opening", |s| &s.opening)];
+    page.head("postlane_deliveries_total", "counter", "Recipients delivered; offers put off or refused.");
+    page.by_part("postlane_deliveries_total", "outcome", &fleet, &outcomes, sum);
+    page.head("postlane_upstream_links", "gauge", "Links now, by state.");
+    page.by_part("postlane_upstream_links", "state", &fleet, &states, sum);
+    let rest: [(&str, &str, &str, Of); 5] = [
+        ("postlane_upstream_in_flight", "gauge", "Transactions under way.", |s| &s.in_flight),
+        ("postlane_upstream_links_opened_total", "counter", "Links ever opened.", |s| &s.opened),
+        ("postlane_upstream_connect_failures_total", "counter", "Links that could not be opened.", |s| {
+            &s.connect_failures
+        }),
+        ("postlane_upstream_links_lost_total", "counter", "Links lost in a transaction.", |s| &s.lost_links),
+        ("postlane_upstream_ejections_total", "counter", "Times an upstream was ejected.", |s| &s.ejections),
+    ];
+    for (name, kind, help, of) in rest {
+        page.head(name, kind, help);
+        fleet.iter().for_each(|(p, u, label)| page.line(name, label, sum(*p, *u, of)));
+    }
+    page.head("postlane_upstream_healthy", "gauge", "1 unless some shard has it ejected.");
+    for (p, u, label) in &fleet {
+        let healthy = shards.iter().all(|s| s.pools[*p][*u].healthy.get() == 1);
+        page.line("postlane_upstream_healthy", label, u64::from(healthy));
+    }
+    page.head("postlane_upstream_response_seconds", "histogram", "Response times by stage of the dialogue.");
+    for (p, u, label) in &fleet {
+        for stage in Stage::ALL {
+            let label = format!("{label},stage=\"{}\"", stage.label());
+            let histograms = shards.iter().map(|s| s.pools[*p][*u].stage(stage));
+            page.histogram("postlane_upstream_response_seconds", &label, histograms);
+        }
+    }
+}
+
+fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
+    let totals: [(&str, &str, fn(&Stats) -> &Counter); 6] = [
+        ("postlane_in_doubt_total", "Transactions repeated although an upstream may have taken them.", |s| &s.in_doubt),
+        ("postlane_bounces_total", "Bounces made for messages whose groups ended differently.", |s| &s.bounces),
+        ("postlane_bounces_dropped_total", "Bounces nobody was to be told or would take.", |s| &s.bounces_dropped),
+        ("postlane_letters_total", "Letters between shards.", |s| &s.letters),
+        ("postlane_out_of_buffers_total", "Messages refused for want of memory.", |s| &s.out_of_buffers),
+        ("postlane_turns_total", "Turns of the shards' loops.", |s| &s.turns),
+    ];
+    for (name, help, of) in totals {
+        page.head(name, "counter", help);
+        page.line(name, "", shards.iter().map(|stats| of(stats).get()).sum::<u64>());
+    }
+    page.head("postlane_shard_busy_ratio", "gauge", "Share of the last second that the shard did not wait.");
+    for (shard, ratio) in busy.iter().enumerate() {
+        page.line("postlane_shard_busy_ratio", &format!("shard=\"{shard}\""), format!("{ratio:.4}"));
+    }
+    page.head("postlane_message_seconds", "histogram", "A message's time by stage.");
+    let stages: [(&str, fn(&Stats) -> &Histogram); 3] =
+        [("receive", |s| &s.receive), ("dispatch", |s| &s.dispatch), ("total", |s| &s.total)];
+    for (stage, of) in stages {
+        page.histogram("postlane_message_seconds", &format!("stage=\"{stage}\""), shards.iter().map(|s| of(s)));
+    }
+}
+
+struct Page {
+    out: String,
+}
+
+impl Page {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn line(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
+        let _ = if labels.is_empty() {
+            writeln!(self.out, "{name} {value}")
+        } else {
+            writeln!(self.out, "{name}{{{labels}}} {value}")
+        };
+    }
+
+    fn by_part<O: Copy>(
+        &mut self,
+        name: &str,
+        part: &str,
+        fleet: &[(usize, usize, String)],
+        parts: &[(&str, O)],
+        sum: impl Fn(usize, usize, O) -> u64,
+    ) {
+        for (p, u, label) in fleet {
+            for (value, of) in parts {
+                self.line(name, &format!("{label},{part}=\"{value}\""), sum(*p, *u, *of));
+            }
+        }
+    }
+
+    fn histogram<'a>(&mut self, name: &str, labels: &str, shards: impl Iterator<Item = &'a Histogram>) {
+        let mut sum = Snapshot::default();
+        shards.for_each(|histogram| histogram.add_to(&mut sum));
+        let (bucket, count) = (format!("{name}_bucket"), sum.count());
+        for (bound, up_to) in sum.cumulative() {
+            self.line(&bucket, &format!("{labels},le=\"{}\"", bound as f64 / 1e9), up_to);
+        }
+        self.line(&bucket, &format!("{labels},le=\"+Inf\""), count);
+        self.line(&format!("{name}_sum"), labels, sum.sum_nanos as f64 / 1e9);
+        self.line(&format!("{name}_count"), labels, count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_over_shards_and_names_what_the_contract_names() {
+        let names = Names {
+            listeners: vec!["apps".into()],
+            pools: vec![("farm".into(), vec!["mta1".into(), "mta2".into()])],
+        };
+        let shards: Vec<Arc<Stats>> = (0..2).map(|_| Arc::new(Stats::new(1, &[2]))).collect();
+        shards[0].listeners[0].accepted.add(2);
+        shards[1].listeners[0].accepted.add(3);
+        shards[1].pools[0][1].healthy.set(0);
+        shards[0].pools[0][0].stage(Stage::Eod).record(1_500_000);
+        let text = text(&names, &shards, &[0.25, 0.5]);
+        for line in [
+            "postlane_messages_total{listener=\"apps\",outcome=\"accepted\"} 5",
+            "postlane_upstream_healthy{pool=\"farm\",upstream=\"mta1\"} 1",
+            "postlane_upstream_healthy{pool=\"farm\",upstream=\"mta2\"} 0",
+            "postlane_upstream_response_seconds_count{pool=\"farm\",upstream=\"mta1\",stage=\"eod\"} 1",
+            "postlane_upstream_links{pool=\"farm\",upstream=\"mta1\",state=\"idle\"} 0",
+            "postlane_in_doubt_total 0",
+            "postlane_shard_busy_ratio{shard=\"1\"} 0.5000",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}");
+        }
+        assert!(text.lines().all(|l| l.starts_with('#') || l.rsplit_once(' ').is_some_and(|(_, v)| v.parse::<f64>().is_ok())));
+    }
+}

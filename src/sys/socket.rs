@@ -1,0 +1,86 @@
+//! TCP sockets made by ordinary system calls: listeners, and those about to connect.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use super::name::Name;
+
+/// Connections the kernel keeps for us until they are accepted (it caps this at net.core.somaxconn).
+const BACKLOG: libc::c_int = 4096;
+
+fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
+    // SAFETY: no pointers; the descriptor returned is new and owned by nobody else.
+    unsafe {
+        let fd = checked(libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?;
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+fn set(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the value is valid for reading and its size is given.
+    checked(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
+fn bind(fd: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+    let name = Name::of(address);
+    // SAFETY: `name` is a valid address of the length given.
+    checked(unsafe { libc::bind(fd.as_raw_fd(), name.as_ptr(), name.len()) }).map(drop)
+}
+
+/// A listening socket that others may share the address with (SO_REUSEPORT); what it really is bound to.
+/// With `cpu`, the kernel prefers it for connections whose packets that CPU takes in (socket(7)).
+pub(crate) fn listener(address: SocketAddr, cpu: Option<u32>) -> io::Result<(OwnedFd, SocketAddr)> {
+    let fd = stream_socket(address)?;
+    set(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    set(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    // Inherited by what it accepts.
+    set(&fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    if let Some(cpu) = cpu.and_then(|cpu| libc::c_int::try_from(cpu).ok()) {
+        // Only a wish.
+        let _ = set(&fd, libc::SOL_SOCKET, libc::SO_INCOMING_CPU, cpu);
+    }
+    bind(&fd, address)?;
+    // SAFETY: no pointers.
+    checked(unsafe { libc::listen(fd.as_raw_fd(), BACKLOG) })?;
+    let mut name = Name::EMPTY;
+    // SAFETY: `name` is valid for writing, and its length is given.
+    checked(unsafe { libc::getsockname(fd.as_raw_fd(), name.as_mut_ptr(), name.len_mut_ptr()) })?;
+    let bound = name.address().unwrap_or(address);
+    Ok((fd, SocketAddr::new(address.ip(), bound.port())))
+}
+
+/// A socket to connect to `to` with, from the local address `source` and a port found when connecting.
+pub(crate) fn caller(to: SocketAddr, source: Option<IpAddr>) -> io::Result<OwnedFd> {
+    let fd = stream_socket(to)?;
+    set(&fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    if let Some(source) = source {
+        // So that the same port serves many upstreams (ip(7)).
+        set(&fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+        bind(&fd, SocketAddr::new(source, 0))?;
+    }
+    Ok(fd)
+}

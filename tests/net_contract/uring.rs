@@ -1,0 +1,241 @@
+//! io_uring as a ground: the far ends are ordinary non-blocking sockets of this thread.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use postlane::handle::ShardId;
+use postlane::net::uring::{Uring, UringOptions};
+use postlane::net::{Event, Net};
+use postlane::sys::arena::Arenas;
+use postlane::sys::ring_table::RingTable;
+
+use crate::ground::{Far, FarState, Ground};
+
+struct FarEnd {
+    stream: Option<TcpStream>,
+    pending: Vec<u8>,
+    received: Vec<u8>,
+    paused: bool,
+    closing: Option<Shutdown>,
+    state: FarState,
+}
+
+impl FarEnd {
+    fn new(stream: TcpStream) -> FarEnd {
+        stream.set_nonblocking(true).unwrap();
+        FarEnd {
+            stream: Some(stream),
+            pending: Vec::new(),
+            received: Vec::new(),
+            paused: false,
+            closing: None,
+            state: FarState::Open,
+        }
+    }
+
+    /// Sends and reads what goes without waiting.
+    fn pump(&mut self) {
+        let Some(stream) = self.stream.as_mut() else {
+            return;
+        };
+        while !self.pending.is_empty() {
+            match stream.write(&self.pending) {
+                Ok(len) => drop(self.pending.drain(..len)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => self.pending.clear(),
+            }
+        }
+        let mut buffer = [0; 65_536];
+        while !self.paused && self.state == FarState::Open {
+            match stream.read(&mut buffer) {
+                Ok(0) => self.state = FarState::Finished,
+                Ok(len) => self.received.extend(&buffer[..len]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => self.state = FarState::Failed,
+            }
+        }
+        if self.pending.is_empty() {
+            match self.closing.take() {
+                Some(Shutdown::Write) => drop(stream.shutdown(Shutdown::Write)),
+                Some(_) => self.stream = None,
+                None => {}
+            }
+        }
+    }
+}
+
+pub(crate) struct UringGround {
+    net: Uring,
+    fars: Vec<FarEnd>,
+    listeners: Vec<TcpListener>,
+}
+
+impl UringGround {
+    fn new(buffers: usize, receive_buffers: u16, plain: bool) -> UringGround {
+        // Few streams, so that a leak of slots or of places in the file table soon shows.
+        let options = UringOptions {
+            streams_max: 64,
+            ring_entries: 32,
+            receive_buffers,
+            plain,
+            ..Default::default()
+        };
+        let net = Uring::new(options, Arenas::new(1, buffers).unwrap(), RingTable::new(1)).unwrap();
+        assert_ne!(net.features().peer_name, plain);
+        UringGround {
+            net,
+            fars: Vec::new(),
+            listeners: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, stream: TcpStream) -> Far {
+        self.fars.push(FarEnd::new(stream));
+        Far(self.fars.len() - 1)
+    }
+}
+
+impl Ground for UringGround {
+    type Net = Uring;
+
+    fn with_buffers(buffers: usize, lent_max: u16) -> Self {
+        UringGround::new(buffers, lent_max, false)
+    }
+
+    fn net(&mut self) -> &mut Uring {
+        &mut self.net
+    }
+
+    fn step(&mut self, events_max: usize, events: &mut Vec<Event>) {
+        self.fars.iter_mut().for_each(FarEnd::pump);
+        let until = self.net.now() + Duration::from_millis(1);
+        self.net.turn(until, events_max, events);
+    }
+
+    fn quiet_steps(&self) -> usize {
+        30
+    }
+
+    fn streams(&mut self) -> usize {
+        self.net.streams()
+    }
+
+    fn buffers_held(&mut self) -> usize {
+        self.net.buffers_held()
+    }
+
+    fn connect(&mut self, to: SocketAddr) -> Far {
+        self.add(TcpStream::connect(to).unwrap())
+    }
+
+    fn listen(&mut self) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let at = listener.local_addr().unwrap();
+        self.listeners.push(listener);
+        at
+    }
+
+    fn unlisten(&mut self, at: SocketAddr) {
+        self.listeners
+            .retain(|listener| listener.local_addr().unwrap() != at);
+    }
+
+    fn accept(&mut self, at: SocketAddr) -> Option<Far> {
+        let listener = self
+            .listeners
+            .iter()
+            .find(|listener| listener.local_addr().unwrap() == at)?;
+        let (stream, _) = listener.accept().ok()?;
+        Some(self.add(stream))
+    }
+
+    fn send(&mut self, far: Far, bytes: &[u8]) {
+        self.fars[far.0].pending.extend(bytes);
+        self.fars[far.0].pump();
+    }
+
+    fn take_received(&mut self, far: Far, into: &mut Vec<u8>) {
+        into.append(&mut self.fars[far.0].received);
+    }
+
+    fn state(&mut self, far: Far) -> FarState {
+        self.fars[far.0].pump();
+        self.fars[far.0].state
+    }
+
+    fn close(&mut self, far: Far) {
+        self.fars[far.0].closing = Some(Shutdown::Both);
+        self.fars[far.0].pump();
+    }
+
+    fn shutdown(&mut self, far: Far) {
+        self.fars[far.0].closing = Some(Shutdown::Write);
+        self.fars[far.0].pump();
+    }
+
+    fn reset(&mut self, far: Far) {
+        if let Some(stream) = self.fars[far.0].stream.take() {
+            socket2::SockRef::from(&stream)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
+        }
+    }
+
+    fn pause(&mut self, far: Far) {
+        self.fars[far.0].paused = true;
+    }
+
+    fn resume(&mut self, far: Far) {
+        self.fars[far.0].paused = false;
+    }
+}
+
+/// The same, with only what Linux 6.1 has.
+pub(crate) struct PlainGround(UringGround);
+
+crate::ground::like!(PlainGround, UringGround, |buffers, lent_max| UringGround::new(
+    buffers, lent_max, true
+));
+
+/// Two shards in two threads: each wakes the other from a wait without end, over and over.
+#[test]
+fn shards_wake_each_other() {
+    use postlane::time::Instant;
+    const ROUNDS: u32 = 1_000;
+    let (arenas, rings) = (Arenas::new(2, 16).unwrap(), RingTable::new(2));
+    let ready = std::sync::Barrier::new(2);
+    let turn = std::sync::atomic::AtomicU32::new(0);
+    let order = std::sync::atomic::Ordering::SeqCst;
+    std::thread::scope(|scope| {
+        for shard in 0..2_u16 {
+            let (arenas, rings, ready, turn) = (arenas.clone(), rings.clone(), &ready, &turn);
+            scope.spawn(move || {
+                let options = UringOptions {
+                    shard: ShardId(shard),
+                    streams_max: 4,
+                    receive_buffers: 4,
+                    ..Default::default()
+                };
+                let mut net = Uring::new(options, arenas, rings).unwrap();
+                ready.wait();
+                let mut events = Vec::new();
+                for round in 0..ROUNDS {
+                    if round % 2 == u32::from(shard) {
+                        turn.store(round + 1, order);
+                        net.wake(ShardId(1 - shard));
+                        net.turn(Instant::default(), 8, &mut events);
+                    } else {
+                        while turn.load(order) <= round {
+                            net.turn(Instant::NEVER, 8, &mut events);
+                        }
+                    }
+                }
+                ready.wait();
+                assert!(events.is_empty());
+            });
+        }
+    });
+    assert_eq!(turn.load(order), ROUNDS);
+}
