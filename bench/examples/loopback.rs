@@ -1,12 +1,13 @@
 //! What generator and sink cost by themselves: one against the other, each on its thread, over loopback.
 //!
-//! `cargo run --release -p postlane-bench --example loopback [seconds] [sessions] [size] [per-connection]`
+//! `cargo run --release -p postlane-bench --example loopback [seconds] [sessions] [size] [per-connection] [html-prefix]`
 
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use postlane_bench::load::{self, Exchange};
-use postlane_bench::{measure, sink};
+use postlane_bench::report::Report;
+use postlane_bench::{measure, progress, sink};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -27,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         options.per_connection = argument(3, "0").parse().ok().filter(|most| *most > 0);
         options.exchange = exchange;
         let before = measure::thread_cpu();
-        let result = load::run(&options, &AtomicBool::new(false), &mut ())?;
+        let result = load::run(&options, &AtomicBool::new(false), &mut progress::Line::new())?;
         let load_us = (measure::thread_cpu() - before).as_secs_f64() * 1e6;
         let (counts, spent) = sink.stop()?;
         assert_eq!(counts.messages, result.acknowledged);
@@ -41,6 +42,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             result.latency.percentile_us(50.0),
             result.latency.percentile_us(99.0),
         );
+        if let Some(prefix) = arguments.get(4) {
+            let label = format!("Generator against sink, {exchange:?}");
+            let report = Report::new(&label, &options, result, None, Some(counts.messages));
+            std::fs::write(format!("{prefix}-{exchange:?}.html"), report.html())?;
+            println!("{report}");
+        }
     }
     Ok(())
 }

@@ -58,6 +58,35 @@ pub(crate) fn micros(us: f64) -> String {
     }
 }
 
+/// Year, month and day (from 1) of a day counted from 1970-01-01.
+pub(crate) fn civil(days: u64) -> (u64, usize, u64) {
+    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let (mut year, mut month, mut day) = (1970, 0, days);
+    while day >= 365 + u64::from(leap(year)) {
+        day -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let lengths = [
+        31,
+        28 + u64::from(leap(year)),
+        31,
+        30,
+        31,
+        30,
+        31,
+        31,
+        30,
+        31,
+        30,
+        31,
+    ];
+    while day >= lengths[month] {
+        day -= lengths[month];
+        month += 1;
+    }
+    (year, month + 1, day + 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

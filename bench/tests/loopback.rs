@@ -11,7 +11,7 @@ use postlane_bench::Stage;
 use postlane_bench::load::{self, Exchange, LoadResult, Observer, SizeMix};
 use postlane_bench::sink::{self, Dumped, Handle};
 
-const NEVER: AtomicBool = AtomicBool::new(false);
+static NEVER: AtomicBool = AtomicBool::new(false);
 
 fn loopback() -> SocketAddr {
     "127.0.0.1:0".parse().expect("an address")
@@ -324,7 +324,7 @@ fn dialogue(stream: &mut TcpStream, reader: &mut impl BufRead, text: &[u8], line
     let mut replies = vec![String::new(); lines];
     replies
         .iter_mut()
-        .for_each(|line| drop(reader.read_line(line).expect("a reply")));
+        .for_each(|line| assert!(reader.read_line(line).expect("a reply") > 0));
     replies
 }
 
@@ -408,4 +408,63 @@ fn latency_delays_one_session_and_not_the_others() {
         (Duration::from_millis(200)..Duration::from_secs(2)).contains(&elapsed),
         "{elapsed:?}"
     );
+}
+
+#[test]
+fn a_run_without_an_end_stops_when_told() {
+    let sink = sink_with(|_| {});
+    let stop = AtomicBool::new(false);
+    let mut options = load::Options::to(sink.addresses()[0]);
+    options.sessions = 4;
+    let result = std::thread::scope(|scope| {
+        let run = scope.spawn(|| load::run(&options, &stop, &mut ()));
+        let patience = Instant::now() + Duration::from_secs(20);
+        while sink.counts().messages < 100 && Instant::now() < patience {
+            std::thread::yield_now();
+        }
+        stop.store(true, Ordering::Relaxed);
+        run.join().expect("no panic").expect("it runs")
+    });
+    assert!(result.acknowledged >= 100);
+    assert_clean(&result, sink.counts().messages);
+    assert!(
+        result.generator_busy > 0.0 && result.generator_busy <= 1.1,
+        "{}",
+        result.generator_busy
+    );
+}
+
+#[test]
+fn a_server_that_goes_away_ends_the_run() {
+    let sink = sink_with(|_| {});
+    let mut options = load::Options::to(sink.addresses()[0]);
+    options.connect_timeout = Duration::from_millis(300);
+    let result = std::thread::scope(|scope| {
+        let run = scope.spawn(|| load::run(&options, &NEVER, &mut ()));
+        let patience = Instant::now() + Duration::from_secs(20);
+        while sink.counts().messages < 100 && Instant::now() < patience {
+            std::thread::yield_now();
+        }
+        drop(sink);
+        run.join().expect("no panic").expect("it has a result")
+    });
+    assert!(
+        result.aborted.is_some_and(|why| why.contains("refused")),
+        "it says why"
+    );
+    assert!(result.acknowledged >= 100 && result.connection_errors["refused"] > 0);
+}
+
+#[test]
+fn ipv6_is_no_different() {
+    let local: SocketAddr = "[::1]:0".parse().expect("an address");
+    if std::net::TcpListener::bind(local).is_err() {
+        eprintln!("this machine has no IPv6 loopback");
+        return;
+    }
+    let sink = sink_with(|options| options.listen = vec![local, loopback()]);
+    assert_clean(&load_to(&sink, |_| {}), 500);
+    let second = sink.addresses()[1];
+    assert_clean(&load_to(&sink, |options| options.target = second), 500);
+    assert_eq!(sink.counts().messages, 1_000);
 }

@@ -269,17 +269,22 @@ fn uring_options(config: &Config, shard: ShardId, cpu: u32, files_max: u64) -> U
     let links: u64 =
         config.pools.iter().map(|pool| u64::from(pool.links_per_shard) * pool.upstreams.len() as u64).sum();
     // Some more, for those that are told that there are too many.
-    let wanted = sessions + links + sessions / 16 + 64;
-    // The ring's table of files has two places for each stream, and the limit of open files bounds it.
-    let streams_max = wanted.min(files_max / 2).min(1 << 19) as u32;
-    if u64::from(streams_max) < wanted && shard == ShardId(0) {
+    let wanted = sessions + sessions / 16 + 64;
+    let (accepted_max, opened_max) = (wanted.min(files_max - (links + 1).min(files_max / 2)), links + 1);
+    if accepted_max < wanted && shard == ShardId(0) {
         eprintln!(
-            "postlane: room for {streams_max} sessions and links on each shard, not {wanted}: raise the limit of \
-             open files to {} (`ulimit -n`, LimitNOFILE= in a systemd unit) or lower max_sessions",
-            wanted * 2
+            "postlane: room for {accepted_max} sessions on each shard, not {wanted}: raise the limit of open files to \
+             {} (`ulimit -n`, LimitNOFILE= in a systemd unit) or lower max_sessions",
+            wanted + opened_max
         );
     }
-    UringOptions { shard, cpu: Some(cpu), streams_max, ..UringOptions::default() }
+    UringOptions {
+        shard,
+        cpu: Some(cpu),
+        accepted_max: accepted_max.min(1 << 19) as u32,
+        opened_max: opened_max.min(files_max / 2).min(1 << 18) as u32,
+        ..UringOptions::default()
+    }
 }
 
 fn shard_options(config: &Config, shard: ShardId, shards: u16, epoch_ms: u64) -> Options {

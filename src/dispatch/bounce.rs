@@ -2,15 +2,18 @@
 
 use std::io::Write;
 
-use super::message::Message;
+use super::message::{Message, MessageId};
 use super::options::Options;
 use crate::handle::Buffers;
 use crate::limits::BOUNCE_HEADER_BYTES_MAX;
-use crate::protocol::wire::command::{Mail, MailParameters, Recipient};
+use crate::protocol::wire::command::{BodyKind, Mail, MailParameters, Recipient};
 use crate::protocol::wire::reply::{Enhanced, ReplyBuf};
 
 /// In a list of refusals: all recipients that are not named.
 pub(super) const EVERYBODY: u16 = u16::MAX;
+
+/// Of a reply's text in a bounce.
+const REPLY_BYTES_MAX: usize = 400;
 
 /// The worst of several refusals: a permanent one before a temporary one.
 pub(super) fn worst(refused: &[(u16, ReplyBuf)]) -> ReplyBuf {
@@ -50,11 +53,22 @@ pub(super) fn write(
         return false;
     }
     bounce.internal = true;
+    let mut header = Vec::new();
+    write_header(&mut header, message, buffers);
+    // Addresses in UTF-8, an upstream's words or the original's header may be 8-bit; then it has to be said so.
     let utf8 = message.envelope.mail().utf8;
+    let is_ascii =
+        !utf8 && header.is_ascii() && told.iter().all(|(_, reply)| reply.as_reply().text.is_ascii());
+    let body = if is_ascii {
+        BodyKind::SevenBit
+    } else {
+        BodyKind::EightBit
+    };
     bounce.envelope.set_sender(&Mail {
         path: b"",
         parameters: MailParameters {
             utf8,
+            body,
             ..Default::default()
         },
     });
@@ -63,96 +77,109 @@ pub(super) fn write(
         notify: None,
         orcpt: None,
     });
+    let parts = Parts {
+        message,
+        told: &told,
+        header: &header,
+        encoding: if is_ascii { "7bit" } else { "8bit" },
+    };
     let mut text = std::mem::take(&mut bounce.head);
-    write_parts(&mut text, bounce, message, &told, options, date, buffers).expect("writing to memory");
+    parts
+        .write(&mut text, &bounce.id, options, date)
+        .expect("writing to memory");
     bounce.head = text;
     true
 }
 
-fn write_parts(
-    out: &mut Vec<u8>,
-    bounce: &Message,
-    message: &Message,
-    told: &[(u16, &ReplyBuf)],
-    options: &Options,
-    date: &[u8],
-    buffers: &impl Buffers,
-) -> std::io::Result<()> {
-    let (host, id) = (&options.hostname, bounce.id);
-    let boundary = format!("={id}=");
-    let kind = if message.envelope.mail().utf8 {
-        "global-"
-    } else {
-        ""
-    };
-    write!(out, "Date: ")?;
-    out.write_all(date)?;
-    write!(
-        out,
-        "\r\nFrom: Mail Delivery System <{}>\r\nTo: <",
-        options.bounce_from
-    )?;
-    out.write_all(message.envelope.sender())?;
-    write!(
-        out,
-        ">\r\nSubject: Undelivered mail returned to sender\r\nMessage-ID: <{id}@{host}>\r\n"
-    )?;
-    write!(out, "Auto-Submitted: auto-replied\r\nMIME-Version: 1.0\r\n")?;
-    write!(
-        out,
-        "Content-Type: multipart/report; report-type=delivery-status;\r\n\tboundary=\"{boundary}\"\r\n\r\n"
-    )?;
-    write!(
-        out,
-        "--{boundary}\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"
-    )?;
-    write!(out, "This is the mail system at {host}.\r\n\r\n")?;
-    write!(
-        out,
-        "Your message {} could not be delivered to these recipients;\r\nothers have it:\r\n\r\n",
-        message.id
-    )?;
-    for (index, reply) in told {
-        let reply = reply.as_reply();
-        write!(out, "  <")?;
-        out.write_all(message.envelope.recipient(usize::from(*index)).path)?;
-        write!(out, ">: {} ", reply.code)?;
-        out.extend(
-            reply
-                .text
-                .iter()
-                .take(400)
-                .map(|&b| if b == b'\n' { b' ' } else { b }),
-        );
-        write!(out, "\r\n")?;
+/// What a bounce is put together from.
+struct Parts<'a> {
+    message: &'a Message,
+    told: &'a [(u16, &'a ReplyBuf)],
+    /// The original's.
+    header: &'a [u8],
+    encoding: &'static str,
+}
+
+impl Parts<'_> {
+    fn write(
+        &self,
+        out: &mut Vec<u8>,
+        id: &MessageId,
+        options: &Options,
+        date: &[u8],
+    ) -> std::io::Result<()> {
+        let Parts {
+            message, encoding, ..
+        } = self;
+        let host = &options.hostname;
+        let boundary = format!("={id}=");
+        // RFC 6533 for addresses in UTF-8.
+        let (status, headers) = if message.envelope.mail().utf8 {
+            ("message/global-delivery-status", "message/global-headers")
+        } else {
+            ("message/delivery-status", "text/rfc822-headers")
+        };
+        let part = |kind: &str| {
+            format!("--{boundary}\r\nContent-Type: {kind}\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n")
+        };
+        write!(out, "Date: ")?;
+        out.write_all(date)?;
+        write!(
+            out,
+            "\r\nFrom: Mail Delivery System <{}>\r\nTo: <",
+            options.bounce_from
+        )?;
+        out.write_all(message.envelope.sender())?;
+        write!(
+            out,
+            ">\r\nSubject: Undelivered mail returned to sender\r\nMessage-ID: <{id}@{host}>\r\n"
+        )?;
+        write!(out, "Auto-Submitted: auto-replied\r\nMIME-Version: 1.0\r\n")?;
+        write!(
+            out,
+            "Content-Type: multipart/report; report-type=delivery-status;\r\n\tboundary=\"{boundary}\"\r\n"
+        )?;
+        write!(out, "Content-Transfer-Encoding: {encoding}\r\n\r\n")?;
+        write!(out, "{}", part("text/plain; charset=utf-8"))?;
+        write!(out, "This is the mail system at {host}.\r\n\r\n")?;
+        write!(
+            out,
+            "Your message {} could not be delivered to these recipients;\r\nothers have it:\r\n\r\n",
+            message.id
+        )?;
+        for (index, reply) in self.told {
+            write!(out, "  <")?;
+            out.write_all(message.envelope.recipient(usize::from(*index)).path)?;
+            write!(out, ">: {} ", reply.as_reply().code)?;
+            write_text(out, reply);
+        }
+        write!(out, "\r\n{}", part(status))?;
+        write!(out, "Reporting-MTA: dns; {host}\r\n")?;
+        if let Some(envid) = message.envelope.mail().envid {
+            write!(out, "Original-Envelope-Id: ")?;
+            out.write_all(envid)?;
+            write!(out, "\r\n")?;
+        }
+        for (index, reply) in self.told {
+            write_status(out, &message.envelope.recipient(usize::from(*index)), reply)?;
+        }
+        write!(out, "\r\n{}", part(headers))?;
+        out.write_all(self.header)?;
+        write!(out, "\r\n--{boundary}--\r\n.\r\n")
     }
-    write!(
-        out,
-        "\r\n--{boundary}\r\nContent-Type: message/{kind}delivery-status\r\n\r\n"
-    )?;
-    write!(out, "Reporting-MTA: dns; {host}\r\n")?;
-    if let Some(envid) = message.envelope.mail().envid {
-        write!(out, "Original-Envelope-Id: ")?;
-        out.write_all(envid)?;
-        write!(out, "\r\n")?;
-    }
-    for (index, reply) in told {
-        write_status(out, &message.envelope.recipient(usize::from(*index)), reply)?;
-    }
-    let part = if kind.is_empty() {
-        "text/rfc822-headers"
-    } else {
-        "message/global-headers"
-    };
-    write!(out, "\r\n--{boundary}\r\nContent-Type: {part}\r\n\r\n")?;
-    write_header(out, message, buffers);
-    write!(out, "\r\n--{boundary}--\r\n.\r\n")
+}
+
+/// An upstream's words on one line, within bounds.
+fn write_text(out: &mut Vec<u8>, reply: &ReplyBuf) {
+    let text = reply.as_reply().text.iter().take(REPLY_BYTES_MAX);
+    out.extend(text.map(|&byte| if byte == b'\n' { b' ' } else { byte }));
+    out.extend_from_slice(b"\r\n");
 }
 
 fn write_status(out: &mut Vec<u8>, recipient: &Recipient<'_>, reply: &ReplyBuf) -> std::io::Result<()> {
-    let reply = reply.as_reply();
-    let class = u8::try_from(reply.code / 100).unwrap_or(5);
-    let Enhanced(class, subject, detail) = reply.enhanced.unwrap_or(Enhanced(class, 0, 0));
+    let (code, enhanced) = (reply.as_reply().code, reply.as_reply().enhanced);
+    let class = u8::try_from(code / 100).unwrap_or(5);
+    let Enhanced(class, subject, detail) = enhanced.unwrap_or(Enhanced(class, 0, 0));
     write!(out, "\r\n")?;
     if let Some(orcpt) = recipient.orcpt {
         write!(out, "Original-Recipient: ")?;
@@ -163,17 +190,10 @@ fn write_status(out: &mut Vec<u8>, recipient: &Recipient<'_>, reply: &ReplyBuf) 
     out.write_all(recipient.path)?;
     write!(
         out,
-        "\r\nAction: failed\r\nStatus: {class}.{subject}.{detail}\r\nDiagnostic-Code: smtp; {} ",
-        reply.code
+        "\r\nAction: failed\r\nStatus: {class}.{subject}.{detail}\r\nDiagnostic-Code: smtp; {code} "
     )?;
-    out.extend(
-        reply
-            .text
-            .iter()
-            .take(400)
-            .map(|&b| if b == b'\n' { b' ' } else { b }),
-    );
-    write!(out, "\r\n")
+    write_text(out, reply);
+    Ok(())
 }
 
 /// The original's header, up to a bound, dots still stuffed as they came.

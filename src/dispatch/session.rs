@@ -148,20 +148,26 @@ impl Dispatch {
     fn consume(&mut self, slot: u32, extent: Extent, now: Instant, buffers: &mut impl Buffers) {
         let len = extent.len as usize;
         let mut at = 0;
-        while at < len {
+        // Not only as long as there are octets left: a message's end is told after its last one was taken.
+        loop {
             let session = &mut self.sessions[slot as usize];
             if session.closing {
                 return;
             }
             if session.waiting.is_some() {
-                buffers.retain(extent.buffer);
-                session.pending.insert(0, extent.slice(at..len));
+                if at < len {
+                    buffers.retain(extent.buffer);
+                    session.pending.insert(0, extent.slice(at..len));
+                }
                 return;
             }
             let rest = extent.slice(at..len);
             let (used, ask) = self.step(slot, buffers.bytes(rest), now);
-            debug_assert!(used > 0, "the protocol takes something of any input");
             at += used;
+            if matches!(ask, Ask::Nothing) {
+                debug_assert!(at == len, "without an event all input is taken");
+                return;
+            }
             self.carry_out(slot, rest, ask, now, buffers);
         }
     }

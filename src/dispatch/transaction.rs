@@ -99,8 +99,8 @@ impl Dispatch {
         transaction.refused.extend(outcome.refused);
         if outcome.accepted {
             transaction.accepted.get_or_insert(outcome.reply);
-        } else {
-            // A delivery names every refused recipient when the message has other groups.
+        } else if transaction.groups == 1 {
+            // When there are other groups, each names all its refused recipients.
             transaction.refused.push((bounce::EVERYBODY, outcome.reply));
         }
         if transaction.groups_left == 0 {

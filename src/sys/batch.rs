@@ -144,7 +144,7 @@ mod tests {
             Some(Next::One(iovec)) => std::slice::from_ref(iovec),
             // SAFETY: the header was made from a slice of that length.
             Some(Next::Many(header)) => unsafe {
-                std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen as usize)
+                std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen)
             },
         };
         let mut all = Vec::new();
@@ -159,11 +159,11 @@ mod tests {
     #[test]
     fn pieces_leave_in_order_however_little_is_taken() {
         let mut pool = Pool::new(Arenas::new(1, 2).expect("a small mapping"), ShardId(0));
-        let buffer = crate::sys::pool::Pool::alloc(&mut pool).expect("free");
+        let buffer = pool.alloc().expect("free");
         let body = pool.fill(buffer, &(0..=255).collect::<Vec<u8>>()).expect("room");
         for taken_max in [1, 2, 7, 100, 10_000] {
             let mut batch = Batch::new();
-            let mut expected = Vec::new();
+            let mut expected: Vec<u8> = Vec::new();
             for round in 0..3_000_usize {
                 let line = format!("line {round}\r\n");
                 batch.write(line.as_bytes());
@@ -175,7 +175,7 @@ mod tests {
             }
             assert_eq!(batch.pieces.len(), 6_000, "neighbours are joined");
             batch.seal();
-            let mut got = Vec::new();
+            let mut got: Vec<u8> = Vec::new();
             loop {
                 let bytes = read(&mut batch, taken_max);
                 got.extend(&bytes);

@@ -92,6 +92,21 @@ impl Name {
     }
 }
 
+/// Names by number. They grow in number as needed, and none ever moves.
+#[derive(Default)]
+pub(crate) struct Names(Vec<Box<[Name; Names::CHUNK]>>);
+
+impl Names {
+    const CHUNK: usize = 128;
+
+    pub(crate) fn at(&mut self, number: usize) -> &mut Name {
+        while self.0.len() <= number / Self::CHUNK {
+            self.0.push(Box::new([Name::EMPTY; Self::CHUNK]));
+        }
+        &mut self.0[number / Self::CHUNK][number % Self::CHUNK]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -37,3 +37,11 @@ pub fn wait() {
     // SAFETY: a valid set; the signal's details are not asked for. EINTR (a debugger) is waited out.
     unsafe { while libc::sigwaitinfo(&set, ptr::null_mut()) < 0 {} }
 }
+
+/// Asks a process that we started to end.
+pub fn terminate(pid: u32) {
+    // SAFETY: kill takes any numbers; the process is a child not yet waited for, so the number is its own.
+    unsafe {
+        libc::kill(pid as libc::pid_t, libc::SIGTERM);
+    }
+}

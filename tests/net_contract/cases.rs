@@ -6,6 +6,8 @@ use postlane::time::Instant;
 
 use crate::ground::{FarState, Ground, Stage, pattern};
 
+pub(crate) use crate::churn::any_mixture_keeps_every_promise;
+
 const MIB: usize = 1024 * 1024;
 
 pub(crate) fn accepts_receives_writes_and_closes<G: Ground>() {
@@ -74,7 +76,7 @@ pub(crate) fn writes_and_bodies_leave_in_order<G: Ground>() {
         }
     }
     stage.until_far_received(far, &expected);
-    stage.until("Sent", |stage| stage.sent.get(&stream).is_some());
+    stage.until("Sent", |stage| stage.sent.contains_key(&stream));
     stage.settle();
     stage.release_all(&extents);
 }

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
 mod cases;
+mod churn;
 mod ground;
+mod refusals;
 mod sim;
 mod uring;
 mod world;
@@ -46,4 +48,5 @@ contract![
     unlisten_refuses_newcomers_and_keeps_streams,
     the_budget_of_events_is_kept,
     nothing_is_left_behind,
+    any_mixture_keeps_every_promise,
 ];

@@ -68,6 +68,8 @@ impl FarEnd {
 pub(crate) struct UringGround {
     net: Uring,
     fars: Vec<FarEnd>,
+    /// Those whose socket is open.
+    live: Vec<usize>,
     listeners: Vec<TcpListener>,
 }
 
@@ -75,7 +77,8 @@ impl UringGround {
     fn new(buffers: usize, receive_buffers: u16, plain: bool) -> UringGround {
         // Few streams, so that a leak of slots or of places in the file table soon shows.
         let options = UringOptions {
-            streams_max: 64,
+            accepted_max: 32,
+            opened_max: 32,
             ring_entries: 32,
             receive_buffers,
             plain,
@@ -86,11 +89,13 @@ impl UringGround {
         UringGround {
             net,
             fars: Vec::new(),
+            live: Vec::new(),
             listeners: Vec::new(),
         }
     }
 
     fn add(&mut self, stream: TcpStream) -> Far {
+        self.live.push(self.fars.len());
         self.fars.push(FarEnd::new(stream));
         Far(self.fars.len() - 1)
     }
@@ -108,7 +113,10 @@ impl Ground for UringGround {
     }
 
     fn step(&mut self, events_max: usize, events: &mut Vec<Event>) {
-        self.fars.iter_mut().for_each(FarEnd::pump);
+        self.live.retain(|&far| {
+            self.fars[far].pump();
+            self.fars[far].stream.is_some()
+        });
         let until = self.net.now() + Duration::from_millis(1);
         self.net.turn(until, events_max, events);
     }
@@ -214,7 +222,8 @@ fn shards_wake_each_other() {
             scope.spawn(move || {
                 let options = UringOptions {
                     shard: ShardId(shard),
-                    streams_max: 4,
+                    accepted_max: 4,
+                    opened_max: 4,
                     receive_buffers: 4,
                     ..Default::default()
                 };
@@ -238,4 +247,62 @@ fn shards_wake_each_other() {
         }
     });
     assert_eq!(turn.load(order), ROUNDS);
+}
+
+/// At the bound newcomers are closed at once, and when there is room again they are taken.
+#[test]
+fn beyond_accepted_max_newcomers_are_turned_away() {
+    let mut stage = crate::ground::Stage::<UringGround>::new();
+    let held: Vec<_> = (0..32).map(|_| stage.accept_one()).collect();
+    let at = stage.listener;
+    let extra = stage.ground.connect(at);
+    stage.until("turned away", |stage| stage.ground.state(extra) != FarState::Open);
+    assert_eq!((stage.ground.net.turned_away(), stage.accepted.len()), (1, 32));
+    stage.ground.close(held[0].1);
+    stage.until_closed(held[0].0);
+    let (stream, far) = stage.accept_one();
+    stage.ground.send(far, b"there is room again");
+    stage.until_received(stream, b"there is room again");
+}
+
+/// Beyond `opened_max` an open fails, told by its event like every other failure.
+#[test]
+fn beyond_opened_max_opens_fail() {
+    let mut stage = crate::ground::Stage::<UringGround>::new();
+    let at = stage.ground.listen();
+    let held: Vec<_> = (0..32).map(|_| stage.open_one(at)).collect();
+    let extra = stage.net().open(at, None);
+    stage.net().write(extra, b"in vain");
+    assert_eq!(
+        stage.until_closed(extra),
+        postlane::net::Cause::NotOpened(libc::EMFILE)
+    );
+    stage.net().close(held[0].0);
+    stage.until_closed(held[0].0);
+    stage.open_one(at);
+}
+
+/// The local address asked for is the one the far end sees.
+#[test]
+fn opens_from_the_source_address() {
+    let mut stage = crate::ground::Stage::<UringGround>::new();
+    let at = stage.ground.listen();
+    stage.net().open(at, Some("127.0.0.7".parse().unwrap()));
+    let mut far = None;
+    stage.until("accepted", |stage| {
+        far = stage.ground.accept(at);
+        far.is_some()
+    });
+    let peer = stage.ground.fars[far.unwrap().0]
+        .stream
+        .as_ref()
+        .unwrap()
+        .peer_addr()
+        .unwrap();
+    assert_eq!(peer.ip().to_string(), "127.0.0.7");
+    let stream = stage.net().open(at, Some("192.0.2.9".parse().unwrap()));
+    assert_eq!(
+        stage.until_closed(stream),
+        postlane::net::Cause::NotOpened(libc::EADDRNOTAVAIL)
+    );
 }

@@ -37,6 +37,7 @@ pub(super) fn run(
     engine.begin(observer);
     while !engine.turn(stop, observer)? {}
     observer.measured();
+    engine.note_own_cost();
     engine.say_goodbye()?;
     engine.finish()
 }
@@ -59,12 +60,16 @@ struct Engine<'a> {
     phase: Phase,
     epoch: Instant,
     buffer: Vec<u8>,
+    /// When the last turn was.
+    turned_ns: u64,
     next_sweep_ns: u64,
     next_progress_ns: u64,
     reported: (u64, u64),
     last_up_ns: u64,
     last_error: Option<io::Error>,
     stopped_ns: Option<u64>,
+    /// CPU time this thread had taken when measuring began.
+    cpu_before_ns: u64,
 }
 
 impl<'a> Engine<'a> {
@@ -90,12 +95,14 @@ impl<'a> Engine<'a> {
             phase: Phase::Opening,
             epoch: Instant::now(),
             buffer: vec![0; READ_BYTES],
+            turned_ns: 0,
             next_sweep_ns: 0,
             next_progress_ns: PROGRESS_NS,
             reported: (0, 0),
             last_up_ns: 0,
             last_error: None,
             stopped_ns: None,
+            cpu_before_ns: 0,
         })
     }
 
@@ -155,6 +162,7 @@ impl<'a> Engine<'a> {
         self.run.window_ns = now;
         self.run.last_answer_ns = now;
         self.reported = (0, now);
+        self.cpu_before_ns = sys::thread_cpu_time_ns();
         observer.measuring();
     }
 
@@ -167,7 +175,9 @@ impl<'a> Engine<'a> {
         {
             self.measure(now, observer);
         }
-        self.hand_out(now);
+        let owed_at = self.run.schedule.owed_at(self.turned_ns, now);
+        self.hand_out(owed_at);
+        self.turned_ns = now;
         if now >= self.next_sweep_ns {
             self.next_sweep_ns = now + SWEEP_NS;
             self.sweep(now);
@@ -237,7 +247,7 @@ impl<'a> Engine<'a> {
         if matches!(self.sessions[index].link, Link::Down { .. }) {
             // It has said goodbye; nothing was lost.
             self.run.lost(&mut self.sessions[index]);
-            if self.phase != Phase::Closing {
+            if self.needs_sessions(self.now()) {
                 self.connect(index);
             }
         }
@@ -279,6 +289,15 @@ impl<'a> Engine<'a> {
             session.take(&self.buffer[..length], |session, code| {
                 run.on_reply(index, session, code, now)
             })?;
+        }
+    }
+
+    /// Whether there is anything left that a new connection could carry.
+    fn needs_sessions(&self, now: u64) -> bool {
+        match self.phase {
+            Phase::Opening => true,
+            Phase::Closing => false,
+            Phase::WarmUp { .. } | Phase::Measuring => self.run.schedule.next_ns(now).is_some(),
         }
     }
 
@@ -324,11 +343,12 @@ impl<'a> Engine<'a> {
     fn sweep(&mut self, now: u64) {
         let connect_ns = self.run.options.connect_timeout.as_nanos() as u64;
         let reply_ns = self.run.options.reply_timeout.as_nanos() as u64;
+        let needed = self.needs_sessions(now);
         for index in 0..self.sessions.len() {
             let session = &self.sessions[index];
             let silent = now.saturating_sub(session.active_ns);
             match session.link {
-                Link::Down { retry_ns } if now >= retry_ns => self.connect(index),
+                Link::Down { retry_ns } if needed && now >= retry_ns => self.connect(index),
                 Link::Connecting if silent > connect_ns => self.fail(index, io::ErrorKind::TimedOut.into()),
                 Link::Up if session.awaited.is_empty() => {
                     self.sessions[index].active_ns = now;
@@ -375,6 +395,12 @@ impl<'a> Engine<'a> {
             p50_us: result.latency.percentile_us(50.0),
             p99_us: result.latency.percentile_us(99.0),
         }
+    }
+
+    fn note_own_cost(&mut self) {
+        let spent = sys::thread_cpu_time_ns().saturating_sub(self.cpu_before_ns);
+        let wall = self.now().saturating_sub(self.run.window_ns).max(1);
+        self.run.result.generator_busy = spent as f64 / wall as f64;
     }
 
     /// QUIT on every session that is free to, and a moment for the replies.

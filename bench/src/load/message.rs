@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::size::SizeMix;
+use crate::text::civil;
 
 /// Letters of a body line; with CRLF it takes 74 bytes.
 const LINE_LETTERS: usize = 72;
@@ -141,37 +142,12 @@ fn date(seconds: u64) -> String {
         "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
     ];
     let days = seconds / 86_400;
-    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let mut day = days;
-    let mut year = 1970;
-    while day >= 365 + u64::from(leap(year)) {
-        day -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let lengths = [
-        31,
-        28 + u64::from(leap(year)),
-        31,
-        30,
-        31,
-        30,
-        31,
-        31,
-        30,
-        31,
-        30,
-        31,
-    ];
-    let mut month = 0;
-    while day >= lengths[month] {
-        day -= lengths[month];
-        month += 1;
-    }
+    let (year, month, day) = civil(days);
     format!(
         "{}, {:02} {} {year} {:02}:{:02}:{:02} +0000",
         DAYS[(days % 7) as usize],
-        day + 1,
-        MONTHS[month],
+        day,
+        MONTHS[month - 1],
         seconds / 3600 % 24,
         seconds / 60 % 60,
         seconds % 60

@@ -99,6 +99,8 @@ pub struct LoadResult {
     pub acknowledged_per_100ms: Vec<u64>,
     /// Messages acknowledged that were started during the warm-up.
     pub warmup_acknowledged: u64,
+    /// Share of one core that the generator's thread took; near 1 it may be what limits the run.
+    pub generator_busy: f64,
     /// Why the run ended early, if it did.
     pub aborted: Option<String>,
 }
@@ -107,6 +109,11 @@ impl LoadResult {
     /// Messages refused, over all stages and codes.
     pub fn refused_total(&self) -> u64 {
         self.refused.values().flat_map(BTreeMap::values).sum()
+    }
+
+    /// Messages that were to be sent and were not acknowledged, for whatever reason.
+    pub fn not_acknowledged(&self) -> u64 {
+        self.started.saturating_sub(self.acknowledged) + self.unsent
     }
 
     /// Connections that failed, over all causes.

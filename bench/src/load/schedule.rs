@@ -44,6 +44,16 @@ impl Schedule {
         Some(at)
     }
 
+    /// The time to hand out messages by, when the last look was at `before`: a loop that wakes up just after the
+    /// end still owes what was due before it.
+    pub(super) fn owed_at(&self, before: u64, now: u64) -> u64 {
+        if before < self.until_ns {
+            now.min(self.until_ns - 1)
+        } else {
+            now
+        }
+    }
+
     /// Messages whose time has passed without being taken.
     pub(super) fn missed(&self, now: u64) -> u64 {
         let Some(rate) = self.rate else { return 0 };
@@ -76,6 +86,9 @@ mod tests {
         assert_eq!(schedule.take(late), Some(SECOND + 2_000_000));
         assert_eq!(schedule.missed(3 * SECOND), 997);
         assert_eq!(schedule.take(2 * SECOND), None);
+        let owed = schedule.owed_at(2 * SECOND - 5, 2 * SECOND + 5);
+        assert_eq!(schedule.take(owed), Some(SECOND + 3_000_000));
+        assert_eq!(schedule.owed_at(2 * SECOND + 5, 2 * SECOND + 9), 2 * SECOND + 9);
     }
 
     #[test]

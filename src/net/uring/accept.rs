@@ -11,15 +11,12 @@ use super::stream::Phase;
 use super::tag::{Op, Tag};
 use crate::handle::ListenerId;
 use crate::net::{Cause, Event};
-use crate::sys::ring::{Completion, IGNORED};
+use crate::sys::clock;
+use crate::sys::ring::Completion;
 use crate::sys::socket;
 
 /// One-shot accepts under way per listener, where the multishot one cannot be used.
 const ONES: u32 = 8;
-/// Listeners for which there are [`ONES`] places for addresses.
-const LISTENERS_MAX: usize = 256;
-/// Places for addresses of one-shot accepts.
-pub(super) const NAMES: usize = LISTENERS_MAX * ONES as usize;
 /// When there are no more files or streams, accepting is tried again after this.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -46,9 +43,6 @@ impl Uring {
             .iter()
             .position(|slot| !taken(slot))
             .unwrap_or(self.listeners.len());
-        if place >= LISTENERS_MAX {
-            return Err(io::Error::from_raw_os_error(libc::EMFILE));
-        }
         let made = socket::listener(address, self.options.cpu);
         let (fd, bound) = made.map_err(|error| Error::of_listen(address, error))?;
         let listener = Some(Listener {
@@ -125,7 +119,7 @@ impl Uring {
             return;
         }
         for nth in (0..ONES).filter(|nth| listener.armed & (1 << nth) == 0) {
-            let name = &mut self.names[self.options.streams_max as usize + (place * ONES + nth) as usize];
+            let name = self.caller_names.at((place * ONES + nth) as usize);
             let tag = Tag {
                 op: Op::AcceptOne,
                 slot: place,
@@ -171,26 +165,24 @@ impl Uring {
             libc::ECANCELED => {}
             // Connections that were gone before we took them.
             libc::ECONNABORTED | libc::EINTR | libc::EAGAIN | libc::EPROTO => self.accept_more(place),
-            // ENFILE (our table is full), EMFILE, ENOMEM, …
-            _ => self.retry_at = self.retry_at.min(crate::sys::clock::now() + RETRY),
+            errno => {
+                // The table is full: the connection was closed by the kernel.
+                self.turned_away += u64::from(errno == libc::ENFILE);
+                self.retry_at = self.retry_at.min(clock::now() + RETRY);
+            }
         }
     }
 
     fn take_in(&mut self, place: u32, nth: u32, id: ListenerId, is_ipv4: bool, direct: u32) -> Option<Event> {
-        if self.streams.live() >= self.options.streams_max as usize {
-            self.turned_away += 1;
-            self.ring.close(direct, IGNORED);
-            return None;
-        }
         let slot = self.streams.add(Phase::Naming { listener: id }, direct);
         if self.ring.features.peer_name {
             let tag = self.streams.tag(Op::PeerName, slot);
             self.streams.at(slot).outstanding += 1;
             self.ring
-                .peer_name(direct, &mut self.names[slot as usize], is_ipv4, tag);
+                .peer_name(direct, self.names.at(slot as usize), is_ipv4, tag);
             return None;
         }
-        let name = self.names[self.options.streams_max as usize + (place * ONES + nth) as usize];
+        let name = *self.caller_names.at((place * ONES + nth) as usize);
         self.introduce(slot, id, name.address())
     }
 
@@ -199,7 +191,9 @@ impl Uring {
         let Phase::Naming { listener } = self.streams.at(slot).phase else {
             return self.finish_if_over(slot);
         };
-        let name = self.names[slot as usize]
+        let name = self
+            .names
+            .at(slot as usize)
             .address()
             .filter(|_| completion.result >= 0);
         self.introduce(slot, listener, name)

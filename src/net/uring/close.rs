@@ -52,7 +52,7 @@ impl Uring {
             return None;
         }
         let (direct, unheard) = (stream.direct, stream.unheard);
-        if direct >= self.options.streams_max {
+        if direct >= self.options.accepted_max {
             self.places.push(direct);
         }
         self.streams.remove(slot);

@@ -137,3 +137,45 @@ impl std::error::Error for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errno(errno: i32) -> io::Error {
+        io::Error::from_raw_os_error(errno)
+    }
+
+    #[test]
+    fn each_refusal_names_its_remedy() {
+        let port: SocketAddr = "127.0.0.1:25".parse().expect("an address");
+        for (words, remedy) in [
+            (
+                Error::Disabled(2).to_string(),
+                "sysctl -w kernel.io_uring_disabled=0",
+            ),
+            (Error::Disabled(1).to_string(), "kernel.io_uring_group"),
+            (Error::of_setup(errno(libc::ENOSYS)).to_string(), "seccomp"),
+            (Error::of_setup(errno(libc::ENOMEM)).to_string(), "LimitMEMLOCK"),
+            (Error::of_setup(errno(libc::EINVAL)).to_string(), "Linux 6.1"),
+            (
+                Error::TooFewFiles { needed: 9, limit: 3 }.to_string(),
+                "LimitNOFILE",
+            ),
+            (
+                Error::of_listen(port, errno(libc::EACCES)).to_string(),
+                "CAP_NET_BIND_SERVICE",
+            ),
+            (
+                Error::of_listen(port, errno(libc::EADDRINUSE)).to_string(),
+                "ss -ltnp",
+            ),
+            (
+                Error::of_listen(port, errno(libc::EADDRNOTAVAIL)).to_string(),
+                "ip addr",
+            ),
+        ] {
+            assert!(words.contains(remedy), "{words}");
+        }
+    }
+}

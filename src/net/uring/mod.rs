@@ -36,7 +36,7 @@ use crate::sys::batch::Batch;
 use crate::sys::buffer_ring::BufferRing;
 use crate::sys::clock;
 use crate::sys::files;
-use crate::sys::name::Name;
+use crate::sys::name::Names;
 use crate::sys::pool::Pool;
 use crate::sys::ring::{Completion, Features, Ring};
 use crate::sys::ring_table::RingTable;
@@ -49,9 +49,11 @@ pub struct UringOptions {
     pub shard: ShardId,
     /// The CPU the shard is pinned to: the kernel prefers its listeners for what that CPU takes in.
     pub cpu: Option<u32>,
-    /// Most streams at a time, accepted and opened together. The file table has twice as many places, and must
-    /// fit the limit of open files.
-    pub streams_max: u32,
+    /// Most accepted streams at a time: a connection beyond is closed as soon as it is accepted, so this should be
+    /// somewhat more than the sessions that are served.
+    pub accepted_max: u32,
+    /// Most opened streams at a time. Both numbers together must fit the limit of open files.
+    pub opened_max: u32,
     /// Requests between two turns that need no extra system call.
     pub ring_entries: u32,
     /// Buffers lent to the kernel to receive into, a power of two; together about as large as the L2 cache.
@@ -65,7 +67,8 @@ impl Default for UringOptions {
         UringOptions {
             shard: ShardId(0),
             cpu: None,
-            streams_max: 16_384,
+            accepted_max: 8_192,
+            opened_max: 2_048,
             ring_entries: 1_024,
             receive_buffers: 128,
             plain: false,
@@ -82,8 +85,10 @@ pub struct Uring {
     pool: Pool,
     rings: Arc<RingTable>,
     streams: Streams,
-    /// Addresses the kernel reads or writes: one per stream, then those of one-shot accepts.
-    names: Box<[Name]>,
+    /// Addresses the kernel reads or writes: one per stream…
+    names: Names,
+    /// …and those of one-shot accepts.
+    caller_names: Names,
     listeners: Vec<Option<Listener>>,
     /// Places of the file table that are ours to fill, when opening.
     places: Vec<u32>,
@@ -100,7 +105,7 @@ pub struct Uring {
     /// Events that no completion stands for.
     events: VecDeque<Event>,
     completions: Vec<Completion>,
-    /// Connections closed at once because there were `streams_max` streams.
+    /// Connections closed at once because there were `accepted_max` already.
     turned_away: u64,
     enters: u64,
 }
@@ -114,8 +119,8 @@ impl Uring {
     /// # Panics
     /// If the shard's arena is in use, or `receive_buffers` is no power of two.
     pub fn new(options: UringOptions, arenas: Arc<Arenas>, rings: Arc<RingTable>) -> Result<Uring, Error> {
-        assert!((1..1 << SLOT_BITS).contains(&options.streams_max));
-        let places = options.streams_max * 2;
+        let places = options.accepted_max + options.opened_max;
+        assert!(places < 1 << (SLOT_BITS - 1), "more streams than can be named");
         let limit =
             files::raise_limit().map_err(|error| Error::Other("reading the limit of files", error))?;
         if u64::from(places) > limit {
@@ -125,10 +130,10 @@ impl Uring {
             });
         }
         // Every stream may have a receive and a send complete at once, and the kernel adds no more by itself.
-        let completions = (options.streams_max.saturating_mul(2)).clamp(options.ring_entries * 2, 32_768);
+        let completions = (places * 2).clamp(options.ring_entries * 2, 32_768);
         let mut ring =
             Ring::new(options.ring_entries, completions, options.plain).map_err(Error::of_setup)?;
-        ring.register_files(options.streams_max, options.streams_max)
+        ring.register_files(options.accepted_max, options.opened_max)
             .map_err(|error| {
                 Error::of_step(
                     "registering the file table",
@@ -136,7 +141,7 @@ impl Uring {
                     error,
                 )
             })?;
-        ring.features.peer_name = !options.plain && Self::probe_peer_name(&mut ring, options.streams_max)?;
+        ring.features.peer_name = !options.plain && Self::probe_peer_name(&mut ring, options.accepted_max)?;
         let lent = ring
             .register_buffers(options.receive_buffers)
             .map_err(|error| Error::of_step("registering buffers", "rings of provided buffers", error))?;
@@ -148,9 +153,10 @@ impl Uring {
             pool,
             rings,
             streams: Streams::default(),
-            names: vec![Name::EMPTY; options.streams_max as usize + accept::NAMES].into(),
+            names: Names::default(),
+            caller_names: Names::default(),
             listeners: Vec::new(),
-            places: (options.streams_max..places).rev().collect(),
+            places: (options.accepted_max..places).rev().collect(),
             dirty: Vec::new(),
             starved: VecDeque::new(),
             batches: Vec::new(),
@@ -191,7 +197,7 @@ impl Uring {
         self.pool.held()
     }
 
-    /// Connections that were closed at once because there were `streams_max` streams.
+    /// Connections that were closed at once because there were `accepted_max` already.
     pub fn turned_away(&self) -> u64 {
         self.turned_away
     }

@@ -19,8 +19,9 @@ impl Uring {
                 let slot = self.streams.add(Phase::Opening, direct);
                 let tag = self.streams.tag(Op::Connect, slot);
                 self.streams.at(slot).outstanding += 1;
-                self.names[slot as usize] = Name::of(to);
-                self.ring.connect(direct, &self.names[slot as usize], tag);
+                let name = self.names.at(slot as usize);
+                *name = Name::of(to);
+                self.ring.connect(direct, name, tag);
                 self.streams.id(slot)
             }
             Err(error) => {
@@ -39,14 +40,10 @@ impl Uring {
     /// A socket in a place of ours in the file table.
     fn place_caller(&mut self, to: SocketAddr, source: Option<IpAddr>) -> io::Result<u32> {
         let full = || io::Error::from_raw_os_error(libc::EMFILE);
-        if self.streams.live() >= self.options.streams_max as usize {
-            return Err(full());
-        }
+        let direct = *self.places.last().ok_or_else(full)?;
         let socket = socket::caller(to, source)?;
-        let direct = self.places.pop().ok_or_else(full)?;
-        self.ring
-            .install(direct, &socket)
-            .inspect_err(|_| self.places.push(direct))?;
+        self.ring.install(direct, &socket)?;
+        self.places.pop();
         Ok(direct)
     }
 

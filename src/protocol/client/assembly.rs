@@ -113,3 +113,18 @@ impl Assembly {
         }
     }
 }
+
+/// Reads replies without a client around them.
+#[derive(Debug, Default)]
+pub struct ReplyReader(Assembly);
+
+impl ReplyReader {
+    /// Hands every reply that ends in `input` to `take`. The fault is final.
+    pub fn read(&mut self, input: &[u8], take: &mut dyn FnMut(Reply<'_>)) -> Result<(), &'static str> {
+        let mut at = 0;
+        while let Some(framed) = self.0.next(input, &mut at, |_| {})? {
+            take(self.0.reply(&framed, input));
+        }
+        Ok(())
+    }
+}

@@ -7,6 +7,7 @@ mod script;
 use assembly::Assembly;
 use script::{Expected, Script};
 
+pub use assembly::ReplyReader;
 pub use capabilities::{Capabilities, Lack};
 
 use super::envelope::Envelope;

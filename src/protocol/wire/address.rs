@@ -68,12 +68,8 @@ fn skip_route(text: &[u8]) -> Result<&[u8], Fault> {
             _ => return Err(Fault::Syntax),
         }
     }
-    // Only a route may have come this far, and it ends in a colon.
-    if rest.len() == text.len() {
-        Ok(text)
-    } else {
-        Err(Fault::Syntax)
-    }
+    // No route, or one that breaks off: that then fails as a local part.
+    Ok(text)
 }
 
 /// Length of the local part at the front of `text`.

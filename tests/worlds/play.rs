@@ -1,0 +1,359 @@
+//! A world in motion: shards, clients and upstreams on one clock; and what must be true of it in the end.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use postlane::shard::Order;
+use postlane::time::Instant;
+
+use crate::client::Client;
+use crate::message::{Fate, Message};
+use crate::stage::Stage;
+use crate::upstream::{Taken, Upstream, find};
+
+/// Something the world does at a time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Turn {
+    Die(usize),
+    Rise(usize),
+    Drain,
+}
+
+pub(crate) struct Play {
+    pub(crate) stage: Stage,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) upstreams: Vec<Upstream>,
+    pub(crate) messages: Vec<Message>,
+    /// In order of time.
+    pub(crate) turns: Vec<(Instant, Turn)>,
+    pub(crate) trace: bool,
+}
+
+/// What a world came to.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Count {
+    pub(crate) messages: u64,
+    pub(crate) accepted: u64,
+    pub(crate) deferred: u64,
+    pub(crate) rejected: u64,
+    pub(crate) unanswered: u64,
+    pub(crate) taken: u64,
+    pub(crate) repeats: u64,
+    pub(crate) in_doubt: u64,
+    pub(crate) bounces: u64,
+    pub(crate) lost_links: u64,
+}
+
+impl Count {
+    pub(crate) fn add(&mut self, other: &Count) {
+        self.messages += other.messages;
+        self.accepted += other.accepted;
+        self.deferred += other.deferred;
+        self.rejected += other.rejected;
+        self.unanswered += other.unanswered;
+        self.taken += other.taken;
+        self.repeats += other.repeats;
+        self.in_doubt += other.in_doubt;
+        self.bounces += other.bounces;
+        self.lost_links += other.lost_links;
+    }
+}
+
+impl Play {
+    pub(crate) fn now(&self) -> Instant {
+        self.stage.now()
+    }
+
+    /// Lets time pass until `until` holds; no later than `limit`.
+    pub(crate) fn run(&mut self, limit: Duration, what: &str, mut until: impl FnMut(&Play) -> bool) {
+        let end = self.now() + limit;
+        loop {
+            self.stage.settle();
+            if self.step_actors() {
+                continue;
+            }
+            if until(self) {
+                return;
+            }
+            let actors = self.clients.iter().map(Client::wake);
+            let actors = actors.chain(self.upstreams.iter().map(Upstream::wake)).min();
+            let turn = self.turns.first().map_or(Instant::NEVER, |(at, _)| *at);
+            let next = self
+                .stage
+                .next_due()
+                .min(actors.unwrap_or(Instant::NEVER))
+                .min(turn);
+            assert!(
+                next <= end,
+                "{what}: next thing at {next:?}, end at {end:?}\n{}",
+                self.state()
+            );
+            self.stage.advance_to(next);
+            if turn <= next {
+                let (_, turn) = self.turns.remove(0);
+                self.turn(turn);
+            }
+        }
+    }
+
+    /// Lets so much time pass.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let end = self.now() + time;
+        loop {
+            self.stage.settle();
+            if self.step_actors() {
+                continue;
+            }
+            let actors = self.clients.iter().map(Client::wake);
+            let actors = actors.chain(self.upstreams.iter().map(Upstream::wake)).min();
+            let next = self.stage.next_due().min(actors.unwrap_or(Instant::NEVER));
+            if next > end {
+                self.stage.advance_to(end);
+                self.stage.settle();
+                return;
+            }
+            self.stage.advance_to(next);
+        }
+    }
+
+    /// Who is not done yet.
+    fn state(&self) -> String {
+        let clients = self.clients.iter().filter(|client| !client.done);
+        let clients: Vec<String> = clients.map(|client| client.state(&self.stage.world)).collect();
+        let links: Vec<usize> = self.upstreams.iter().map(Upstream::links).collect();
+        format!(
+            "{}\nlinks {links:?}, under way {}",
+            clients.join("\n"),
+            self.stage.under_way()
+        )
+    }
+
+    fn turn(&mut self, turn: Turn) {
+        if self.trace {
+            println!("{:>12} {turn:?}", self.now().as_nanos());
+        }
+        match turn {
+            Turn::Die(upstream) => self.upstreams[upstream].die(&self.stage.world),
+            Turn::Rise(upstream) => self.upstreams[upstream].rise(&self.stage.world),
+            Turn::Drain => self.stage.order(Order::Drain),
+        }
+    }
+
+    fn step_actors(&mut self) -> bool {
+        let world = &self.stage.world;
+        let mut acted = false;
+        for client in &mut self.clients {
+            acted |= client.step(world, &mut self.messages);
+        }
+        for upstream in &mut self.upstreams {
+            acted |= upstream.step(world);
+        }
+        acted
+    }
+
+    /// Plays it to the end: all clients served, drained, stopped; and judges.
+    pub(crate) fn finish(&mut self) -> Count {
+        self.run(Duration::from_secs(3 * 3600), "a client waits for ever", |play| {
+            play.clients.iter().all(|client| client.done)
+        });
+        self.stage.order(Order::Drain);
+        self.run(Duration::from_secs(1200), "the drain does not end", |play| {
+            play.stage.under_way() == 0
+        });
+        self.stage.order(Order::Stop);
+        self.run(Duration::from_secs(1200), "the stop does not end", |play| {
+            play.stage.has_ended()
+        });
+        self.stage.assert_nothing_left();
+        self.judge()
+    }
+
+    /// The oracle.
+    pub(crate) fn judge(&self) -> Count {
+        for upstream in &self.upstreams {
+            assert!(
+                upstream.breaches.is_empty(),
+                "{}: {:?}",
+                upstream.at,
+                upstream.breaches
+            );
+        }
+        let stage = &self.stage;
+        let mut count = Count {
+            messages: self.messages.len() as u64,
+            in_doubt: stage.sum(|stats| stats.in_doubt.get()),
+            bounces: stage.sum(|stats| stats.bounces.get()),
+            lost_links: stage.sum(|stats| stats.pools[0].iter().map(|u| u.lost_links.get()).sum()),
+            ..Count::default()
+        };
+        let mut by_recipient: HashMap<&str, Vec<&Taken>> = HashMap::new();
+        for taken in self.upstreams.iter().flat_map(|upstream| &upstream.taken) {
+            count.taken += 1;
+            let mut again = false;
+            for recipient in &taken.recipients {
+                let earlier = by_recipient.entry(recipient).or_default();
+                // A bounce is a message of its own to that address.
+                let same = |other: &&Taken| other.mail == taken.mail && other.data == taken.data;
+                again |= earlier.iter().any(|other| same(&other));
+                earlier.push(taken);
+            }
+            count.repeats += u64::from(again);
+        }
+        let known: HashSet<&str> = self
+            .messages
+            .iter()
+            .flat_map(|m| m.recipients.iter().map(String::as_str))
+            .collect();
+        let senders: HashSet<&str> = self.messages.iter().map(|m| m.sender.as_str()).collect();
+        for recipient in by_recipient.keys() {
+            assert!(
+                known.contains(recipient) || senders.contains(recipient),
+                "mail for a stranger: {recipient}"
+            );
+        }
+        let mut refused_but_taken = 0;
+        let mut excused = 0;
+        for message in &self.messages {
+            let (unexplained, missing) = self.judge_message(message, &by_recipient, &mut count);
+            refused_but_taken += unexplained;
+            excused += missing;
+        }
+        let dropped = stage.sum(|stats| stats.bounces_dropped.get());
+        assert!(
+            excused <= dropped,
+            "{excused} messages have recipients that nobody took and nobody was told of, {dropped} bounces were dropped"
+        );
+        assert!(
+            count.repeats + refused_but_taken <= count.in_doubt,
+            "{} taken again, {refused_but_taken} taken though refused, but {} in doubt",
+            count.repeats,
+            count.in_doubt
+        );
+        let counted = stage.sum(|stats| stats.listeners[0].accepted.get());
+        assert!(
+            counted >= count.accepted,
+            "{counted} counted as accepted, {} were",
+            count.accepted
+        );
+        assert!(
+            counted <= count.accepted + count.unanswered,
+            "{counted} counted as accepted, {} were, {} unknown",
+            count.accepted,
+            count.unanswered
+        );
+        count
+    }
+
+    /// Takings of a message that was refused, and whether some of an accepted one's recipients were forgotten.
+    fn judge_message(
+        &self,
+        message: &Message,
+        taken: &HashMap<&str, Vec<&Taken>>,
+        count: &mut Count,
+    ) -> (u64, u64) {
+        let n = message.number;
+        let mut takings: Vec<&Taken> = Vec::new();
+        let mut missing = Vec::new();
+        for recipient in &message.recipients {
+            let of = taken.get(recipient.as_str()).map_or(&[][..], |list| list);
+            if of.is_empty() {
+                missing.push(recipient);
+            }
+            takings.extend(of);
+        }
+        takings.sort_by_key(|taken| std::ptr::from_ref(*taken) as usize);
+        takings.dedup_by_key(|taken| std::ptr::from_ref(*taken) as usize);
+        for taken in &takings {
+            check_taken(message, taken);
+        }
+        if message.violation {
+            assert!(takings.is_empty(), "message {n} is a violation and was taken");
+            let fate = message.fate;
+            let fits = matches!(
+                fate,
+                Fate::Unsent | Fate::Unanswered | Fate::Answered(554 | 400..=499)
+            );
+            assert!(fits, "message {n} is a violation: {fate:?}");
+        }
+        match message.fate {
+            Fate::Unsent => assert!(takings.is_empty(), "message {n} was not sent and was taken"),
+            Fate::Unanswered => count.unanswered += 1,
+            Fate::Answered(250) => {
+                count.accepted += 1;
+                if !missing.is_empty() && !self.is_told(message, &missing, taken) {
+                    return (0, 1);
+                }
+            }
+            Fate::Answered(code) => {
+                count.deferred += u64::from(code < 500);
+                count.rejected += u64::from(code >= 500);
+                return (takings.len() as u64, 0);
+            }
+        }
+        (0, 0)
+    }
+
+    /// Was the sender told of all these recipients?
+    fn is_told(&self, message: &Message, missing: &[&String], taken: &HashMap<&str, Vec<&Taken>>) -> bool {
+        let bounces = taken.get(message.sender.as_str()).map_or(&[][..], |list| list);
+        missing.iter().all(|recipient| {
+            let line = format!("\r\nFinal-Recipient: rfc822; {recipient}\r\n");
+            bounces
+                .iter()
+                .any(|bounce| bounce.mail.starts_with("<>") && find(&bounce.data, line.as_bytes()).is_some())
+        })
+    }
+}
+
+/// What was taken is what was sent, with one `Received:` on top.
+fn check_taken(message: &Message, taken: &Taken) {
+    let n = message.number;
+    let (line, rest) = split_received(&taken.data)
+        .unwrap_or_else(|| panic!("message {n} was taken without Received: {:?}", head(&taken.data)));
+    assert!(
+        rest == message.data,
+        "message {n} was changed: {} bytes became {}, first difference at {:?}: {:?} became {:?}",
+        message.data.len(),
+        rest.len(),
+        rest.iter().zip(&message.data).position(|(a, b)| a != b),
+        head(&message.data),
+        head(rest),
+    );
+    let line = String::from_utf8_lossy(line);
+    let names = line.contains("\r\n\tfor <");
+    assert_eq!(names, message.recipients.len() == 1, "message {n}: {line:?}");
+    assert!(
+        line.contains("by out1.example.net with "),
+        "message {n}: {line:?}"
+    );
+    let sender = format!("<{}>", message.sender);
+    assert!(
+        taken.mail.starts_with(&sender),
+        "message {n}: from {}",
+        taken.mail
+    );
+    for recipient in &taken.recipients {
+        assert!(
+            message.recipients.contains(recipient),
+            "message {n} for {recipient}"
+        );
+    }
+}
+
+fn head(data: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(&data[..data.len().min(100)])
+}
+
+/// The `Received:` field with its folded lines, and the rest.
+pub(crate) fn split_received(data: &[u8]) -> Option<(&[u8], &[u8])> {
+    if !data.starts_with(b"Received: ") {
+        return None;
+    }
+    let mut from = 0;
+    loop {
+        from += find(&data[from..], b"\r\n")? + 2;
+        if data.get(from) != Some(&b'\t') {
+            return Some(data.split_at(from));
+        }
+    }
+}

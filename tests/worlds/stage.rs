@@ -1,0 +1,228 @@
+//! Whole shards in a simulated world, and the one clock that drives them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postlane::balance::Policy;
+use postlane::balance::health::Rules;
+use postlane::dispatch::Dispatch;
+use postlane::dispatch::options::{Listener, Network, Options, Pool, Upstream};
+use postlane::dispatch::owner::ShardBy;
+use postlane::handle::{ListenerId, ShardId};
+use postlane::net::sim::{Faults, SimNet, World};
+use postlane::observe::Stats;
+use postlane::protocol::server;
+use postlane::shard::mailbox::mailboxes;
+use postlane::shard::{Order, Orders, Shard};
+use postlane::time::Instant;
+
+/// Turns without any time passing after which something is going round in circles.
+const TURNS_AT_ONCE_MAX: usize = 200_000;
+
+/// What the shards are told, and the network they live in.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    pub(crate) seed: u64,
+    pub(crate) faults: Faults,
+    pub(crate) shards: u16,
+    pub(crate) buffers: usize,
+    pub(crate) shard_by: ShardBy,
+    pub(crate) listener: Listener,
+    pub(crate) pool: Pool,
+}
+
+impl Setup {
+    /// One shard, a quick network, and so many upstreams.
+    pub(crate) fn new(seed: u64, upstreams: usize) -> Setup {
+        Setup {
+            seed,
+            faults: Faults::default(),
+            shards: 1,
+            buffers: 256,
+            shard_by: ShardBy::Address,
+            listener: Listener {
+                trusted: vec![Network {
+                    address: "127.0.0.0".parse().unwrap(),
+                    prefix: 8,
+                }],
+                server: server::Options {
+                    hostname: "out1.example.net".into(),
+                    ..Default::default()
+                },
+                sessions_max: 1000,
+                idle_timeout: Duration::from_secs(300),
+            },
+            pool: Pool {
+                policy: Policy::LeastResponseTime,
+                links_max: 8,
+                idle_links: 1,
+                idle_timeout: Duration::from_secs(30),
+                transactions_per_link: 0,
+                source_addresses: Vec::new(),
+                connect_timeout: Duration::from_secs(5),
+                reply_timeout: Duration::from_secs(60),
+                attempts: 3,
+                health: Rules {
+                    eject_after: 5,
+                    eject_for: Duration::from_secs(10),
+                },
+                upstreams: (0..upstreams)
+                    .map(|n| Upstream {
+                        name: format!("mta{}", n + 1),
+                        address: upstream_address(n),
+                        weight: 1,
+                    })
+                    .collect(),
+            },
+        }
+    }
+}
+
+/// Where the n-th upstream listens.
+pub(crate) fn upstream_address(n: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, n as u8 + 1], 25))
+}
+
+pub(crate) struct Stage {
+    pub(crate) world: World,
+    pub(crate) shards: Vec<Shard<SimNet>>,
+    pub(crate) stats: Arc<[Arc<Stats>]>,
+    pub(crate) inlet: SocketAddr,
+    orders: Arc<Orders>,
+}
+
+impl Stage {
+    pub(crate) fn new(setup: &Setup) -> Stage {
+        let shards = usize::from(setup.shards);
+        let world = World::new(setup.seed, setup.faults.clone(), shards, setup.buffers);
+        let orders = Arc::new(Orders::default());
+        let upstreams = setup.pool.upstreams.len();
+        let stats: Arc<[Arc<Stats>]> = (0..shards)
+            .map(|_| Arc::new(Stats::new(1, &[upstreams])))
+            .collect();
+        let inlet = SocketAddr::from(([127, 0, 0, 1], 2525));
+        let mut shards: Vec<Shard<SimNet>> = mailboxes(setup.shards)
+            .into_iter()
+            .enumerate()
+            .map(|(n, mailbox)| {
+                let id = ShardId(n as u16);
+                let options = Options {
+                    shard: id,
+                    shards: setup.shards,
+                    shard_by: setup.shard_by,
+                    hostname: "out1.example.net".into(),
+                    epoch_ms: 1_700_000_000_000,
+                    seed: setup.seed.wrapping_add(n as u64),
+                    bounce_from: "MAILER-DAEMON@out1.example.net".into(),
+                    listeners: vec![setup.listener.clone()],
+                    pools: vec![setup.pool.clone()],
+                };
+                let dispatch = Dispatch::new(options, stats[n].clone(), 1_700_000_000);
+                let net = world.net(id);
+                let mut shard = Shard::new(id, net, dispatch, mailbox, orders.clone(), stats.clone());
+                shard.listen(ListenerId(0), inlet).expect("the address is free");
+                shard
+            })
+            .collect();
+        // From its first turn on a shard is woken when there is mail.
+        shards.iter_mut().for_each(Shard::turn);
+        Stage {
+            world,
+            shards,
+            stats,
+            inlet,
+            orders,
+        }
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.world.now()
+    }
+
+    /// Gives the order, and lets every shard hear it.
+    pub(crate) fn order(&mut self, order: Order) {
+        self.orders.give(order);
+        self.shards.iter_mut().for_each(Shard::turn);
+    }
+
+    /// Lets the shards turn until none has anything to do now.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..TURNS_AT_ONCE_MAX {
+            let now = self.now();
+            let mut runnable = self.world.runnable_shards();
+            if runnable.is_empty() {
+                runnable = self
+                    .shards
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, shard)| shard.next_deadline() <= now)
+                    .map(|(n, _)| ShardId(n as u16))
+                    .collect();
+            }
+            if runnable.is_empty() {
+                return;
+            }
+            for shard in runnable {
+                self.shards[shard.index()].turn();
+            }
+        }
+        panic!("the shards never come to rest at {:?}", self.now());
+    }
+
+    /// When something happens by itself.
+    pub(crate) fn next_due(&self) -> Instant {
+        self.shards
+            .iter()
+            .map(Shard::next_deadline)
+            .chain(self.world.next_due())
+            .min()
+            .unwrap_or(Instant::NEVER)
+    }
+
+    pub(crate) fn advance_to(&mut self, time: Instant) {
+        self.world.advance_to(time.max(self.now()));
+    }
+
+    pub(crate) fn under_way(&self) -> usize {
+        self.shards.iter().map(|shard| shard.dispatch().under_way()).sum()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.shards.iter().all(Shard::has_ended)
+    }
+
+    /// The sum of one counter over the shards.
+    pub(crate) fn sum(&self, of: impl Fn(&Stats) -> u64) -> u64 {
+        self.stats.iter().map(|stats| of(stats)).sum()
+    }
+
+    /// Everything is over: nothing may be left of it anywhere.
+    pub(crate) fn assert_nothing_left(&self) {
+        for (n, shard) in self.shards.iter().enumerate() {
+            assert!(shard.dispatch().is_empty(), "shard {n}: dispatch is not empty");
+            assert_eq!(shard.net().buffers_held(), 0, "shard {n}: buffers held");
+            assert_eq!(shard.net().streams(), 0, "shard {n}: streams");
+            shard.dispatch().publish(self.now());
+            let stats = &self.stats[n];
+            assert_eq!(
+                stats.listeners[0].sessions.get(),
+                0,
+                "shard {n}: sessions counted"
+            );
+            for (u, upstream) in stats.pools[0].iter().enumerate() {
+                let gauges = [
+                    &upstream.idle,
+                    &upstream.busy,
+                    &upstream.opening,
+                    &upstream.in_flight,
+                ];
+                let gauges = gauges.map(|gauge| gauge.get());
+                assert_eq!(
+                    gauges, [0; 4],
+                    "shard {n}, upstream {u}: idle, busy, opening, in flight"
+                );
+            }
+        }
+    }
+}
