@@ -21,9 +21,7 @@ impl Network {
     pub fn new(address: IpAddr, prefix: u8) -> Result<Network, String> {
         let bits_max = if address.is_ipv4() { 32 } else { 128 };
         if prefix > bits_max {
-            return Err(format!(
-                "`/{prefix}` is longer than the address: at most `/{bits_max}`"
-            ));
+            return Err(format!("`/{prefix}` is longer than the address: at most `/{bits_max}`"));
         }
         let base = masked(address, prefix);
         if base != address {
@@ -32,10 +30,9 @@ impl Network {
             ));
         }
         Ok(match address {
-            IpAddr::V6(v6) if prefix >= 96 && v6.to_ipv4_mapped().is_some() => Network {
-                address: address.to_canonical(),
-                prefix: prefix - 96,
-            },
+            IpAddr::V6(v6) if prefix >= 96 && v6.to_ipv4_mapped().is_some() => {
+                Network { address: address.to_canonical(), prefix: prefix - 96 }
+            }
             _ => Network { address, prefix },
         })
     }
@@ -86,15 +83,11 @@ impl FromStr for Network {
 fn masked(address: IpAddr, prefix: u8) -> IpAddr {
     match address {
         IpAddr::V4(v4) => {
-            let mask = u32::MAX
-                .checked_shl(32_u32.saturating_sub(prefix.into()))
-                .unwrap_or(0);
+            let mask = u32::MAX.checked_shl(32_u32.saturating_sub(prefix.into())).unwrap_or(0);
             IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & mask))
         }
         IpAddr::V6(v6) => {
-            let mask = u128::MAX
-                .checked_shl(128_u32.saturating_sub(prefix.into()))
-                .unwrap_or(0);
+            let mask = u128::MAX.checked_shl(128_u32.saturating_sub(prefix.into())).unwrap_or(0);
             IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask))
         }
     }

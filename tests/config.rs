@@ -23,11 +23,7 @@ fn fixture(name: &str) -> PathBuf {
 
 /// `line:column: message` of each error.
 fn lines(errors: &Errors) -> Vec<String> {
-    errors
-        .0
-        .iter()
-        .map(|error| format!("{}:{}: {}", error.line, error.column, error.message))
-        .collect()
+    errors.0.iter().map(|error| format!("{}:{}: {}", error.line, error.column, error.message)).collect()
 }
 
 fn errors_of(text: &str) -> Vec<String> {
@@ -68,10 +64,7 @@ fn the_least_text_gets_the_defaults() {
     let expected = Listener {
         name: "apps".to_owned(),
         addresses: vec!["127.0.0.1:2525".parse().expect("an address")],
-        trusted: vec![
-            "127.0.0.0/8".parse().expect("a network"),
-            "::1/128".parse().expect("a network"),
-        ],
+        trusted: vec!["127.0.0.0/8".parse().expect("a network"), "::1/128".parse().expect("a network")],
         max_message: 25 << 20,
         max_recipients: 1000,
         max_sessions: 20_000,
@@ -80,21 +73,12 @@ fn the_least_text_gets_the_defaults() {
     assert_eq!(config.listeners, [expected]);
     let pool = &config.pools[0];
     assert_eq!(pool.balance, Balance::LeastResponseTime);
-    assert_eq!(
-        (pool.links_per_shard, pool.idle_links, pool.transactions_per_link),
-        (8, 1, 0)
-    );
+    assert_eq!((pool.links_per_shard, pool.idle_links, pool.transactions_per_link), (8, 1, 0));
     assert_eq!((pool.attempts, pool.source_addresses.len()), (3, 0));
     assert_eq!(pool.connect_timeout, Duration::from_secs(5));
     assert_eq!(pool.reply_timeout, Duration::from_secs(300));
     assert_eq!(pool.idle_timeout, Duration::from_secs(30));
-    assert_eq!(
-        pool.health,
-        Health {
-            eject_after: 5,
-            eject_for: Duration::from_secs(10)
-        }
-    );
+    assert_eq!(pool.health, Health { eject_after: 5, eject_for: Duration::from_secs(10) });
     assert_eq!(pool.upstreams[0].weight, 1);
     assert_eq!(config.delivery.mode, Mode::Through);
     assert_eq!(config.delivery.bounce_from, "MAILER-DAEMON@box.example.net");
@@ -108,33 +92,14 @@ fn written_values_are_taken() {
     assert_eq!((config.drain_timeout, config.memory), (Duration::ZERO, 64 << 20));
     let admin = config.admin.as_ref().expect("written");
     assert_eq!(admin.token.as_deref(), Some("postlane"));
-    assert!(
-        !format!("{config:?}").contains("\"postlane\""),
-        "the token is not in debug output"
-    );
+    assert!(!format!("{config:?}").contains("\"postlane\""), "the token is not in debug output");
     let listener = &config.listeners[0];
-    assert_eq!(
-        (
-            listener.max_message,
-            listener.max_recipients,
-            listener.max_sessions
-        ),
-        (1 << 20, 100, 1)
-    );
+    assert_eq!((listener.max_message, listener.max_recipients, listener.max_sessions), (1 << 20, 100, 1));
     assert!(listener.trusted.is_empty());
     assert_eq!(listener.idle_timeout, Duration::from_millis(250));
     let pool = &config.pools[0];
-    assert_eq!(
-        (pool.balance, pool.idle_links, pool.attempts),
-        (Balance::RoundRobin, 2, 1)
-    );
-    assert_eq!(
-        pool.health,
-        Health {
-            eject_after: 1,
-            eject_for: Duration::from_secs(300)
-        }
-    );
+    assert_eq!((pool.balance, pool.idle_links, pool.attempts), (Balance::RoundRobin, 2, 1));
+    assert_eq!(pool.health, Health { eject_after: 1, eject_for: Duration::from_secs(300) });
     assert_eq!(config.delivery.bounce_from, "bounces@example.net");
     for (text, shards) in [
         ("shards = 4", Shards::Count(4)),
@@ -198,10 +163,7 @@ fn what_is_absent_is_named() {
     assert_eq!(
         errors_of(""),
         [
-            format!(
-                "1:1: there is no `[[listener]]`{}",
-                &no_listener["there is no `[[listener]]`".len()..]
-            ),
+            format!("1:1: there is no `[[listener]]`{}", &no_listener["there is no `[[listener]]`".len()..]),
             format!("1:1: {no_pool}"),
             format!("1:1: there is no `[delivery]`: {through} under it"),
         ]
@@ -215,10 +177,7 @@ fn what_is_absent_is_named() {
             format!("3:1: `[delivery]` has no `mode`: {through}"),
         ]
     );
-    let nameless = Machine {
-        hostname: "my_box".to_owned(),
-        ..machine()
-    };
+    let nameless = Machine { hostname: "my_box".to_owned(), ..machine() };
     let errors = Config::parse("p.toml", &format!("{LISTENER}{REST}"), &nameless).expect_err("no host name");
     let expected = "1:1: `hostname` is not set, and the machine's own name will not do (`my_box` is not a host name: \
                     write letters, digits, `-` and dots, like `mail.example.net`): set `hostname = \"mail.example.net\"`";
@@ -265,10 +224,7 @@ fn every_mistake_at_once() {
         "37:15: `bounce_from`: `me` is not a mail address: write it like `MAILER-DAEMON@mail.example.net`",
     ];
     // Two lines are not even TOML, so what is absent (an upstream, the mode) is not guessed at.
-    let expected: Vec<&str> = expected
-        .into_iter()
-        .filter(|line| !line.starts_with("35:"))
-        .collect();
+    let expected: Vec<&str> = expected.into_iter().filter(|line| !line.starts_with("35:")).collect();
     assert_eq!(lines(&errors), expected);
     let first = "tests/config/wrong.toml:1:12: `my.host` is not in quotes: write `\"my.host\"`";
     assert_eq!(errors.to_string().lines().next(), Some(first));
@@ -277,10 +233,7 @@ fn every_mistake_at_once() {
 #[test]
 fn brackets_left_open_are_named_where_they_open() {
     let open_list = "[[listener]]\nname = 'a'\ntrusted = [ '10.0.0.0/8',\n[[pool]]\nname = 'b'\nfoo = 1\n";
-    assert_eq!(
-        errors_of(open_list),
-        ["3:11: this `[` is never closed: write `]` at its end"]
-    );
+    assert_eq!(errors_of(open_list), ["3:11: this `[` is never closed: write `]` at its end"]);
     assert_eq!(
         errors_of("admin = { listen = '127.0.0.1:1'\n"),
         ["1:9: this `{` is never closed: write `}` at its end"]
@@ -308,10 +261,8 @@ fn later_keys_are_refused_once_each() {
         .0
         .iter()
         .map(|error| {
-            let (what, advice) = error
-                .message
-                .split_once(" is not available in this version: ")
-                .unwrap_or_else(|| {
+            let (what, advice) =
+                error.message.split_once(" is not available in this version: ").unwrap_or_else(|| {
                     panic!("about something else: {error}");
                 });
             assert!(!advice.is_empty());
@@ -351,36 +302,22 @@ fn later_keys_are_refused_once_each() {
         "suppression",
         "feedback",
     ];
-    assert_eq!(
-        refused.iter().map(|(_, key)| key.as_str()).collect::<Vec<_>>(),
-        later
-    );
+    assert_eq!(refused.iter().map(|(_, key)| key.as_str()).collect::<Vec<_>>(), later);
     for (line, key) in refused {
         let written = text.lines().nth(line - 1).expect("a line of the file");
-        assert!(
-            written.trim_start_matches('[').starts_with(&key),
-            "{key} is on line {line}: {written}"
-        );
+        assert!(written.trim_start_matches('[').starts_with(&key), "{key} is on line {line}: {written}");
     }
 }
 
 #[test]
 fn parts_are_merged_in_name_order() {
     let config = Config::load(&fixture("parts/postlane.toml"), &machine()).expect("together they are whole");
-    let names: Vec<&str> = config
-        .listeners
-        .iter()
-        .map(|listener| listener.name.as_str())
-        .collect();
+    let names: Vec<&str> = config.listeners.iter().map(|listener| listener.name.as_str()).collect();
     assert_eq!(names, ["apps", "submission"]);
     let pools: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
     assert_eq!(pools, ["farm", "second"]);
     let token = config.admin.and_then(|admin| admin.token);
-    assert_eq!(
-        token.as_deref(),
-        Some("squeamish-ossifrage"),
-        "found beside the part that names it"
-    );
+    assert_eq!(token.as_deref(), Some("squeamish-ossifrage"), "found beside the part that names it");
 }
 
 #[test]
@@ -408,19 +345,12 @@ fn unreadable_files_are_errors_too() {
         format!("tests/config/none.toml:1:1: cannot be read: No such file or directory (os error 2){advice}");
     assert_eq!(missing.to_string(), expected);
     let folder = Config::load(&fixture("."), &machine()).expect_err("a folder");
-    assert!(
-        folder
-            .to_string()
-            .contains(":1:1: cannot be read: Is a directory")
-    );
+    assert!(folder.to_string().contains(":1:1: cannot be read: Is a directory"));
     let path = std::env::temp_dir().join(format!("postlane-config-{}.toml", std::process::id()));
     std::fs::write(&path, b"hostname = 'a'\nx = '\xff'\n").expect("a temporary file");
     let bytes = Config::load(&path, &machine()).expect_err("not UTF-8");
     std::fs::remove_file(&path).expect("the temporary file");
-    assert_eq!(
-        lines(&bytes),
-        ["2:6: this byte is not UTF-8: save the file as UTF-8"]
-    );
+    assert_eq!(lines(&bytes), ["2:6: this byte is not UTF-8: save the file as UTF-8"]);
 }
 
 #[test]
@@ -436,9 +366,8 @@ fn errors_are_json_too() {
 
 #[test]
 fn too_many_of_anything_is_refused() {
-    let listeners: String = (1..=65)
-        .map(|n| format!("[[listener]]\nname = 'l{n}'\naddress = '127.0.0.1:{n}'\n"))
-        .collect();
+    let listeners: String =
+        (1..=65).map(|n| format!("[[listener]]\nname = 'l{n}'\naddress = '127.0.0.1:{n}'\n")).collect();
     assert_eq!(
         errors_of(&format!("{listeners}{REST}")),
         ["193:1: more than 64 `[[listener]]`: 64 is the most there can be"]
@@ -457,10 +386,7 @@ fn too_many_of_anything_is_refused() {
 fn the_plan_adds_up() {
     let config = with_rest("shards = 6\nmemory = '6GiB'").expect("right");
     let plan = plan(&config, &machine());
-    assert_eq!(
-        plan.shards.iter().map(|shard| shard.cpu).collect::<Vec<_>>(),
-        [0, 1, 2, 3, 0, 1]
-    );
+    assert_eq!(plan.shards.iter().map(|shard| shard.cpu).collect::<Vec<_>>(), [0, 1, 2, 3, 0, 1]);
     assert_eq!(plan.bounds.links, 6 * 8);
     assert_eq!(plan.bounds.sessions, 20_000);
     assert_eq!(plan.bounds.memory_per_shard, 1 << 30);
@@ -472,10 +398,7 @@ fn the_plan_adds_up() {
         ]
     );
     let text = plan.to_string();
-    assert!(
-        text.contains("shards     6 on CPU 0-3,0-1, recipients by address"),
-        "{text}"
-    );
+    assert!(text.contains("shards     6 on CPU 0-3,0-1, recipients by address"), "{text}");
     assert!(text.contains("upstream mta1  10.1.0.11:25  weight 1"), "{text}");
     let json = serde_json::to_value(&plan).expect("plain data");
     assert_eq!(json["pools"][0]["upstreams"][0]["address"], "10.1.0.11:25");
@@ -490,11 +413,7 @@ fn deep_nesting_is_refused_not_followed() {
         format!("a = {}", many("{a=", 100_000)),
         format!("a = {}", many("{a.a.a.a.a.a.a.a=", 100_000)),
         format!("a = {}1{}", many("{a.a.a.a.a.a.a.a=", 78), many("}", 78)),
-        format!(
-            "a = {}1{}",
-            many("{'!'.\"!\".a.a.a.a.a.a.a.a=", 78),
-            many("}", 78)
-        ),
+        format!("a = {}1{}", many("{'!'.\"!\".a.a.a.a.a.a.a.a=", 78), many("}", 78)),
     ] {
         assert!(Config::parse("p.toml", &text, &machine()).is_err());
     }

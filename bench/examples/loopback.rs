@@ -17,10 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "exchange", "msg/s", "load µs/msg", "sink µs/msg", "p50 µs", "p99 µs"
     );
     for exchange in [Exchange::Plain, Exchange::Pipelining, Exchange::Chunking] {
-        let sink = sink::spawn(sink::Options {
-            listen: vec!["127.0.0.1:0".parse()?],
-            ..Default::default()
-        })?;
+        let sink = sink::spawn(sink::Options { listen: vec!["127.0.0.1:0".parse()?], ..Default::default() })?;
         let mut options = load::Options::to(sink.addresses()[0]);
         options.duration = Some(Duration::from_secs_f64(argument(0, "2").parse()?));
         options.sessions = argument(1, "64").parse()?;

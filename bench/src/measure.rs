@@ -67,13 +67,7 @@ impl Sampler {
 
     fn with(pid: u32, perf: Result<Perf, String>) -> io::Result<Self> {
         let before = Switches::of(pid)?;
-        Ok(Sampler {
-            pid,
-            started: Instant::now(),
-            cpu_ns: sys::cpu_time_ns(pid)?,
-            before,
-            perf,
-        })
+        Ok(Sampler { pid, started: Instant::now(), cpu_ns: sys::cpu_time_ns(pid)?, before, perf })
     }
 
     /// CPU time since the start, in microseconds.
@@ -115,10 +109,7 @@ struct Switches {
 
 impl Switches {
     fn of(pid: u32) -> io::Result<Self> {
-        let mut sum = Switches {
-            voluntary: 0,
-            involuntary: 0,
-        };
+        let mut sum = Switches { voluntary: 0, involuntary: 0 };
         let path = format!("/proc/{pid}/task");
         let tasks = fs::read_dir(&path)
             .map_err(|error| io::Error::new(error.kind(), format!("process {pid}: {path}: {error}")))?;
@@ -134,12 +125,8 @@ impl Switches {
 
 /// The number of a `Name:  number unit` line (proc_pid_status(5)); 0 where there is none.
 fn field(status: &str, name: &str) -> u64 {
-    let value = status
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    value
-        .and_then(|value| value.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0)
+    let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    value.and_then(|value| value.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 /// A running `perf stat` that counts the system calls of a process.
@@ -148,52 +135,29 @@ struct Perf(Child);
 impl Perf {
     fn start(pid: u32) -> Result<Self, String> {
         let child = Command::new("perf")
-            .args([
-                "stat",
-                "-x,",
-                "-e",
-                "raw_syscalls:sys_enter",
-                "-p",
-                &pid.to_string(),
-            ])
+            .args(["stat", "-x,", "-e", "raw_syscalls:sys_enter", "-p", &pid.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn();
-        child
-            .map(Perf)
-            .map_err(|error| format!("perf cannot be run: {error}"))
+        child.map(Perf).map_err(|error| format!("perf cannot be run: {error}"))
     }
 
     fn finish(mut self) -> Result<u64, String> {
         if let Ok(Some(status)) = self.0.try_wait()
             && !status.success()
         {
-            let output = self
-                .0
-                .wait_with_output()
-                .map_err(|error| format!("perf: {error}"))?;
+            let output = self.0.wait_with_output().map_err(|error| format!("perf: {error}"))?;
             let text = String::from_utf8_lossy(&output.stderr);
-            let line = text
-                .lines()
-                .find(|line| !line.trim().is_empty())
-                .unwrap_or_default();
+            let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
             return Err(format!("perf ended with {status}: {line}"));
         }
         sys::interrupt(&self.0).map_err(|error| format!("perf: {error}"))?;
-        let output = self
-            .0
-            .wait_with_output()
-            .map_err(|error| format!("perf: {error}"))?;
+        let output = self.0.wait_with_output().map_err(|error| format!("perf: {error}"))?;
         let text = String::from_utf8_lossy(&output.stderr);
-        let line = text
-            .lines()
-            .find(|line| line.contains("raw_syscalls:sys_enter"))
-            .unwrap_or_default();
+        let line = text.lines().find(|line| line.contains("raw_syscalls:sys_enter")).unwrap_or_default();
         let count = line.split(',').next().unwrap_or_default();
-        count
-            .parse()
-            .map_err(|_| format!("perf counted nothing: {}", text.trim()))
+        count.parse().map_err(|_| format!("perf counted nothing: {}", text.trim()))
     }
 }
 
@@ -204,10 +168,7 @@ mod tests {
     #[test]
     fn a_busy_process_is_seen_from_outside() {
         let mut child = Command::new("sh")
-            .args([
-                "-c",
-                "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; read line",
-            ])
+            .args(["-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; read line"])
             .stdin(Stdio::piped())
             .spawn()
             .expect("sh runs");
@@ -224,10 +185,7 @@ mod tests {
         let usage = sampler.finish().expect("it is there");
         assert!(usage.cpu_us >= busy && busy > 20_000.0, "{usage:?}");
         assert!(usage.cpu_us <= usage.wall_seconds * 1e6 * 1.5, "{usage:?}");
-        assert!(
-            usage.peak_rss_kib >= usage.rss_kib && usage.rss_kib > 100,
-            "{usage:?}"
-        );
+        assert!(usage.peak_rss_kib >= usage.rss_kib && usage.rss_kib > 100, "{usage:?}");
         assert_eq!(usage.syscalls_missing.as_deref(), Some("not asked for"));
         drop(child.stdin.take());
         child.wait().expect("it ends");

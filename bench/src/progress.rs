@@ -14,10 +14,7 @@ pub struct Line {
 impl Line {
     /// Looks at once whether stderr is a terminal.
     pub fn new() -> Self {
-        Line {
-            terminal: io::stderr().is_terminal(),
-            drawn: false,
-        }
+        Line { terminal: io::stderr().is_terminal(), drawn: false }
     }
 
     /// Draws the line anew.
@@ -63,10 +60,7 @@ fn describe(progress: &Progress) -> String {
     let seconds = progress.elapsed.as_secs_f64();
     if progress.warming_up {
         let acknowledged = grouped(progress.acknowledged);
-        return format!(
-            "{seconds:6.1} s  warming up  acknowledged {acknowledged}  {:.0}/s",
-            progress.rate
-        );
+        return format!("{seconds:6.1} s  warming up  acknowledged {acknowledged}  {:.0}/s", progress.rate);
     }
     let failed = match progress.failed {
         0 => String::new(),

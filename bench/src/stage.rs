@@ -27,15 +27,8 @@ pub enum Stage {
 
 impl Stage {
     /// All stages, in the order of a dialogue.
-    pub const ALL: [Stage; 7] = [
-        Stage::Connect,
-        Stage::Ehlo,
-        Stage::Mail,
-        Stage::Rcpt,
-        Stage::Data,
-        Stage::Eod,
-        Stage::Other,
-    ];
+    pub const ALL: [Stage; 7] =
+        [Stage::Connect, Stage::Ehlo, Stage::Mail, Stage::Rcpt, Stage::Data, Stage::Eod, Stage::Other];
 
     /// The name used in options and in JSON.
     pub fn name(self) -> &'static str {
@@ -62,9 +55,7 @@ impl FromStr for Stage {
 
     /// Reads a stage that rules can name (`other` is not one).
     fn from_str(text: &str) -> Result<Self, String> {
-        let named = Stage::ALL
-            .into_iter()
-            .find(|stage| *stage != Stage::Other && stage.name() == text);
+        let named = Stage::ALL.into_iter().find(|stage| *stage != Stage::Other && stage.name() == text);
         named.ok_or_else(|| {
             format!("`{text}` is not a stage: expected connect, ehlo, mail, rcpt, data or eod")
         })

@@ -34,27 +34,16 @@ impl Poll {
             let fd = checked(libc::epoll_create1(libc::EPOLL_CLOEXEC))?;
             OwnedFd::from_raw_fd(fd)
         };
-        Ok(Poll {
-            fd,
-            events: vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS_MAX],
-        })
+        Ok(Poll { fd, events: vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS_MAX] })
     }
 
     /// Watches `socket` for both directions, edge-triggered, until it is closed.
     pub(crate) fn add(&self, socket: &impl AsRawFd, token: u64) -> io::Result<()> {
         let interest = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
-        let mut event = libc::epoll_event {
-            events: interest as u32,
-            u64: token,
-        };
+        let mut event = libc::epoll_event { events: interest as u32, u64: token };
         // SAFETY: `event` lives across the call, which only reads it; both descriptors are open.
         let done = unsafe {
-            libc::epoll_ctl(
-                self.fd.as_raw_fd(),
-                libc::EPOLL_CTL_ADD,
-                socket.as_raw_fd(),
-                &mut event,
-            )
+            libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_ADD, socket.as_raw_fd(), &mut event)
         };
         checked(done).map(drop)
     }
@@ -111,14 +100,8 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 pub(crate) fn accept(listener: &TcpListener) -> io::Result<Option<TcpStream>> {
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: null pointers are allowed and mean that the peer's address is not wanted.
-    let fd = unsafe {
-        libc::accept4(
-            listener.as_raw_fd(),
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
-            flags,
-        )
-    };
+    let fd =
+        unsafe { libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags) };
     match checked(fd) {
         // SAFETY: the descriptor is new and nobody else's.
         Ok(fd) => Ok(Some(unsafe { TcpStream::from_raw_fd(fd) })),
@@ -130,11 +113,7 @@ pub(crate) fn accept(listener: &TcpListener) -> io::Result<Option<TcpStream>> {
 
 /// Starts a connection; it is established (or has failed, see [`TcpStream::take_error`]) once writable.
 pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let family = if address.is_ipv4() {
-        libc::AF_INET
-    } else {
-        libc::AF_INET6
-    };
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: no pointers; the result is checked and then owned by nobody else.
     let stream = unsafe {
@@ -154,9 +133,7 @@ fn connect_socket(fd: RawFd, address: SocketAddr) -> io::Result<()> {
             let name = libc::sockaddr_in {
                 sin_family: libc::AF_INET as libc::sa_family_t,
                 sin_port: address.port().to_be(),
-                sin_addr: libc::in_addr {
-                    s_addr: u32::from_ne_bytes(address.ip().octets()),
-                },
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
                 sin_zero: [0; 8],
             };
             let size = mem::size_of_val(&name) as libc::socklen_t;
@@ -168,9 +145,7 @@ fn connect_socket(fd: RawFd, address: SocketAddr) -> io::Result<()> {
                 sin6_family: libc::AF_INET6 as libc::sa_family_t,
                 sin6_port: address.port().to_be(),
                 sin6_flowinfo: address.flowinfo(),
-                sin6_addr: libc::in6_addr {
-                    s6_addr: address.ip().octets(),
-                },
+                sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
                 sin6_scope_id: address.scope_id(),
             };
             let size = mem::size_of_val(&name) as libc::socklen_t;
@@ -186,13 +161,7 @@ fn set_nodelay(fd: RawFd) -> io::Result<()> {
     let size = mem::size_of_val(&on) as libc::socklen_t;
     // SAFETY: the option's value is the int `on`, `size` bytes long, alive across the call.
     checked(unsafe {
-        libc::setsockopt(
-            fd,
-            libc::IPPROTO_TCP,
-            libc::TCP_NODELAY,
-            (&raw const on).cast(),
-            size,
-        )
+        libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, (&raw const on).cast(), size)
     })
     .map(drop)
 }
@@ -200,10 +169,7 @@ fn set_nodelay(fd: RawFd) -> io::Result<()> {
 /// CPU time of a whole process in nanoseconds: all its threads, dead ones too (`clock_getcpuclockid(3)`).
 pub(crate) fn cpu_time_ns(pid: u32) -> io::Result<u64> {
     let mut clock: libc::clockid_t = 0;
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: both out-pointers are to locals; the clock id is used only if the first call gave one.
     unsafe {
         let error = libc::clock_getcpuclockid(pid as libc::pid_t, &mut clock);
@@ -217,10 +183,7 @@ pub(crate) fn cpu_time_ns(pid: u32) -> io::Result<u64> {
 
 /// CPU time of the calling thread in nanoseconds.
 pub(crate) fn thread_cpu_time_ns() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the out-pointer is to a local; this clock always exists on Linux.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
@@ -228,10 +191,7 @@ pub(crate) fn thread_cpu_time_ns() -> u64 {
 
 /// Lets this process open as many descriptors as the system allows it. Best effort: the limit tells by itself.
 pub(crate) fn raise_open_files() {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a local, written by the first call and read by the second.
     unsafe {
         if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
@@ -255,9 +215,5 @@ pub(crate) fn interrupt(child: &std::process::Child) -> io::Result<()> {
 }
 
 fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

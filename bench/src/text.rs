@@ -5,9 +5,8 @@ pub(crate) fn parse_size(text: &str) -> Result<usize, String> {
     let text = text.trim();
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(split);
-    let number: usize = digits
-        .parse()
-        .map_err(|_| format!("`{text}` is not a size: expected a number, as in 10KiB"))?;
+    let number: usize =
+        digits.parse().map_err(|_| format!("`{text}` is not a size: expected a number, as in 10KiB"))?;
     let factor = match unit.trim() {
         "" | "B" => 1,
         "K" | "KiB" => 1 << 10,
@@ -16,14 +15,10 @@ pub(crate) fn parse_size(text: &str) -> Result<usize, String> {
         "kB" | "KB" => 1_000,
         "MB" => 1_000_000,
         other => {
-            return Err(format!(
-                "`{other}` in `{text}` is not a unit: expected B, KiB, MiB or GiB"
-            ));
+            return Err(format!("`{other}` in `{text}` is not a unit: expected B, KiB, MiB or GiB"));
         }
     };
-    number
-        .checked_mul(factor)
-        .ok_or_else(|| format!("`{text}` is too large"))
+    number.checked_mul(factor).ok_or_else(|| format!("`{text}` is too large"))
 }
 
 /// A size as [`parse_size`] reads it, in the largest unit that divides it.
@@ -66,20 +61,7 @@ pub(crate) fn civil(days: u64) -> (u64, usize, u64) {
         day -= 365 + u64::from(leap(year));
         year += 1;
     }
-    let lengths = [
-        31,
-        28 + u64::from(leap(year)),
-        31,
-        30,
-        31,
-        30,
-        31,
-        31,
-        30,
-        31,
-        30,
-        31,
-    ];
+    let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
     while day >= lengths[month] {
         day -= lengths[month];
         month += 1;

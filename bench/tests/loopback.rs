@@ -18,11 +18,7 @@ fn loopback() -> SocketAddr {
 }
 
 fn sink_with(change: impl FnOnce(&mut sink::Options)) -> Handle {
-    let mut options = sink::Options {
-        listen: vec![loopback()],
-        seed: 42,
-        ..Default::default()
-    };
+    let mut options = sink::Options { listen: vec![loopback()], seed: 42, ..Default::default() };
     change(&mut options);
     sink::spawn(options).expect("the sink binds")
 }
@@ -48,16 +44,8 @@ fn assert_clean(result: &LoadResult, messages: u64) {
     assert_eq!(result.acknowledged, messages, "{result:?}");
     assert_eq!((result.started, result.sent), (messages, messages));
     assert_eq!(result.latency.histogram().len(), messages);
-    assert_eq!(
-        result.refused_total() + result.interrupted + result.in_doubt + result.unsent,
-        0
-    );
-    assert_eq!(
-        result.connection_errors_total(),
-        0,
-        "{:?}",
-        result.connection_errors
-    );
+    assert_eq!(result.refused_total() + result.interrupted + result.in_doubt + result.unsent, 0);
+    assert_eq!(result.connection_errors_total(), 0, "{:?}", result.connection_errors);
     assert_eq!(result.acknowledged_per_100ms.iter().sum::<u64>(), messages);
     assert_eq!(result.aborted, None);
 }
@@ -73,11 +61,7 @@ fn every_exchange_delivers_everything() {
         });
         assert_clean(&result, 500);
         let (counts, _) = sink.stop().expect("stops");
-        assert_eq!(
-            (counts.messages, counts.recipients, counts.connections),
-            (500, 1500, 8),
-            "{exchange:?}"
-        );
+        assert_eq!((counts.messages, counts.recipients, counts.connections), (500, 1500, 8), "{exchange:?}");
         assert_eq!(counts.replies(Stage::Eod, 250), 500);
         assert_eq!(counts.replies(Stage::Other, 221), 8, "every session says goodbye");
         let data = if exchange == Exchange::Chunking { 0 } else { 500 };
@@ -97,11 +81,7 @@ fn one_message_per_connection() {
         assert_clean(&result, 500);
         let (counts, _) = sink.stop().expect("stops");
         assert_eq!(counts.messages, 500);
-        assert!(
-            (500..=508).contains(&counts.connections),
-            "{}",
-            counts.connections
-        );
+        assert!((500..=508).contains(&counts.connections), "{}", counts.connections);
     }
 }
 
@@ -115,10 +95,7 @@ fn an_open_loop_sends_by_schedule() {
     });
     assert_clean(&result, 500);
     assert_eq!(sink.counts().messages, 500);
-    assert!(
-        result.latency.histogram().min() >= 5_000,
-        "the sink's latency is within"
-    );
+    assert!(result.latency.histogram().min() >= 5_000, "the sink's latency is within");
     let elapsed = result.elapsed.as_secs_f64();
     assert!((0.99..2.0).contains(&elapsed), "{elapsed}");
 }
@@ -134,11 +111,7 @@ fn an_open_loop_counts_the_wait_for_a_session() {
     });
     assert_clean(&result, 40);
     // The last was meant for 195 ms and ends after 800 ms at the earliest.
-    assert!(
-        result.latency.percentile_us(100.0) >= 600_000,
-        "{}",
-        result.latency.percentile_us(100.0)
-    );
+    assert!(result.latency.percentile_us(100.0) >= 600_000, "{}", result.latency.percentile_us(100.0));
     let late = load_to(&sink, |options| {
         options.sessions = 1;
         options.messages = None;
@@ -177,13 +150,7 @@ fn a_warm_up_does_not_count() {
 fn refusals_are_counted_where_they_happen() {
     for exchange in [Exchange::Plain, Exchange::Pipelining, Exchange::Chunking] {
         let sink = sink_with(|options| {
-            let rules = [
-                "mail:450:0.1",
-                "rcpt:550:0.2",
-                "data:451:0.1",
-                "eod:554:0.1",
-                "eod:421:0.02",
-            ];
+            let rules = ["mail:450:0.1", "rcpt:550:0.2", "data:451:0.1", "eod:554:0.1", "eod:421:0.02"];
             options.fail = rules.map(|rule| rule.parse().expect("a rule")).to_vec();
         });
         let result = load_to(&sink, |options| {
@@ -194,22 +161,12 @@ fn refusals_are_counted_where_they_happen() {
         assert_eq!(result.acknowledged, counts.messages, "{exchange:?}");
         assert_eq!(result.recipients, counts.recipients);
         assert!(result.recipients_refused > 0);
-        assert_eq!(
-            result.acknowledged + result.refused_total() + result.interrupted,
-            500,
-            "{result:?}"
-        );
+        assert_eq!(result.acknowledged + result.refused_total() + result.interrupted, 500, "{result:?}");
         assert_eq!(result.in_doubt, 0);
-        assert_eq!(
-            result.refused[&Stage::Mail][&450],
-            counts.replies(Stage::Mail, 450)
-        );
+        assert_eq!(result.refused[&Stage::Mail][&450], counts.replies(Stage::Mail, 450));
         assert_eq!(result.refused[&Stage::Eod][&554], counts.replies(Stage::Eod, 554));
         assert!(counts.replies(Stage::Data, 451) > 0 && counts.replies(Stage::Rcpt, 550) > 0);
-        assert!(
-            result.connection_errors.keys().any(|cause| cause.contains("421")),
-            "{result:?}"
-        );
+        assert!(result.connection_errors.keys().any(|cause| cause.contains("421")), "{result:?}");
     }
 }
 
@@ -223,11 +180,7 @@ fn lost_connections_are_counted_and_mended() {
         let result = load_to(&sink, |options| options.exchange = exchange);
         let (counts, _) = sink.stop().expect("stops");
         assert_eq!(result.acknowledged, counts.messages);
-        assert_eq!(
-            result.acknowledged + result.interrupted + result.in_doubt,
-            500,
-            "{result:?}"
-        );
+        assert_eq!(result.acknowledged + result.interrupted + result.in_doubt, 500, "{result:?}");
         assert!(counts.dropped[&Stage::Eod] > 0 && result.in_doubt >= counts.dropped[&Stage::Eod]);
         assert!(result.connection_errors_total() >= counts.dropped.values().sum::<u64>() - 1);
     }
@@ -258,10 +211,7 @@ fn a_server_that_is_not_there_or_offers_less_is_an_error() {
     drop(sink);
     options.connect_timeout = Duration::from_millis(200);
     let error = load::run(&options, &NEVER, &mut ()).expect_err("nobody listens");
-    assert!(
-        error.to_string().contains("no connection to 127.0.0.1"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("no connection to 127.0.0.1"), "{error}");
     options.recipients = 0;
     let error = load::run(&options, &NEVER, &mut ()).expect_err("makes no sense");
     assert!(error.to_string().contains("recipients"), "{error}");
@@ -287,30 +237,19 @@ fn stored_messages_are_what_was_sent() {
             let message = fs::read(entry.expect("an entry").path()).expect("a message");
             assert_eq!(message.len(), 5_000);
             let text = String::from_utf8(message).expect("ascii");
-            assert!(
-                text.contains("\r\n.") && !text.contains("\r\n.."),
-                "dots as they were meant"
-            );
+            assert!(text.contains("\r\n.") && !text.contains("\r\n.."), "dots as they were meant");
             assert!(text.starts_with("From: ") && text.ends_with("\r\n"));
-            subjects.push(
-                text.lines()
-                    .find(|line| line.starts_with("Subject"))
-                    .map(str::to_owned),
-            );
+            subjects.push(text.lines().find(|line| line.starts_with("Subject")).map(str::to_owned));
         }
         subjects.sort();
         subjects.dedup();
         assert_eq!(subjects.len(), 50, "each message is itself");
         let dumped = fs::read_to_string(&dump).expect("a dump");
-        let lines: Vec<Dumped> = dumped
-            .lines()
-            .map(|line| serde_json::from_str(line).expect("JSON"))
-            .collect();
+        let lines: Vec<Dumped> =
+            dumped.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         assert_eq!(lines.len(), 50);
         assert!(
-            lines
-                .iter()
-                .all(|line| line.size == 5_000 && line.to.len() == 1 && line.message_id.is_some())
+            lines.iter().all(|line| line.size == 5_000 && line.to.len() == 1 && line.message_id.is_some())
         );
         assert!(lines.iter().all(|line| line.body_hash == lines[0].body_hash));
         fs::remove_dir_all(maildir).expect("removed");
@@ -322,9 +261,7 @@ fn stored_messages_are_what_was_sent() {
 fn dialogue(stream: &mut TcpStream, reader: &mut impl BufRead, text: &[u8], lines: usize) -> Vec<String> {
     stream.write_all(text).expect("sent");
     let mut replies = vec![String::new(); lines];
-    replies
-        .iter_mut()
-        .for_each(|line| assert!(reader.read_line(line).expect("a reply") > 0));
+    replies.iter_mut().for_each(|line| assert!(reader.read_line(line).expect("a reply") > 0));
     replies
 }
 
@@ -351,10 +288,7 @@ fn bytes_arrive_exactly() {
     assert!(taken[0].starts_with("250 2.0.0 Ok: queued as "), "{taken:?}");
     let chunks = b"MAIL FROM:<>\r\nRCPT TO:<c@d>\r\nBDAT 9\r\n..x\r\n.\r\nyBDAT 3 LAST\r\n\r\n.QUIT\r\n";
     let replies = dialogue(&mut stream, &mut reader, chunks, 5);
-    assert!(
-        replies[3].contains("queued as") && replies[4].starts_with("221"),
-        "{replies:?}"
-    );
+    assert!(replies[3].contains("queued as") && replies[4].starts_with("221"), "{replies:?}");
     let mut rest = Vec::new();
     reader.read_to_end(&mut rest).expect("the end");
     assert!(rest.is_empty());
@@ -366,10 +300,7 @@ fn bytes_arrive_exactly() {
         .collect();
     stored.sort_by_key(Vec::len);
     assert_eq!(stored[0], b"..x\r\n.\r\ny\r\n.");
-    assert_eq!(
-        stored[1].escape_ascii().to_string(),
-        kept.escape_ascii().to_string()
-    );
+    assert_eq!(stored[1].escape_ascii().to_string(), kept.escape_ascii().to_string());
     let written: sink::Counts =
         serde_json::from_slice(&fs::read(&counts_file).expect("a file")).expect("JSON");
     assert_eq!(written, counts);
@@ -385,12 +316,7 @@ fn pipelining_where_it_is_not_offered_is_noticed() {
     dialogue(&mut stream, &mut reader, b"", 1);
     let offered = dialogue(&mut stream, &mut reader, b"EHLO me\r\n", 7);
     assert!(!offered.concat().contains("PIPELINING"));
-    dialogue(
-        &mut stream,
-        &mut reader,
-        b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n",
-        3,
-    );
+    dialogue(&mut stream, &mut reader, b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n", 3);
     assert_eq!(sink.counts().pipelined_unoffered, 2);
 }
 
@@ -404,10 +330,7 @@ fn latency_delays_one_session_and_not_the_others() {
     });
     assert_clean(&result, 100);
     let elapsed = started.elapsed();
-    assert!(
-        (Duration::from_millis(200)..Duration::from_secs(2)).contains(&elapsed),
-        "{elapsed:?}"
-    );
+    assert!((Duration::from_millis(200)..Duration::from_secs(2)).contains(&elapsed), "{elapsed:?}");
 }
 
 #[test]
@@ -427,11 +350,7 @@ fn a_run_without_an_end_stops_when_told() {
     });
     assert!(result.acknowledged >= 100);
     assert_clean(&result, sink.counts().messages);
-    assert!(
-        result.generator_busy > 0.0 && result.generator_busy <= 1.1,
-        "{}",
-        result.generator_busy
-    );
+    assert!(result.generator_busy > 0.0 && result.generator_busy <= 1.1, "{}", result.generator_busy);
 }
 
 #[test]
@@ -448,10 +367,7 @@ fn a_server_that_goes_away_ends_the_run() {
         drop(sink);
         run.join().expect("no panic").expect("it has a result")
     });
-    assert!(
-        result.aborted.is_some_and(|why| why.contains("refused")),
-        "it says why"
-    );
+    assert!(result.aborted.is_some_and(|why| why.contains("refused")), "it says why");
     assert!(result.acknowledged >= 100 && result.connection_errors["refused"] > 0);
 }
 

@@ -18,11 +18,7 @@ pub struct CpuSetError(String);
 
 impl fmt::Display for CpuSetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "`{}` is not a list of CPUs like `2-4,8`",
-            self.0.escape_debug()
-        )
+        write!(f, "`{}` is not a list of CPUs like `2-4,8`", self.0.escape_debug())
     }
 }
 
@@ -72,11 +68,7 @@ impl FromStr for CpuSet {
         let malformed = || CpuSetError(text.to_owned());
         let number = |digits: &str| {
             let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
-            digits
-                .parse()
-                .ok()
-                .filter(|cpu: &u32| plain && *cpu <= CPU_MAX)
-                .ok_or_else(malformed)
+            digits.parse().ok().filter(|cpu: &u32| plain && *cpu <= CPU_MAX).ok_or_else(malformed)
         };
         let mut cpus = Vec::new();
         for part in text.trim().split(',').filter(|_| !text.trim().is_empty()) {
@@ -99,10 +91,7 @@ impl fmt::Display for CpuSet {
         let mut rest = self.0.as_slice();
         let mut separator = "";
         while let Some(&first) = rest.first() {
-            let run = (first..)
-                .zip(rest)
-                .take_while(|(expected, cpu)| expected == *cpu)
-                .count();
+            let run = (first..).zip(rest).take_while(|(expected, cpu)| expected == *cpu).count();
             match run {
                 1 => write!(f, "{separator}{first}")?,
                 _ => write!(f, "{separator}{first}-{}", rest[run - 1])?,
@@ -124,27 +113,13 @@ mod tests {
             let set: CpuSet = text.parse().expect(text);
             assert_eq!(set.to_string(), text);
         }
-        assert_eq!(
-            " 8,2-4,3\n".parse::<CpuSet>().expect("sorted").to_string(),
-            "2-4,8"
-        );
+        assert_eq!(" 8,2-4,3\n".parse::<CpuSet>().expect("sorted").to_string(), "2-4,8");
     }
 
     #[test]
     fn refuses_what_is_no_list() {
         let long = "0-8191,".repeat(5);
-        for text in [
-            "a",
-            "1-",
-            "-1",
-            "3-2",
-            "1,,2",
-            "1, 2",
-            "+1",
-            "0-8192",
-            "0-4294967295",
-            long.as_str(),
-        ] {
+        for text in ["a", "1-", "-1", "3-2", "1,,2", "1, 2", "+1", "0-8192", "0-4294967295", long.as_str()] {
             assert!(text.parse::<CpuSet>().is_err(), "{text}");
         }
     }
@@ -154,9 +129,6 @@ mod tests {
         let set: CpuSet = [8, 2, 3, 2].into_iter().collect();
         assert_eq!(set.len(), 3);
         assert!(set.contains(8) && !set.contains(4));
-        assert_eq!(
-            set.intersection(&[3, 4, 8].into_iter().collect()).to_string(),
-            "3,8"
-        );
+        assert_eq!(set.intersection(&[3, 4, 8].into_iter().collect()).to_string(), "3,8");
     }
 }

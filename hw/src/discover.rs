@@ -28,9 +28,7 @@ pub fn discover(root: &Path) -> io::Result<Machine> {
     let groups = control_groups(root);
     let isolated: CpuSet = parsed(root, "sys/devices/system/cpu/isolated").unwrap_or_default();
     // The nearest group that says which CPUs its members may be pinned to.
-    let pinnable = groups
-        .iter()
-        .find_map(|group| parse_file::<CpuSet>(&group.join("cpuset.cpus.effective")));
+    let pinnable = groups.iter().find_map(|group| parse_file::<CpuSet>(&group.join("cpuset.cpus.effective")));
     let isolated = isolated.intersection(&online);
     Ok(Machine {
         hostname: parsed(root, "proc/sys/kernel/hostname").unwrap_or_default(),
@@ -38,15 +36,9 @@ pub fn discover(root: &Path) -> io::Result<Machine> {
         cpus: cpus(root, &online),
         allowed: allowed.intersection(&online),
         isolated: pinnable.map_or(isolated.clone(), |pinnable| isolated.intersection(&pinnable)),
-        cpu_quota: groups
-            .iter()
-            .filter_map(|group| cpu_quota(group))
-            .reduce(f64::min),
+        cpu_quota: groups.iter().filter_map(|group| cpu_quota(group)).reduce(f64::min),
         memory_bytes,
-        memory_limit_bytes: groups
-            .iter()
-            .filter_map(|group| parse_file(&group.join("memory.max")))
-            .min(),
+        memory_limit_bytes: groups.iter().filter_map(|group| parse_file(&group.join("memory.max"))).min(),
         locked_memory_limit_bytes: locked_memory_limit(root),
         io_uring_disabled: parsed(root, "proc/sys/kernel/io_uring_disabled"),
         nics: nic::all(root),
@@ -60,18 +52,10 @@ fn cpus(root: &Path, online: &CpuSet) -> Vec<Cpu> {
         // The older name of the same file is the one every kernel still has.
         let siblings: Option<CpuSet> = parsed(root, &format!("{topology}/thread_siblings_list"));
         let first = siblings.and_then(|siblings| siblings.intersection(online).iter().next());
-        let node = nodes
-            .iter()
-            .find(|(_, cpus)| cpus.contains(id))
-            .map_or(0, |(node, _)| *node);
+        let node = nodes.iter().find(|(_, cpus)| cpus.contains(id)).map_or(0, |(node, _)| *node);
         // Where packages are not known the kernel says -1.
         let socket = parsed(root, &format!("{topology}/physical_package_id")).unwrap_or(0);
-        Cpu {
-            id,
-            core: first.unwrap_or(id),
-            socket,
-            node,
-        }
+        Cpu { id, core: first.unwrap_or(id), socket, node }
     };
     online.iter().map(cpu).collect()
 }
@@ -80,32 +64,18 @@ fn cpus(root: &Path, online: &CpuSet) -> Vec<Cpu> {
 fn nodes(root: &Path) -> Vec<(u32, CpuSet)> {
     let online: CpuSet = parsed(root, "sys/devices/system/node/online").unwrap_or_default();
     let cpus = |node: u32| parsed(root, &format!("sys/devices/system/node/node{node}/cpulist"));
-    online
-        .iter()
-        .filter_map(|node| Some((node, cpus(node)?)))
-        .collect()
+    online.iter().filter_map(|node| Some((node, cpus(node)?))).collect()
 }
 
 /// The folders of this process's control group (version 2) and of those above it, nearest first.
 fn control_groups(root: &Path) -> Vec<PathBuf> {
     let base = root.join("sys/fs/cgroup");
     let membership = read(root, "proc/self/cgroup").unwrap_or_default();
-    let own = membership
-        .lines()
-        .find_map(|line| line.strip_prefix("0::/"))
-        .unwrap_or_default();
+    let own = membership.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
     // Seen from inside a container, a path may lead out of what is mounted: then only the mount's own root counts.
-    let own = if own.split('/').any(|part| part == "..") {
-        ""
-    } else {
-        own
-    };
+    let own = if own.split('/').any(|part| part == "..") { "" } else { own };
     let folder = base.join(own);
-    folder
-        .ancestors()
-        .take_while(|folder| folder.starts_with(&base))
-        .map(Path::to_owned)
-        .collect()
+    folder.ancestors().take_while(|folder| folder.starts_with(&base)).map(Path::to_owned).collect()
 }
 
 /// `cpu.max`: microseconds of processor time granted in each period, and the period.
@@ -119,18 +89,12 @@ fn cpu_quota(group: &Path) -> Option<f64> {
 /// The soft limit of `Max locked memory` in `proc/self/limits`, in bytes.
 fn locked_memory_limit(root: &Path) -> Option<u64> {
     let limits = read(root, "proc/self/limits").ok()?;
-    value_of(&limits, "Max locked memory")?
-        .split_whitespace()
-        .next()?
-        .parse()
-        .ok()
+    value_of(&limits, "Max locked memory")?.split_whitespace().next()?.parse().ok()
 }
 
 /// What follows `key` on the line that begins with it.
 fn value_of<'t>(text: &'t str, key: &str) -> Option<&'t str> {
-    text.lines()
-        .find_map(|line| line.strip_prefix(key))
-        .map(str::trim)
+    text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim)
 }
 
 fn read(root: &Path, path: &str) -> io::Result<String> {

@@ -45,36 +45,20 @@ pub(crate) fn all(root: &Path) -> Vec<Nic> {
     let irq_names = irq_names(root);
     // Beside interfaces lie plain files, like `bonding_masters`.
     let folders = entries.flatten().filter(|entry| entry.path().is_dir());
-    let mut nics: Vec<Nic> = folders
-        .map(|entry| one(root, &entry.path(), &irq_names))
-        .collect();
+    let mut nics: Vec<Nic> = folders.map(|entry| one(root, &entry.path(), &irq_names)).collect();
     nics.sort_by(|a, b| a.name.cmp(&b.name));
     nics
 }
 
 fn one(root: &Path, folder: &Path, irq_names: &HashMap<u32, String>) -> Nic {
     let queues = |kind: &str| {
-        let entries = std::fs::read_dir(folder.join("queues"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        let count = entries
-            .filter(|entry| entry.file_name().to_string_lossy().starts_with(kind))
-            .count();
+        let entries = std::fs::read_dir(folder.join("queues")).into_iter().flatten().flatten();
+        let count = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(kind)).count();
         u32::try_from(count).unwrap_or(u32::MAX)
     };
-    let text = |path: &str| {
-        std::fs::read_to_string(folder.join(path))
-            .unwrap_or_default()
-            .trim()
-            .to_owned()
-    };
+    let text = |path: &str| std::fs::read_to_string(folder.join(path)).unwrap_or_default().trim().to_owned();
     Nic {
-        name: folder
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned(),
+        name: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         driver: link_name(&folder.join("device/driver")),
         // A device of no particular node says -1.
         node: text("device/numa_node").parse().ok(),
@@ -96,10 +80,7 @@ fn irqs(root: &Path, folder: &Path, names: &HashMap<u32, String>) -> Vec<Irq> {
     let device = folder.join("device");
     let is_virtio = link_name(&device.join("subsystem")).is_some_and(|name| name == "virtio");
     let owner = if is_virtio { device.join("..") } else { device };
-    let entries = std::fs::read_dir(owner.join("msi_irqs"))
-        .into_iter()
-        .flatten()
-        .flatten();
+    let entries = std::fs::read_dir(owner.join("msi_irqs")).into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok());
     let mut irqs: Vec<Irq> = numbers
         .map(|number| {
@@ -123,10 +104,7 @@ fn irq_names(root: &Path) -> HashMap<u32, String> {
     let text = std::fs::read_to_string(root.join("proc/interrupts")).unwrap_or_default();
     let name = |line: &str| {
         let (number, rest) = line.split_once(':')?;
-        Some((
-            number.trim().parse().ok()?,
-            rest.split_whitespace().last()?.to_owned(),
-        ))
+        Some((number.trim().parse().ok()?, rest.split_whitespace().last()?.to_owned()))
     };
     text.lines().filter_map(name).collect()
 }

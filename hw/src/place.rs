@@ -53,10 +53,7 @@ impl fmt::Display for PlanError {
             PlanError::NoShards => f.write_str("no shards were asked for: ask for at least one"),
             PlanError::NoCpus => f.write_str("this process may not run on any CPU that is online"),
             PlanError::NotAllowed { refused, usable } => {
-                write!(
-                    f,
-                    "this process may not run on CPU {refused}: choose from {usable}"
-                )
+                write!(f, "this process may not run on CPU {refused}: choose from {usable}")
             }
             PlanError::Twice(cpu) => write!(f, "CPU {cpu} is named twice: name it once"),
         }
@@ -97,23 +94,13 @@ pub fn plan(machine: &Machine, wanted: &Wanted) -> Result<Vec<ShardPlace>, PlanE
         Wanted::Auto => ordered,
         Wanted::Count(count) => ordered.into_iter().cycle().take(*count).collect(),
     };
-    let place = |id: u32| {
-        machine.cpu(id).map(|cpu| ShardPlace {
-            cpu: id,
-            core: cpu.core,
-            node: cpu.node,
-        })
-    };
+    let place = |id: u32| machine.cpu(id).map(|cpu| ShardPlace { cpu: id, core: cpu.core, node: cpu.node });
     Ok(chosen.into_iter().filter_map(place).collect())
 }
 
 fn check_named<'c>(machine: &Machine, cpus: &'c [u32]) -> Result<&'c [u32], PlanError> {
     let usable: CpuSet = machine.allowed.iter().chain(machine.isolated.iter()).collect();
-    let refused: CpuSet = cpus
-        .iter()
-        .copied()
-        .filter(|cpu| !usable.contains(*cpu))
-        .collect();
+    let refused: CpuSet = cpus.iter().copied().filter(|cpu| !usable.contains(*cpu)).collect();
     if !refused.is_empty() {
         return Err(PlanError::NotAllowed { refused, usable });
     }
@@ -134,26 +121,16 @@ pub fn notes(machine: &Machine, places: &[ShardPlace]) -> Vec<String> {
         notes.push(format!("{} shards share {} CPUs", places.len(), cpus.len()));
     }
     if cpus.len() > cores.len() {
-        notes.push(format!(
-            "{} CPUs share {} physical cores",
-            cpus.len(),
-            cores.len()
-        ));
+        notes.push(format!("{} CPUs share {} physical cores", cpus.len(), cores.len()));
     }
     if nodes.len() > 1 {
         notes.push(format!(
             "shards lie on NUMA nodes {nodes}: what they pass to each other crosses between them"
         ));
     }
-    let unused: CpuSet = machine
-        .isolated
-        .iter()
-        .filter(|cpu| !cpus.contains(*cpu))
-        .collect();
+    let unused: CpuSet = machine.isolated.iter().filter(|cpu| !cpus.contains(*cpu)).collect();
     if !unused.is_empty() {
-        notes.push(format!(
-            "isolated CPUs {unused} have no shard: name them to use them"
-        ));
+        notes.push(format!("isolated CPUs {unused} have no shard: name them to use them"));
     }
     if let Some(quota) = machine.cpu_quota.filter(|quota| *quota < places.len() as f64) {
         notes.push(format!(

@@ -16,19 +16,12 @@ pub fn show(machine: &Machine) -> String {
 }
 
 fn draw(text: &mut String, machine: &Machine) -> std::fmt::Result {
-    writeln!(
-        text,
-        "kernel     {}, io_uring {}",
-        machine.kernel,
-        io_uring(machine.io_uring_disabled)
-    )?;
+    writeln!(text, "kernel     {}, io_uring {}", machine.kernel, io_uring(machine.io_uring_disabled))?;
     write!(text, "memory     {}", size(machine.memory_bytes))?;
     if let Some(limit) = machine.memory_limit_bytes {
         write!(text, ", of which the control group grants {}", size(limit))?;
     }
-    let locked = machine
-        .locked_memory_limit_bytes
-        .map_or("without limit".to_owned(), size);
+    let locked = machine.locked_memory_limit_bytes.map_or("without limit".to_owned(), size);
     writeln!(text, "; may lock {locked}")?;
     writeln!(
         text,
@@ -55,39 +48,21 @@ fn draw(text: &mut String, machine: &Machine) -> std::fmt::Result {
 }
 
 fn draw_node(text: &mut String, machine: &Machine, socket: u32, node: u32) -> std::fmt::Result {
-    let here = || {
-        machine
-            .cpus
-            .iter()
-            .filter(move |cpu| (cpu.socket, cpu.node) == (socket, node))
-    };
+    let here = || machine.cpus.iter().filter(move |cpu| (cpu.socket, cpu.node) == (socket, node));
     let cores: CpuSet = here().map(|cpu| cpu.core).collect();
-    let width = machine
-        .cpus
-        .iter()
-        .map(|cpu| cpu.id.to_string().len() + 2)
-        .max()
-        .unwrap_or(1);
+    let width = machine.cpus.iter().map(|cpu| cpu.id.to_string().len() + 2).max().unwrap_or(1);
     writeln!(text, "socket {socket}, NUMA node {node}")?;
     let drawn: Vec<String> = cores
         .iter()
         .map(|core| {
             let mark = |id: u32| {
-                if usable(machine, id) {
-                    format!("{id} ")
-                } else {
-                    format!("({id})")
-                }
+                if usable(machine, id) { format!("{id} ") } else { format!("({id})") }
             };
-            let cpus = here()
-                .filter(|cpu| cpu.core == core)
-                .map(|cpu| format!("{:>width$}", mark(cpu.id)));
+            let cpus = here().filter(|cpu| cpu.core == core).map(|cpu| format!("{:>width$}", mark(cpu.id)));
             format!("[{}]", cpus.collect::<Vec<_>>().join(""))
         })
         .collect();
-    drawn
-        .chunks(CORES_PER_LINE)
-        .try_for_each(|line| writeln!(text, "  {}", line.join(" ")))
+    drawn.chunks(CORES_PER_LINE).try_for_each(|line| writeln!(text, "  {}", line.join(" ")))
 }
 
 fn draw_nic(text: &mut String, nic: &Nic) -> std::fmt::Result {
@@ -96,19 +71,9 @@ fn draw_nic(text: &mut String, nic: &Nic) -> std::fmt::Result {
     if let Some(node) = nic.node {
         write!(text, " on node {node}")?;
     }
-    writeln!(
-        text,
-        ": {} receive and {} transmit queues",
-        nic.rx_queues, nic.tx_queues
-    )?;
+    writeln!(text, ": {} receive and {} transmit queues", nic.rx_queues, nic.tx_queues)?;
     for irq in nic.irqs.iter().filter(|irq| !irq.name.is_empty()) {
-        writeln!(
-            text,
-            "           IRQ {} {} on CPU {}",
-            irq.number,
-            irq.name,
-            some(&irq.cpus)
-        )?;
+        writeln!(text, "           IRQ {} {} on CPU {}", irq.number, irq.name, some(&irq.cpus))?;
     }
     Ok(())
 }
@@ -118,11 +83,7 @@ fn usable(machine: &Machine, cpu: u32) -> bool {
 }
 
 fn some(cpus: &CpuSet) -> String {
-    if cpus.is_empty() {
-        "none".to_owned()
-    } else {
-        cpus.to_string()
-    }
+    if cpus.is_empty() { "none".to_owned() } else { cpus.to_string() }
 }
 
 fn io_uring(disabled: Option<u8>) -> &'static str {

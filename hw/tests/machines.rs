@@ -12,14 +12,8 @@ impl Tree {
     fn new(name: &str, allowed: &str, memory_kilobytes: u64) -> Tree {
         let root = std::env::temp_dir().join(format!("postlane-hw-{}-{name}", std::process::id()));
         let tree = Tree(root);
-        tree.file(
-            "proc/self/status",
-            &format!("Name:\tpostlane\nCpus_allowed_list:\t{allowed}\n"),
-        );
-        tree.file(
-            "proc/meminfo",
-            &format!("MemTotal:       {memory_kilobytes} kB\nMemFree:  1 kB\n"),
-        );
+        tree.file("proc/self/status", &format!("Name:\tpostlane\nCpus_allowed_list:\t{allowed}\n"));
+        tree.file("proc/meminfo", &format!("MemTotal:       {memory_kilobytes} kB\nMemFree:  1 kB\n"));
         tree.file("proc/sys/kernel/osrelease", "6.12.0-test\n");
         tree.file("proc/sys/kernel/hostname", "box.example.net\n");
         tree
@@ -42,24 +36,15 @@ impl Tree {
         self.file("sys/devices/system/cpu/online", &format!("{online}\n"));
         for (id, socket, siblings) in cpus {
             let topology = format!("sys/devices/system/cpu/cpu{id}/topology");
-            self.file(
-                &format!("{topology}/thread_siblings_list"),
-                &format!("{siblings}\n"),
-            );
+            self.file(&format!("{topology}/thread_siblings_list"), &format!("{siblings}\n"));
             self.file(&format!("{topology}/physical_package_id"), &format!("{socket}\n"));
         }
         let sockets: CpuSet = cpus.iter().map(|(_, socket, _)| *socket).collect();
         self.file("sys/devices/system/node/online", &format!("{sockets}\n"));
         for node in sockets.iter() {
-            let cpus: CpuSet = cpus
-                .iter()
-                .filter(|(_, socket, _)| *socket == node)
-                .map(|(id, ..)| *id)
-                .collect();
-            self.file(
-                &format!("sys/devices/system/node/node{node}/cpulist"),
-                &format!("{cpus}\n"),
-            );
+            let cpus: CpuSet =
+                cpus.iter().filter(|(_, socket, _)| *socket == node).map(|(id, ..)| *id).collect();
+            self.file(&format!("sys/devices/system/node/node{node}/cpulist"), &format!("{cpus}\n"));
         }
     }
 
@@ -75,11 +60,7 @@ impl Drop for Tree {
 }
 
 fn placed(machine: &Machine, wanted: Wanted) -> Vec<u32> {
-    plan(machine, &wanted)
-        .expect("a plan")
-        .iter()
-        .map(|place| place.cpu)
-        .collect()
+    plan(machine, &wanted).expect("a plan").iter().map(|place| place.cpu).collect()
 }
 
 /// Two sockets of two cores with two threads each, numbered as Linux does: first threads first.
@@ -111,10 +92,7 @@ fn one_socket_without_smt() {
     let machine = tree.machine();
     assert_eq!(machine.hostname, "box.example.net");
     assert_eq!(machine.kernel, "6.12.0-test");
-    assert_eq!(
-        (machine.memory_bytes, machine.usable_memory_bytes()),
-        (8 << 30, 8 << 30)
-    );
+    assert_eq!((machine.memory_bytes, machine.usable_memory_bytes()), (8 << 30, 8 << 30));
     assert_eq!(machine.locked_memory_limit_bytes, Some(8 << 20));
     assert_eq!(machine.io_uring_disabled, Some(2));
     assert_eq!(placed(&machine, Wanted::Auto), [0, 1, 2, 3]);
@@ -122,14 +100,8 @@ fn one_socket_without_smt() {
     assert_eq!(placed(&machine, Wanted::Cpus(vec![3, 1])), [3, 1]);
     assert!(notes(&machine, &plan(&machine, &Wanted::Auto).expect("a plan")).is_empty());
     let text = show(&machine);
-    assert!(
-        text.contains("io_uring refused (kernel.io_uring_disabled = 2)"),
-        "{text}"
-    );
-    assert!(
-        text.contains("socket 0, NUMA node 0\n  [ 0 ] [ 1 ] [ 2 ] [ 3 ]\n"),
-        "{text}"
-    );
+    assert!(text.contains("io_uring refused (kernel.io_uring_disabled = 2)"), "{text}");
+    assert!(text.contains("socket 0, NUMA node 0\n  [ 0 ] [ 1 ] [ 2 ] [ 3 ]\n"), "{text}");
 }
 
 #[test]
@@ -143,24 +115,15 @@ fn two_sockets_with_smt_give_cores_before_siblings() {
     assert_eq!(said.len(), 2, "{said:?}");
     assert_eq!(said[0], "8 CPUs share 4 physical cores");
     let three = notes(&machine, &plan(&machine, &Wanted::Count(2)).expect("a plan"));
-    assert!(
-        three.is_empty(),
-        "two shards fit the cores of one node: {three:?}"
-    );
+    assert!(three.is_empty(), "two shards fit the cores of one node: {three:?}");
     let text = show(&machine);
-    assert!(
-        text.contains("socket 1, NUMA node 1\n  [ 2  6 ] [ 3  7 ]\n"),
-        "{text}"
-    );
+    assert!(text.contains("socket 1, NUMA node 1\n  [ 2  6 ] [ 3  7 ]\n"), "{text}");
 }
 
 #[test]
 fn siblings_numbered_side_by_side_still_come_last() {
     let tree = Tree::new("pairs", "0-3", 1 << 20);
-    tree.topology(
-        "0-3",
-        &[(0, 0, "0-1"), (1, 0, "0-1"), (2, 0, "2-3"), (3, 0, "2-3")],
-    );
+    tree.topology("0-3", &[(0, 0, "0-1"), (1, 0, "0-1"), (2, 0, "2-3"), (3, 0, "2-3")]);
     let machine = tree.machine();
     assert_eq!(placed(&machine, Wanted::Count(2)), [0, 2]);
     assert_eq!(placed(&machine, Wanted::Count(3)), [0, 2, 1]);
@@ -213,10 +176,7 @@ fn a_container_has_what_it_is_given() {
     let quota = "the control group grants 1.5 CPUs to 3 shards: they will be stopped at times";
     assert_eq!(notes(&machine, &places), ["3 CPUs share 2 physical cores", quota]);
     let refused = plan(&machine, &Wanted::Cpus(vec![0, 2, 1])).expect_err("not its own");
-    assert_eq!(
-        refused.to_string(),
-        "this process may not run on CPU 0-1: choose from 2,6-7"
-    );
+    assert_eq!(refused.to_string(), "this process may not run on CPU 0-1: choose from 2,6-7");
     assert!(show(&machine).contains("[ 2  6 ] [(3) 7 ]"), "{}", show(&machine));
 }
 
@@ -229,21 +189,14 @@ fn what_cannot_be_planned_says_why() {
     assert_eq!(plan(&machine, &Wanted::Count(0)), Err(PlanError::NoShards));
     assert_eq!(plan(&machine, &Wanted::Cpus(vec![])), Err(PlanError::NoShards));
     let tree = two_sockets("twice", "0-7");
-    assert_eq!(
-        plan(&tree.machine(), &Wanted::Cpus(vec![1, 2, 1])),
-        Err(PlanError::Twice(1))
-    );
+    assert_eq!(plan(&tree.machine(), &Wanted::Cpus(vec![1, 2, 1])), Err(PlanError::Twice(1)));
 }
 
 #[test]
 fn without_sysfs_the_allowed_cpus_are_all_there_is() {
     let machine = Tree::new("bare", "1-2", 1 << 20).machine();
     assert_eq!(
-        machine
-            .cpus
-            .iter()
-            .map(|cpu| (cpu.id, cpu.core, cpu.node))
-            .collect::<Vec<_>>(),
+        machine.cpus.iter().map(|cpu| (cpu.id, cpu.core, cpu.node)).collect::<Vec<_>>(),
         [(1, 1, 0), (2, 2, 0)]
     );
     assert_eq!(placed(&machine, Wanted::Auto), [1, 2]);
@@ -268,15 +221,9 @@ fn nics_have_drivers_queues_and_interrupts() {
         tree.file(&format!("{pci}/msi_irqs/{irq}"), "msix\n");
     }
     let virtio = "sys/devices/pci0/0000:00:02.0/virtio2";
-    tree.link(
-        "sys/class/net/eth0",
-        "../../devices/pci0/0000:00:02.0/virtio2/net/eth0",
-    );
+    tree.link("sys/class/net/eth0", "../../devices/pci0/0000:00:02.0/virtio2/net/eth0");
     tree.link(&format!("{virtio}/net/eth0/device"), "../../../virtio2");
-    tree.link(
-        &format!("{virtio}/driver"),
-        "../../../../bus/virtio/drivers/virtio_net",
-    );
+    tree.link(&format!("{virtio}/driver"), "../../../../bus/virtio/drivers/virtio_net");
     tree.link(&format!("{virtio}/subsystem"), "../../../../bus/virtio");
     tree.file("sys/devices/pci0/0000:00:02.0/msi_irqs/38", "msix\n");
     tree.file("sys/class/net/bonding_masters", "\n");
@@ -284,56 +231,29 @@ fn nics_have_drivers_queues_and_interrupts() {
     tree.file("proc/interrupts", interrupts);
     tree.file("proc/irq/44/smp_affinity_list", "0-1\n");
     let nics = tree.machine().nics;
-    assert_eq!(
-        nics.iter().map(|nic| nic.name.as_str()).collect::<Vec<_>>(),
-        ["eth0", "eth1"]
-    );
-    let [eth0, eth1] = nics.as_slice() else {
-        unreachable!("two, as just seen")
-    };
+    assert_eq!(nics.iter().map(|nic| nic.name.as_str()).collect::<Vec<_>>(), ["eth0", "eth1"]);
+    let [eth0, eth1] = nics.as_slice() else { unreachable!("two, as just seen") };
     assert_eq!((eth0.driver.as_deref(), eth0.node), (Some("virtio_net"), None));
     assert_eq!(eth0.irqs[0].name, "virtio2-input.0");
-    assert_eq!(
-        (eth1.driver.as_deref(), eth1.node, eth1.state.as_str()),
-        (Some("ixgbe"), Some(0), "up")
-    );
+    assert_eq!((eth1.driver.as_deref(), eth1.node, eth1.state.as_str()), (Some("ixgbe"), Some(0), "up"));
     assert_eq!((eth1.rx_queues, eth1.tx_queues), (2, 3));
-    assert_eq!(
-        eth1.irqs.iter().map(|irq| irq.number).collect::<Vec<_>>(),
-        [44, 45]
-    );
-    assert_eq!(
-        (eth1.irqs[0].name.as_str(), eth1.irqs[0].cpus.to_string().as_str()),
-        ("eth1-TxRx-0", "0-1")
-    );
+    assert_eq!(eth1.irqs.iter().map(|irq| irq.number).collect::<Vec<_>>(), [44, 45]);
+    assert_eq!((eth1.irqs[0].name.as_str(), eth1.irqs[0].cpus.to_string().as_str()), ("eth1-TxRx-0", "0-1"));
     let text = show(&tree.machine());
     assert!(
         text.contains("NIC        eth1 (ixgbe, up) on node 0: 2 receive and 3 transmit queues\n"),
         "{text}"
     );
-    assert!(
-        text.contains("IRQ 44 eth1-TxRx-0 on CPU 0-1\n") && !text.contains("IRQ 45"),
-        "{text}"
-    );
+    assert!(text.contains("IRQ 44 eth1-TxRx-0 on CPU 0-1\n") && !text.contains("IRQ 45"), "{text}");
 }
 
 #[test]
 fn errors_name_the_file() {
     let nowhere = discover(Path::new("/nonexistent")).expect_err("no such root");
-    assert!(
-        nowhere
-            .to_string()
-            .starts_with("cannot read /nonexistent/proc/self/status: "),
-        "{nowhere}"
-    );
+    assert!(nowhere.to_string().starts_with("cannot read /nonexistent/proc/self/status: "), "{nowhere}");
     let tree = Tree::new("garbled", "0-x", 1 << 20);
     let garbled = discover(&tree.0).expect_err("no list of CPUs");
-    assert!(
-        garbled
-            .to_string()
-            .ends_with("proc/self/status has no usable `Cpus_allowed_list`"),
-        "{garbled}"
-    );
+    assert!(garbled.to_string().ends_with("proc/self/status has no usable `Cpus_allowed_list`"), "{garbled}");
 }
 
 #[test]

@@ -7,6 +7,8 @@ use crate::time::Instant;
 const FADE_NANOS: f64 = 10e9;
 /// No upstream is taken to be faster than this: below it, differences are noise.
 const FLOOR_NANOS: f64 = 20e3;
+/// Nor slower than this, however often it failed.
+const CEILING_NANOS: f64 = 60e9;
 /// How much of a worse / a better sample is believed at once.
 const RISE: f64 = 0.5;
 const FALL: f64 = 1.0 / 16.0;
@@ -24,20 +26,13 @@ impl Estimate {
         let sample = sample_nanos as f64;
         let current = self.faded(now);
         let share = if sample > current { RISE } else { FALL };
-        self.nanos = if self.nanos == 0.0 {
-            sample
-        } else {
-            current + (sample - current) * share
-        };
+        self.nanos = if self.nanos == 0.0 { sample } else { current + (sample - current) * share };
         self.updated = now;
     }
 
     /// A failure: at least twice what it was, and never better than `least_nanos`.
     pub fn punish(&mut self, least_nanos: u64, now: Instant) {
-        self.nanos = (self.faded(now) * 2.0)
-            .max(least_nanos as f64)
-            .max(FLOOR_NANOS)
-            .min(60e9);
+        self.nanos = (self.faded(now) * 2.0).max(least_nanos as f64).clamp(FLOOR_NANOS, CEILING_NANOS);
         self.updated = now;
     }
 

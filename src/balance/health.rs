@@ -38,10 +38,7 @@ impl Health {
         if self.failures < rules.eject_after || self.is_ejected(now) {
             return false;
         }
-        let time = rules
-            .eject_for
-            .saturating_mul(1 << self.ejections.min(10))
-            .min(EJECT_MAX);
+        let time = rules.eject_for.saturating_mul(1 << self.ejections.min(10)).min(EJECT_MAX);
         self.ejections += 1;
         self.ejected_until = Some(now + time);
         true

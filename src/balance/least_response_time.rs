@@ -38,11 +38,7 @@ pub(super) fn pick(
 
 /// In nanoseconds, scaled by 2^16 so that weights divide without loss.
 fn cost(member: &Member, now: Instant) -> u128 {
-    let waited = if member.oldest == Instant::NEVER {
-        0
-    } else {
-        now.nanos_since(member.oldest)
-    };
+    let waited = if member.oldest == Instant::NEVER { 0 } else { now.nanos_since(member.oldest) };
     let nanos = member.estimate.nanos(now).max(waited);
     (u128::from(nanos) << 16) * u128::from(member.in_flight + 1) / u128::from(member.weight)
 }

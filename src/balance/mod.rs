@@ -103,11 +103,7 @@ pub struct Fleet {
 impl Fleet {
     /// A fleet of unknown upstreams with these weights.
     pub fn new(policy: Policy, weights: impl IntoIterator<Item = u32>) -> Self {
-        Fleet {
-            policy,
-            members: weights.into_iter().map(Member::new).collect(),
-            last: usize::MAX,
-        }
+        Fleet { policy, members: weights.into_iter().map(Member::new).collect(), last: usize::MAX }
     }
 
     /// Picks for a message that has been to `tried`. `random` spreads ties.
@@ -116,12 +112,8 @@ impl Fleet {
     /// trying is better than refusing mail outright.
     pub fn pick(&mut self, tried: &Tried, now: Instant, random: u64) -> Pick {
         let untried = |(i, _): &(usize, &Member)| !tried.contains(*i);
-        let someone_usable = self
-            .members
-            .iter()
-            .enumerate()
-            .filter(untried)
-            .any(|(_, m)| !m.health.is_ejected(now));
+        let someone_usable =
+            self.members.iter().enumerate().filter(untried).any(|(_, m)| !m.health.is_ejected(now));
         let eligible = |i: usize, m: &Member| !tried.contains(i) && (!someone_usable || m.is_usable(now));
         let pick = match self.policy {
             Policy::LeastResponseTime => least_response_time::pick(&self.members, eligible, now, random),

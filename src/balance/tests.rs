@@ -95,10 +95,7 @@ fn the_tried_are_not_picked_again() {
 
 #[test]
 fn failures_eject_for_longer_each_time_and_one_success_forgives() {
-    let rules = Rules {
-        eject_after: 2,
-        eject_for: Duration::from_millis(100),
-    };
+    let rules = Rules { eject_after: 2, eject_for: Duration::from_millis(100) };
     let mut fleet = fleet(Policy::LeastResponseTime, &[1, 5]);
     assert!(!fleet.members[0].health.failure(&rules, at(0)));
     assert!(fleet.members[0].health.failure(&rules, at(0)));
@@ -118,15 +115,9 @@ fn failures_eject_for_longer_each_time_and_one_success_forgives() {
 
 #[test]
 fn when_all_are_ejected_the_marks_are_ignored() {
-    let rules = Rules {
-        eject_after: 1,
-        eject_for: Duration::from_secs(10),
-    };
+    let rules = Rules { eject_after: 1, eject_for: Duration::from_secs(10) };
     let mut fleet = fleet(Policy::LeastResponseTime, &[1, 5]);
-    fleet
-        .members
-        .iter_mut()
-        .for_each(|m| assert!(m.health.failure(&rules, at(0))));
+    fleet.members.iter_mut().for_each(|m| assert!(m.health.failure(&rules, at(0))));
     assert_eq!(fleet.pick(&Tried::default(), at(1), 0), Pick::Now(0));
 }
 

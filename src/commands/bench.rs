@@ -24,9 +24,11 @@ use super::{DATA, OS_REFUSED, UNAVAILABLE, check, duration, fail};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example: postlane bench --upstreams 3 --upstream-latency 1ms,5ms,20ms --duration 10s\n\
+#[command(
+    after_help = "Example: postlane bench --upstreams 3 --upstream-latency 1ms,5ms,20ms --duration 10s\n\
     Without --target it starts a dispatcher of its own, with sinks behind it, and measures that one's CPU time.\n\
-    With --rate, latency counts from the time a message was due, not from when it could be sent.")]
+    With --rate, latency counts from the time a message was due, not from when it could be sent."
+)]
 pub(crate) struct Arguments {
     /// The server to load; without it a dispatcher and sinks are started
     #[arg(long, value_name = "HOST:PORT")]
@@ -107,11 +109,14 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Some(target) => Ground { target: *target, pid: arguments.pid, own: None },
         None => match start_own(&arguments) {
             Ok(ground) => ground,
-            Err(error) => return fail(OS_REFUSED, format!("the dispatcher to be measured cannot be started: {error}")),
+            Err(error) => {
+                return fail(OS_REFUSED, format!("the dispatcher to be measured cannot be started: {error}"));
+            }
         },
     };
     let options = options(&arguments, ground.target);
-    let mut watch = Watch { line: Line::new(), pid: ground.pid, calls: arguments.syscalls, sampler: None, usage: None };
+    let mut watch =
+        Watch { line: Line::new(), pid: ground.pid, calls: arguments.syscalls, sampler: None, usage: None };
     let result = match load::run(&options, &stop, &mut watch) {
         Ok(result) => result,
         Err(error) => {
@@ -124,7 +129,8 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let arrived = ground.own.map(Own::end);
     let lost = arrived.is_some_and(|arrived| arrived < result.acknowledged);
     let failed = result.acknowledged == 0;
-    let label = if own { format!("postlane {}", env!("CARGO_PKG_VERSION")) } else { ground.target.to_string() };
+    let label =
+        if own { format!("postlane {}", env!("CARGO_PKG_VERSION")) } else { ground.target.to_string() };
     let mut report = Report::new(&label, &options, result, watch.usage, arrived);
     if own {
         let latencies: Vec<String> = arguments.upstream_latency.iter().map(|l| format!("{l:?}")).collect();
@@ -198,7 +204,9 @@ impl Observer for Watch {
     fn measuring(&mut self) {
         let start = if self.calls { Sampler::start_counting_calls } else { Sampler::start };
         self.sampler = self.pid.and_then(|pid| {
-            start(pid).inspect_err(|error| eprintln!("postlane: process {pid} cannot be measured: {error}")).ok()
+            start(pid)
+                .inspect_err(|error| eprintln!("postlane: process {pid} cannot be measured: {error}"))
+                .ok()
         });
     }
 
@@ -232,10 +240,14 @@ fn start_own(arguments: &Arguments) -> io::Result<Ground> {
         let listen = vec![([127, 0, 0, 1], 0).into()];
         sink::spawn(sink::Options { listen, latency: *latency, ..sink::Options::default() })
     };
-    let sinks = latencies.take(usize::from(arguments.upstreams)).map(start).collect::<io::Result<Vec<_>>>()?;
+    let sinks =
+        latencies.take(usize::from(arguments.upstreams)).map(start).collect::<io::Result<Vec<_>>>()?;
     // A port that was free a moment ago; the kernel gives it to nobody else so soon.
     let target = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
-    let quoted = arguments.shards.parse::<u16>().map_or_else(|_| format!("\"{}\"", arguments.shards), |n| n.to_string());
+    let quoted = arguments
+        .shards
+        .parse::<u16>()
+        .map_or_else(|_| format!("\"{}\"", arguments.shards), |n| n.to_string());
     let mut text = format!(
         "hostname = \"bench.postlane.example\"\nshards = {quoted}\ndrain_timeout = \"5s\"\n[delivery]\nmode = \"through\"\n\
          [[listener]]\nname = \"bench\"\naddress = \"{target}\"\nmax_sessions = {}\n[[pool]]\nname = \"sinks\"\n\
@@ -245,7 +257,8 @@ fn start_own(arguments: &Arguments) -> io::Result<Ground> {
         arguments.links_per_shard,
     );
     for (n, sink) in sinks.iter().enumerate() {
-        let _ = writeln!(text, "[[pool.upstream]]\nname = \"sink{n}\"\naddress = \"{}\"", sink.addresses()[0]);
+        let _ =
+            writeln!(text, "[[pool.upstream]]\nname = \"sink{n}\"\naddress = \"{}\"", sink.addresses()[0]);
     }
     let configuration = std::env::temp_dir().join(format!("postlane-bench-{}.toml", std::process::id()));
     std::fs::write(&configuration, text)?;

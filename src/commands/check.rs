@@ -28,12 +28,19 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     match Config::load(&arguments.config, &machine) {
         Ok(config) => {
             let mut plan = plan(&config, &machine);
-            let places = postlane_hw::plan(&hw, &postlane_hw::Wanted::Cpus(plan.shards.iter().map(|s| s.cpu).collect()));
+            let places = postlane_hw::plan(
+                &hw,
+                &postlane_hw::Wanted::Cpus(plan.shards.iter().map(|s| s.cpu).collect()),
+            );
             if let Ok(places) = places {
                 let notes = postlane_hw::notes(&hw, &places);
                 plan.notes.extend(notes.into_iter().filter(|note| !note.contains("share")));
             }
-            if arguments.json { print_json(&plan) } else { print!("{plan}") }
+            if arguments.json {
+                print_json(&plan)
+            } else {
+                print!("{plan}")
+            }
             ExitCode::SUCCESS
         }
         Err(errors) => {

@@ -26,10 +26,13 @@ pub(super) fn run() -> ExitCode {
     let mut sinks = Vec::new();
     let mut upstreams = String::new();
     for (name, latency) in UPSTREAMS {
-        let options = sink::Options { listen: vec![([127, 0, 0, 1], 0).into()], latency, ..sink::Options::default() };
+        let options =
+            sink::Options { listen: vec![([127, 0, 0, 1], 0).into()], latency, ..sink::Options::default() };
         let sink = match sink::spawn(options) {
             Ok(sink) => sink,
-            Err(error) => return fail(OS_REFUSED, format!("the demo's upstreams cannot be started: {error}")),
+            Err(error) => {
+                return fail(OS_REFUSED, format!("the demo's upstreams cannot be started: {error}"));
+            }
         };
         let address = sink.addresses()[0];
         upstreams += &format!("[[pool.upstream]]\nname = \"{name}\"\naddress = \"{address}\"\n");

@@ -28,7 +28,11 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let Hw::Show { json } = arguments.command;
     match machine() {
         Ok((_, hw)) => {
-            if json { print_json(&hw) } else { print!("{}", postlane_hw::show(&hw)) }
+            if json {
+                print_json(&hw)
+            } else {
+                print!("{}", postlane_hw::show(&hw))
+            }
             ExitCode::SUCCESS
         }
         Err(code) => code,

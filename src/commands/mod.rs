@@ -59,8 +59,9 @@ fn fail(code: u8, why: impl std::fmt::Display) -> ExitCode {
 
 /// This machine, as configurations are checked against it.
 fn machine() -> Result<(Machine, postlane_hw::Machine), ExitCode> {
-    let hw = postlane_hw::discover(Path::new("/"))
-        .map_err(|error| fail(OS_REFUSED, format!("the machine cannot be looked at: {error}; is /proc mounted?")))?;
+    let hw = postlane_hw::discover(Path::new("/")).map_err(|error| {
+        fail(OS_REFUSED, format!("the machine cannot be looked at: {error}; is /proc mounted?"))
+    })?;
     let machine = Machine {
         hostname: hw.hostname.clone(),
         cpus: postlane_hw::order(&hw),

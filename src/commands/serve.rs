@@ -50,7 +50,8 @@ pub(super) fn announce(running: &Running, config: &Config) {
         eprintln!("postlane: listener {} takes mail on {}", bound.name, bound.address);
     }
     for pool in &config.pools {
-        let upstreams: Vec<String> = pool.upstreams.iter().map(|u| format!("{} {}", u.name, u.address)).collect();
+        let upstreams: Vec<String> =
+            pool.upstreams.iter().map(|u| format!("{} {}", u.name, u.address)).collect();
         eprintln!("postlane: pool {}: {}", pool.name, upstreams.join(", "));
     }
     if let Some(admin) = &config.admin {

@@ -78,7 +78,9 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     };
     let sink = match Sink::bind(options) {
         Ok(sink) => sink,
-        Err(error) => return fail(OS_REFUSED, format!("the sink cannot listen on {addresses}: {error}")),
+        Err(error) => {
+            return fail(OS_REFUSED, format!("the sink cannot listen on {addresses}: {error}"));
+        }
     };
     for address in sink.addresses() {
         eprintln!("postlane sink: takes mail on {address}");
@@ -87,7 +89,11 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     stop_on_signal(stop.clone());
     match sink.run(&stop) {
         Ok(counts) => {
-            if arguments.json { print_json(&counts) } else { print!("{counts}") }
+            if arguments.json {
+                print_json(&counts)
+            } else {
+                print!("{counts}")
+            }
             ExitCode::SUCCESS
         }
         Err(error) => fail(OS_REFUSED, format!("the sink failed: {error}")),

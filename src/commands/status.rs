@@ -38,7 +38,10 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok((code, body)) => fail(UNAVAILABLE, format!("{address} answered {code}: {}", body.trim())),
-        Err(error) => fail(UNAVAILABLE, format!("no instance answers on {address}: {error}; is it running, with [admin]?")),
+        Err(error) => fail(
+            UNAVAILABLE,
+            format!("no instance answers on {address}: {error}; is it running, with [admin]?"),
+        ),
     }
 }
 

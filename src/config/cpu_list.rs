@@ -19,9 +19,7 @@ impl FromStr for CpuList {
             let all_digits = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
             let cpu = digits.parse().ok().filter(|_| all_digits).ok_or_else(malformed)?;
             if cpu > CPU_MAX {
-                return Err(format!(
-                    "CPU {cpu} is beyond the highest there can be ({CPU_MAX})"
-                ));
+                return Err(format!("CPU {cpu} is beyond the highest there can be ({CPU_MAX})"));
             }
             Ok(cpu)
         };
@@ -31,9 +29,7 @@ impl FromStr for CpuList {
             let (first, last) = part.trim().split_once('-').unwrap_or((part.trim(), part.trim()));
             let (first, last) = (number(first)?, number(last)?);
             if first > last {
-                return Err(format!(
-                    "the range `{first}-{last}` runs backwards: write `{last}-{first}`"
-                ));
+                return Err(format!("the range `{first}-{last}` runs backwards: write `{last}-{first}`"));
             }
             for cpu in first..=last {
                 if std::mem::replace(&mut seen[cpu as usize], true) {
@@ -52,10 +48,7 @@ impl fmt::Display for CpuList {
         let mut rest = self.0.as_slice();
         let mut separator = "";
         while let Some(&first) = rest.first() {
-            let run = (first..)
-                .zip(rest)
-                .take_while(|(expected, cpu)| expected == *cpu)
-                .count();
+            let run = (first..).zip(rest).take_while(|(expected, cpu)| expected == *cpu).count();
             let last = rest[run - 1];
             match run {
                 1 => write!(f, "{separator}{first}")?,
@@ -74,21 +67,14 @@ mod tests {
 
     #[test]
     fn reads_and_writes() {
-        for (text, cpus) in [
-            ("2-9", (2..=9).collect()),
-            ("2-4,8", vec![2, 3, 4, 8]),
-            ("5-5", vec![5]),
-        ] {
+        for (text, cpus) in [("2-9", (2..=9).collect()), ("2-4,8", vec![2, 3, 4, 8]), ("5-5", vec![5])] {
             let list: CpuList = text.parse().expect("a valid list");
             assert_eq!(list.0, cpus);
         }
         for text in ["2-9", "2-4,8", "0", "8,2-3", "0-1,4-5"] {
             assert_eq!(text.parse::<CpuList>().expect("a valid list").to_string(), text);
         }
-        assert_eq!(
-            "1, 2,3".parse::<CpuList>().expect("spaces are taken").to_string(),
-            "1-3"
-        );
+        assert_eq!("1, 2,3".parse::<CpuList>().expect("spaces are taken").to_string(), "1-3");
         assert_eq!(CpuList(vec![]).to_string(), "");
     }
 

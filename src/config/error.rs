@@ -70,11 +70,8 @@ pub(super) struct Report {
 impl Report {
     /// Makes a file known; its number is for [`Place::file`].
     pub(super) fn add_source(&mut self, name: String, text: String) -> usize {
-        let after_newlines = text
-            .bytes()
-            .enumerate()
-            .filter(|(_, byte)| *byte == b'\n')
-            .map(|(index, _)| index + 1);
+        let after_newlines =
+            text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(index, _)| index + 1);
         let line_starts = std::iter::once(0).chain(after_newlines).collect();
         self.sources.push(Source {
             name,
@@ -151,12 +148,7 @@ impl Report {
         found.dedup();
         let located = found.into_iter().map(|(at, message)| {
             let (line, column) = self.position(at);
-            Error {
-                file: self.source_name(at.file).to_owned(),
-                line,
-                column,
-                message,
-            }
+            Error { file: self.source_name(at.file).to_owned(), line, column, message }
         });
         Errors(located.collect())
     }

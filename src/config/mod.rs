@@ -22,11 +22,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+pub use crate::network::Network;
 pub use cpu_list::CpuList;
 pub use error::{Error, Errors};
-pub use crate::network::Network;
-pub use units::{parse_duration, parse_size};
 pub use plan::{Bounds, ListenerPlan, Plan, PoolPlan, ShardPlan, UpstreamPlan, plan};
+pub use units::{parse_duration, parse_size};
 
 /// A small, complete configuration with comments: what the README shows and a new user starts from.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -100,10 +100,7 @@ impl std::fmt::Debug for Admin {
     /// The token stays out of logs.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let token = self.token.as_ref().map(|_| "(secret)");
-        f.debug_struct("Admin")
-            .field("listen", &self.listen)
-            .field("token", &token)
-            .finish()
+        f.debug_struct("Admin").field("listen", &self.listen).field("token", &token).finish()
     }
 }
 
@@ -229,13 +226,7 @@ impl Config {
             Shards::Auto if machine.cpus.is_empty() => vec![0],
             Shards::Auto => machine.cpus.iter().copied().take(schema::SHARDS_MAX).collect(),
             Shards::Count(count) if machine.cpus.is_empty() => vec![0; usize::from(*count)],
-            Shards::Count(count) => machine
-                .cpus
-                .iter()
-                .copied()
-                .cycle()
-                .take(usize::from(*count))
-                .collect(),
+            Shards::Count(count) => machine.cpus.iter().copied().cycle().take(usize::from(*count)).collect(),
             Shards::Cpus(cpus) => cpus.clone(),
         }
     }

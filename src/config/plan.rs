@@ -112,17 +112,9 @@ pub struct Bounds {
 pub fn plan(config: &Config, machine: &Machine) -> Plan {
     let cpus = config.shard_cpus(machine);
     let shard_count = cpus.len() as u64;
-    let pools: Vec<PoolPlan> = config
-        .pools
-        .iter()
-        .map(|pool| pool_plan(pool, shard_count))
-        .collect();
+    let pools: Vec<PoolPlan> = config.pools.iter().map(|pool| pool_plan(pool, shard_count)).collect();
     let bounds = Bounds {
-        sessions: config
-            .listeners
-            .iter()
-            .map(|listener| u64::from(listener.max_sessions))
-            .sum(),
+        sessions: config.listeners.iter().map(|listener| u64::from(listener.max_sessions)).sum(),
         links: pools.iter().map(|pool| pool.links).sum(),
         memory: config.memory,
         memory_per_shard: config.memory / shard_count.max(1),
@@ -140,11 +132,7 @@ pub fn plan(config: &Config, machine: &Machine) -> Plan {
         drain_timeout: config.drain_timeout.as_secs_f64(),
         admin: config.admin.as_ref().map(|admin| admin.listen),
         notes: notes(config, machine, &cpus, &bounds),
-        shards: cpus
-            .iter()
-            .enumerate()
-            .map(|(shard, &cpu)| ShardPlan { shard, cpu })
-            .collect(),
+        shards: cpus.iter().enumerate().map(|(shard, &cpu)| ShardPlan { shard, cpu }).collect(),
         listeners: config.listeners.iter().map(listener_plan).collect(),
         pools,
         bounds,
@@ -197,9 +185,7 @@ fn notes(config: &Config, machine: &Machine, cpus: &[u32], bounds: &Bounds) -> V
     }
     if machine.memory_bytes > 0 && config.memory > machine.memory_bytes / 2 {
         let (part, whole) = (Size(config.memory), Size(machine.memory_bytes));
-        notes.push(format!(
-            "`memory` is {part}, more than half of the machine's {whole}"
-        ));
+        notes.push(format!("`memory` is {part}, more than half of the machine's {whole}"));
     }
     for listener in &config.listeners {
         let name = &listener.name;
@@ -210,32 +196,22 @@ fn notes(config: &Config, machine: &Machine, cpus: &[u32], bounds: &Bounds) -> V
             ));
         }
         if listener.max_recipients < 100 {
-            notes.push(format!(
-                "listener {name}: RFC 5321 asks for `max_recipients` of at least 100"
-            ));
+            notes.push(format!("listener {name}: RFC 5321 asks for `max_recipients` of at least 100"));
         }
         if listener.trusted.iter().any(|network| network.prefix() == 0) {
-            notes.push(format!(
-                "listener {name}: `trusted` holds every address: it is an open relay"
-            ));
+            notes.push(format!("listener {name}: `trusted` holds every address: it is an open relay"));
         }
     }
     for pool in config.pools.iter().skip(1) {
-        notes.push(format!(
-            "pool {}: receives nothing; every message goes to the first pool",
-            pool.name
-        ));
+        notes.push(format!("pool {}: receives nothing; every message goes to the first pool", pool.name));
     }
     for pool in &config.pools {
         for (index, upstream) in pool.upstreams.iter().enumerate() {
-            if let Some(first) = pool.upstreams[..index]
-                .iter()
-                .find(|first| first.address == upstream.address)
+            if let Some(first) =
+                pool.upstreams[..index].iter().find(|first| first.address == upstream.address)
             {
                 let (pool, name, first) = (&pool.name, &upstream.name, &first.name);
-                notes.push(format!(
-                    "pool {pool}: upstream {name} has the same address as {first}"
-                ));
+                notes.push(format!("pool {pool}: upstream {name} has the same address as {first}"));
             }
         }
     }
@@ -246,12 +222,7 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cpus = CpuList(self.shards.iter().map(|shard| shard.cpu).collect());
         writeln!(f, "hostname   {}", self.hostname)?;
-        writeln!(
-            f,
-            "shards     {} on CPU {cpus}, recipients by {}",
-            self.shards.len(),
-            self.shard_by
-        )?;
+        writeln!(f, "shards     {} on CPU {cpus}, recipients by {}", self.shards.len(), self.shard_by)?;
         writeln!(f, "delivery   {}, bounces from {}", self.mode, self.bounce_from)?;
         match self.admin {
             Some(listen) => writeln!(f, "admin      http://{listen}/")?,
@@ -299,11 +270,7 @@ fn write_listener(f: &mut fmt::Formatter<'_>, listener: &ListenerPlan) -> fmt::R
 }
 
 fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolPlan) -> fmt::Result {
-    writeln!(
-        f,
-        "pool       {} by {}, {} attempts",
-        pool.name, pool.balance, pool.attempts
-    )?;
+    writeln!(f, "pool       {} by {}, {} attempts", pool.name, pool.balance, pool.attempts)?;
     writeln!(
         f,
         "           at most {} links ({} a shard and upstream, {} kept idle)",
@@ -313,18 +280,9 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolPlan) -> fmt::Result {
         let sources: Vec<String> = pool.source_addresses.iter().map(ToString::to_string).collect();
         writeln!(f, "           sends from {}", sources.join(", "))?;
     }
-    let width = pool
-        .upstreams
-        .iter()
-        .map(|upstream| upstream.name.len())
-        .max()
-        .unwrap_or(0);
+    let width = pool.upstreams.iter().map(|upstream| upstream.name.len()).max().unwrap_or(0);
     for upstream in &pool.upstreams {
-        writeln!(
-            f,
-            "  upstream {:width$}  {}  weight {}",
-            upstream.name, upstream.address, upstream.weight
-        )?;
+        writeln!(f, "  upstream {:width$}  {}  weight {}", upstream.name, upstream.address, upstream.weight)?;
     }
     Ok(())
 }

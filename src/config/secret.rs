@@ -19,9 +19,7 @@ pub(super) fn from_file(path: &str, beside: &str) -> Result<String, String> {
     }
     let file = File::open(&path).map_err(|error| refuse(error.to_string()))?;
     let mut bytes = Vec::new();
-    file.take(SECRET_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| refuse(error.to_string()))?;
+    file.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| refuse(error.to_string()))?;
     if bytes.len() as u64 > SECRET_BYTES_MAX {
         return Err(refuse("it is longer than 64KiB".to_owned()));
     }
@@ -38,10 +36,7 @@ pub(super) fn from_file(path: &str, beside: &str) -> Result<String, String> {
 pub(super) fn from_environment(name: &str) -> Result<String, String> {
     // `std::env::var_os` panics on no name, but a name like this can never be set.
     if name.is_empty() || name.contains(['=', '\0']) {
-        return Err(format!(
-            "`{}` cannot be the name of an environment variable",
-            name.escape_debug()
-        ));
+        return Err(format!("`{}` cannot be the name of an environment variable", name.escape_debug()));
     }
     match std::env::var(name) {
         Ok(text) if text.is_empty() => Err(format!("the environment variable `{name}` is empty")),

@@ -41,13 +41,7 @@ pub(super) struct Section<'t, 'r> {
 
 impl<'t, 'r> Section<'t, 'r> {
     pub(super) fn new(table: &'t Table, whereabouts: &'static str, report: &'r mut Report) -> Self {
-        Section {
-            table,
-            whereabouts,
-            known: Vec::new(),
-            later: Vec::new(),
-            report,
-        }
+        Section { table, whereabouts, known: Vec::new(), later: Vec::new(), report }
     }
 
     /// Where the table begins.
@@ -72,17 +66,13 @@ impl<'t, 'r> Section<'t, 'r> {
 
     /// Whether the key holds a number, for keys that take a number or a text.
     pub(super) fn is_number(&self, key: &str) -> bool {
-        self.table
-            .get(key)
-            .is_some_and(|entry| matches!(entry.node.value, Value::Integer(_)))
+        self.table.get(key).is_some_and(|entry| matches!(entry.node.value, Value::Integer(_)))
     }
 
     /// Whether the key holds a list of nothing.
     pub(super) fn is_empty_list(&self, key: &str) -> bool {
         let is_empty = |value: &Value| matches!(value, Value::Array(items) if items.is_empty());
-        self.table
-            .get(key)
-            .is_some_and(|entry| is_empty(&entry.node.value))
+        self.table.get(key).is_some_and(|entry| is_empty(&entry.node.value))
     }
 
     /// A text, perhaps kept elsewhere.
@@ -95,15 +85,10 @@ impl<'t, 'r> Section<'t, 'r> {
     pub(super) fn texts(&mut self, key: &'static str) -> Option<Vec<Located<String>>> {
         let node = self.entry(key)?;
         match &node.value {
-            Value::Array(items) => Some(
-                items
-                    .iter()
-                    .filter_map(|item| self.text_of(key, item, "a text in quotes"))
-                    .collect(),
-            ),
-            _ => self
-                .text_of(key, node, "a text in quotes, or a list of them")
-                .map(|text| vec![text]),
+            Value::Array(items) => {
+                Some(items.iter().filter_map(|item| self.text_of(key, item, "a text in quotes")).collect())
+            }
+            _ => self.text_of(key, node, "a text in quotes, or a list of them").map(|text| vec![text]),
         }
     }
 
@@ -124,12 +109,7 @@ impl<'t, 'r> Section<'t, 'r> {
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<Vec<Located<T>>> {
         let texts = self.texts(key)?;
-        Some(
-            texts
-                .into_iter()
-                .filter_map(|text| self.parse_one(key, text, &parse))
-                .collect(),
-        )
+        Some(texts.into_iter().filter_map(|text| self.parse_one(key, text, &parse)).collect())
     }
 
     fn parse_one<T>(
@@ -149,16 +129,10 @@ impl<'t, 'r> Section<'t, 'r> {
 
     fn text_of(&mut self, key: &str, node: &Node, wanted: &str) -> Option<Located<String>> {
         match &node.value {
-            Value::Text(text) => Some(Located {
-                value: text.clone(),
-                at: node.at,
-            }),
-            Value::Table(table) => self
-                .secret(key, table)
-                .map(|value| Located { value, at: node.at }),
+            Value::Text(text) => Some(Located { value: text.clone(), at: node.at }),
+            Value::Table(table) => self.secret(key, table).map(|value| Located { value, at: node.at }),
             other => {
-                self.report
-                    .wrong(node.at, format!("`{key}` takes {wanted}, not {}", other.kind()));
+                self.report.wrong(node.at, format!("`{key}` takes {wanted}, not {}", other.kind()));
                 None
             }
         }
@@ -177,8 +151,7 @@ impl<'t, 'r> Section<'t, 'r> {
         };
         let read = read
             .unwrap_or_else(|| Err("write a text, `{ file = \"path\" }` or `{ env = \"NAME\" }`".to_owned()));
-        read.map_err(|why| self.report.wrong(table.at, format!("`{key}`: {why}")))
-            .ok()
+        read.map_err(|why| self.report.wrong(table.at, format!("`{key}`: {why}"))).ok()
     }
 
     /// One of a few words. `later` are words of versions to come.
@@ -209,10 +182,7 @@ impl<'t, 'r> Section<'t, 'r> {
             return default;
         };
         let Value::Integer(number) = node.value else {
-            self.report.wrong(
-                node.at,
-                format!("`{key}` takes a whole number, not {}", node.value.kind()),
-            );
+            self.report.wrong(node.at, format!("`{key}` takes a whole number, not {}", node.value.kind()));
             return default;
         };
         let value = u32::try_from(number).ok().filter(|value| bounds.contains(value));
@@ -271,10 +241,7 @@ impl<'t, 'r> Section<'t, 'r> {
             }
             Value::Integer(number) => u64::try_from(*number).map_err(|_| {
                 let (least, most) = (Size(*bounds.start()), Size(*bounds.end()));
-                format!(
-                    "`{key}` is {}: write a value from {least} to {most}",
-                    Number(*number)
-                )
+                format!("`{key}` is {}: write a value from {least} to {most}", Number(*number))
             }),
             other => Err(wrong(other.kind())),
         };
@@ -297,32 +264,19 @@ impl<'t, 'r> Section<'t, 'r> {
         least: &dyn Display,
         most: &dyn Display,
     ) {
-        self.report.wrong(
-            at,
-            format!("`{key}` is {found}: write a value from {least} to {most}"),
-        );
+        self.report.wrong(at, format!("`{key}` is {found}: write a value from {least} to {most}"));
     }
 
     /// A switch that has only its off position in this version.
     pub(super) fn only_false(&mut self, key: &'static str) {
         match self.entry(key) {
-            Some(Node {
-                value: Value::Boolean(false),
-                ..
-            })
-            | None => {}
-            Some(Node {
-                at,
-                value: Value::Boolean(true),
-            }) => {
+            Some(Node { value: Value::Boolean(false), .. }) | None => {}
+            Some(Node { at, value: Value::Boolean(true) }) => {
                 let message = format!("`{key} = true` is not available in this version: write `false`");
                 self.report.wrong(*at, message);
             }
             Some(Node { at, value }) => {
-                self.report.wrong(
-                    *at,
-                    format!("`{key}` takes `true` or `false`, not {}", value.kind()),
-                );
+                self.report.wrong(*at, format!("`{key}` takes `true` or `false`, not {}", value.kind()));
             }
         }
     }
@@ -332,8 +286,7 @@ impl<'t, 'r> Section<'t, 'r> {
         let at = self.key_at(key);
         self.later.push(key);
         if let Some(at) = at {
-            self.report
-                .wrong(at, format!("`{key}` is not available in this version: {advice}"));
+            self.report.wrong(at, format!("`{key}` is not available in this version: {advice}"));
         }
     }
 
@@ -374,10 +327,8 @@ impl<'t, 'r> Section<'t, 'r> {
             }
         }
         if let Some(beyond) = tables.get(most) {
-            self.report.wrong(
-                beyond.at,
-                format!("more than {most} `[[{path}]]`: {most} is the most there can be"),
-            );
+            self.report
+                .wrong(beyond.at, format!("more than {most} `[[{path}]]`: {most} is the most there can be"));
         }
         tables
     }

@@ -7,9 +7,7 @@ pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     if word.len() > 64 {
         return None;
     }
-    let near = known
-        .iter()
-        .map(|candidate| (distance(&word, candidate), *candidate));
+    let near = known.iter().map(|candidate| (distance(&word, candidate), *candidate));
     let (slips, best) = near.min_by_key(|(slips, _)| *slips)?;
     (slips <= best.len().div_ceil(3).min(3)).then_some(best)
 }

@@ -115,10 +115,8 @@ fn parts(report: &mut Report, folder: &Path) -> Vec<PathBuf> {
             Err(error) => unreadable(report, folder, &error.to_string()),
         }
     }
-    let hidden = |path: &PathBuf| {
-        path.file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
-    };
+    let hidden =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml") && !hidden(path));
     paths.sort();
     paths
@@ -231,9 +229,7 @@ fn opening(table: &DeTable<'_>, text: &str, end: usize) -> Option<usize> {
     let written_end = text.get(..end).unwrap_or(text).trim_end().len();
     let inner = |value: &Spanned<DeValue<'_>>| {
         let span = value.span();
-        let opens = text
-            .get(span.clone())
-            .is_some_and(|written| written.starts_with(['[', '{']));
+        let opens = text.get(span.clone()).is_some_and(|written| written.starts_with(['[', '{']));
         // A `[header]` opens with a bracket too, but its span ends at once.
         if opens && span.start < end && span.end >= written_end {
             return Some(span.start);
@@ -252,12 +248,7 @@ fn opening(table: &DeTable<'_>, text: &str, end: usize) -> Option<usize> {
 
 /// The parser's finding in words that say what to write.
 fn explain(error: &toml::de::Error, text: &str) -> String {
-    let found = error
-        .span()
-        .and_then(|span| text.get(span))
-        .unwrap_or("")
-        .escape_debug()
-        .to_string();
+    let found = error.span().and_then(|span| text.get(span)).unwrap_or("").escape_debug().to_string();
     let message = error.message();
     if message == "duplicate key" && !found.is_empty() {
         format!("`{found}` is already set above: keep one of the two")
@@ -283,16 +274,10 @@ fn explain(error: &toml::de::Error, text: &str) -> String {
 fn table(file: usize, offset: usize, source: &DeTable<'_>) -> Table {
     let entries = source.iter().map(|(key, value)| Entry {
         key: key.get_ref().clone().into_owned(),
-        at: Place {
-            file,
-            offset: key.span().start,
-        },
+        at: Place { file, offset: key.span().start },
         node: node(file, value),
     });
-    Table {
-        at: Place { file, offset },
-        entries: entries.collect(),
-    }
+    Table { at: Place { file, offset }, entries: entries.collect() }
 }
 
 /// The parser's value as ours.
@@ -301,11 +286,7 @@ fn node(file: usize, source: &Spanned<DeValue<'_>>) -> Node {
     let value = match source.get_ref() {
         DeValue::String(text) => Value::Text(text.clone().into_owned()),
         DeValue::Integer(integer) => {
-            let beyond = if integer.as_str().starts_with('-') {
-                i128::MIN
-            } else {
-                i128::MAX
-            };
+            let beyond = if integer.as_str().starts_with('-') { i128::MIN } else { i128::MAX };
             Value::Integer(i128::from_str_radix(integer.as_str(), integer.radix()).unwrap_or(beyond))
         }
         DeValue::Boolean(flag) => Value::Boolean(*flag),
@@ -314,10 +295,7 @@ fn node(file: usize, source: &Spanned<DeValue<'_>>) -> Node {
         DeValue::Array(items) => Value::Array(items.iter().map(|item| node(file, item)).collect()),
         DeValue::Table(inner) => Value::Table(table(file, offset, inner)),
     };
-    Node {
-        at: Place { file, offset },
-        value,
-    }
+    Node { at: Place { file, offset }, value }
 }
 
 /// Adds a later file's tables: lists of tables are appended, keys of single tables join, and what is set twice is

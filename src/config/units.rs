@@ -3,13 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-const DURATION_UNITS: [(&str, u64); 5] = [
-    ("ms", 1),
-    ("s", 1_000),
-    ("m", 60_000),
-    ("h", 3_600_000),
-    ("d", 86_400_000),
-];
+const DURATION_UNITS: [(&str, u64); 5] =
+    [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 const SIZE_UNITS: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
 /// `250ms`, `30s`, `5m`, `2h`, `7d`.
@@ -62,11 +57,7 @@ fn write_largest_unit(
     if amount == 0 {
         return f.write_str(zero);
     }
-    match units
-        .iter()
-        .rev()
-        .find(|(_, factor)| amount.is_multiple_of(*factor))
-    {
+    match units.iter().rev().find(|(_, factor)| amount.is_multiple_of(*factor)) {
         Some((unit, factor)) => write!(f, "{}{unit}", amount / factor),
         None => write!(f, "{amount}"),
     }
@@ -78,13 +69,9 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, millis) in [
-            ("250ms", 250),
-            ("30s", 30_000),
-            ("5m", 300_000),
-            ("2h", 7_200_000),
-            ("7d", 604_800_000),
-        ] {
+        for (text, millis) in
+            [("250ms", 250), ("30s", 30_000), ("5m", 300_000), ("2h", 7_200_000), ("7d", 604_800_000)]
+        {
             let duration = Duration::from_millis(millis);
             assert_eq!(parse_duration(text), Some(duration));
             assert_eq!(Span(duration).to_string(), text);
@@ -109,25 +96,12 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [
-            ("512B", 512),
-            ("64KiB", 65_536),
-            ("25MiB", 26_214_400),
-            ("2GiB", 1 << 31),
-        ] {
+        for (text, bytes) in [("512B", 512), ("64KiB", 65_536), ("25MiB", 26_214_400), ("2GiB", 1 << 31)] {
             assert_eq!(parse_size(text), Some(bytes));
             assert_eq!(Size(bytes).to_string(), text);
         }
         assert_eq!(Size(1_000).to_string(), "1000B");
-        for text in [
-            "",
-            "MiB",
-            "25MB",
-            "25M",
-            "25mib",
-            "1.5GiB",
-            "18446744073709551615KiB",
-        ] {
+        for text in ["", "MiB", "25MB", "25M", "25mib", "1.5GiB", "18446744073709551615KiB"] {
             assert_eq!(parse_size(text), None, "{text}");
         }
     }

@@ -38,7 +38,8 @@ impl BusyWatch {
         let elapsed = self.at.elapsed().as_nanos() as f64;
         // Looks that follow each other closely see the last ratio again, not noise.
         if elapsed >= 500e6 {
-            for ((ratio, last), stats) in self.ratios.iter_mut().zip(&mut self.nanos).zip(view.shards.iter()) {
+            for ((ratio, last), stats) in self.ratios.iter_mut().zip(&mut self.nanos).zip(view.shards.iter())
+            {
                 let nanos = stats.busy_nanos.get();
                 *ratio = ((nanos - *last) as f64 / elapsed).min(1.0);
                 *last = nanos;
@@ -69,7 +70,9 @@ pub(super) fn serve(view: Arc<View>, admin: Admin) -> Result<glommio::Task<()>, 
             }
             let (view, busy, token, open) = (view.clone(), busy.clone(), admin.token.clone(), open.clone());
             glommio::spawn_local(async move {
-                let exchange = async { let _ = exchange(stream, &view, &busy, token.as_deref()).await; };
+                let exchange = async {
+                    let _ = exchange(stream, &view, &busy, token.as_deref()).await;
+                };
                 exchange.or(sleep_for(PATIENCE)).await;
                 drop(open);
             })
@@ -142,7 +145,12 @@ impl Reply {
     }
 }
 
-fn answer(request: &httparse::Request<'_, '_>, view: &View, busy: &RefCell<BusyWatch>, token: Option<&str>) -> Reply {
+fn answer(
+    request: &httparse::Request<'_, '_>,
+    view: &View,
+    busy: &RefCell<BusyWatch>,
+    token: Option<&str>,
+) -> Reply {
     let path = request.path.unwrap_or("").split('?').next().unwrap_or("");
     if request.method != Some("GET") {
         return Reply::text(405, "only GET is answered\n");
@@ -167,7 +175,9 @@ fn answer(request: &httparse::Request<'_, '_>, view: &View, busy: &RefCell<BusyW
             Ok(body) => Reply { status: 200, kind: "application/json", body: body + "\n" },
             Err(error) => Reply::text(503, &format!("{error}\n")),
         },
-        "/" => Reply::text(200, &format!("{}\nsee /metrics, /api/v1/status, /healthz, /readyz\n", view.status())),
+        "/" => {
+            Reply::text(200, &format!("{}\nsee /metrics, /api/v1/status, /healthz, /readyz\n", view.status()))
+        }
         _ => Reply::text(404, "see /metrics, /api/v1/status, /healthz, /readyz\n"),
     }
 }

@@ -58,12 +58,16 @@ impl Failure {
 
     pub(super) fn listen(what: &str, address: SocketAddr, error: &std::io::Error) -> Failure {
         let remedy = match error.raw_os_error() {
-            Some(libc::EADDRINUSE) => "another program listens there: `ss -ltnp` names it; stop it or choose another port",
+            // In words already, with the remedy.
+            None => return Failure { exit: 71, message: format!("{what} cannot listen: {error}") },
+            Some(libc::EADDRINUSE) => {
+                "another program listens there: `ss -ltnp` names it; stop it or choose another port"
+            }
             Some(libc::EADDRNOTAVAIL) => "this machine has no such address: `ip addr` lists those it has",
             Some(libc::EACCES | libc::EPERM) => {
                 "ports below 1024 need CAP_NET_BIND_SERVICE (AmbientCapabilities= in a systemd unit)"
             }
-            _ => "see the error for what to change",
+            Some(_) => "see the error for what to change",
         };
         Failure { exit: 71, message: format!("{what} cannot listen on {address}: {error}; {remedy}") }
     }
@@ -126,19 +130,27 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
     let files_max = files::raise_limit()
         .map_err(|e| Failure::os("postlane", &e.to_string(), "see RLIMIT_NOFILE in getrlimit(2)"))?;
     let cpus = config.shard_cpus(machine);
-    let shards = u16::try_from(cpus.len()).map_err(|_| Failure::internal("more shards than can be numbered"))?;
+    let shards =
+        u16::try_from(cpus.len()).map_err(|_| Failure::internal("more shards than can be numbered"))?;
     let buffers = (config.memory / u64::from(shards) / BUFFER_BYTES as u64).max(BUFFERS_MIN) as usize;
-    let arenas = Arenas::new(usize::from(shards), buffers)
-        .map_err(|e| Failure::os("postlane", &e.to_string(), "lower `memory`, the bytes for message bodies"))?;
+    let arenas = Arenas::new(usize::from(shards), buffers).map_err(|e| {
+        Failure::os("postlane", &e.to_string(), "lower `memory`, the bytes for message bodies")
+    })?;
     let rings = RingTable::new(usize::from(shards));
     let fleets: Vec<usize> = config.pools.iter().map(|pool| pool.upstreams.len()).collect();
     let stats: Arc<[Arc<Stats>]> =
         (0..shards).map(|_| Arc::new(Stats::new(config.listeners.len(), &fleets))).collect();
     let orders = Arc::new(Orders::default());
-    let view = View { names: names(config), shards: stats.clone(), orders: orders.clone(), started: Instant::now() };
+    let view =
+        View { names: names(config), shards: stats.clone(), orders: orders.clone(), started: Instant::now() };
     let epoch_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-    let mut running =
-        Running { view: Arc::new(view), bound: Vec::new(), features: String::new(), cpus, threads: Vec::new() };
+    let mut running = Running {
+        view: Arc::new(view),
+        bound: Vec::new(),
+        features: String::new(),
+        cpus,
+        threads: Vec::new(),
+    };
     let mut listen: Vec<(ListenerId, SocketAddr)> = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
         listen.extend(listener.addresses.iter().map(|address| (ListenerId(index as u16), *address)));
@@ -174,7 +186,10 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
     }
     running.bound = listen
         .iter()
-        .map(|(id, address)| Bound { name: config.listeners[usize::from(id.0)].name.clone(), address: *address })
+        .map(|(id, address)| Bound {
+            name: config.listeners[usize::from(id.0)].name.clone(),
+            address: *address,
+        })
         .collect();
     Ok(running)
 }
@@ -196,7 +211,9 @@ fn start(seat: Seat) -> Result<(JoinHandle<Result<(), Failure>>, Ready), Failure
                 Ok(())
             }
         })
-        .map_err(|e| Failure::os("a shard's thread", &e.to_string(), "raise the limit of processes (ulimit -u)"))?;
+        .map_err(|e| {
+            Failure::os("a shard's thread", &e.to_string(), "raise the limit of processes (ulimit -u)")
+        })?;
     match told.recv() {
         Ok(Ok(ready)) => Ok((thread, ready)),
         Ok(Err(failure)) => Err(failure),
@@ -208,7 +225,10 @@ impl Seat {
     /// On the shard's own thread: the ring must be made by whoever uses it.
     fn sit_down(self) -> Result<(Shard<Uring>, Ready, Arc<Orders>), Failure> {
         if !core_affinity::set_for_current(core_affinity::CoreId { id: self.cpu as usize }) {
-            eprintln!("postlane: shard {} could not be pinned to CPU {}; it runs unpinned", self.id.0, self.cpu);
+            eprintln!(
+                "postlane: shard {} could not be pinned to CPU {}; it runs unpinned",
+                self.id.0, self.cpu
+            );
         }
         let net = Uring::new(self.uring, self.arenas, self.rings)
             .map_err(|error: uring::Error| Failure { exit: 71, message: error.to_string() })?;

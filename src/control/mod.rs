@@ -72,7 +72,9 @@ pub fn serve(
         .spawn(move || control(view, admin, drain_timeout, each_second))
         .map_err(|error| Failure::os("the control thread", &error.to_string(), MEMLOCK_REMEDY));
     let ended = match executor {
-        Ok(handle) => handle.join().unwrap_or_else(|error| Err(Failure::internal(&error.to_string()))),
+        Ok(handle) => handle.join().unwrap_or_else(|error| {
+            Err(Failure::os("the control thread", &error.to_string(), MEMLOCK_REMEDY))
+        }),
         Err(failure) => Err(failure),
     };
     running.view.orders.give(Order::Stop);
@@ -120,7 +122,9 @@ async fn control(
     }
     let left = view.under_way();
     if left > 0 {
-        eprintln!("postlane: drain_timeout is over with {left} messages under way; their clients have no answer yet");
+        eprintln!(
+            "postlane: drain_timeout is over with {left} messages under way; their clients have no answer yet"
+        );
     }
     Ok(())
 }

@@ -17,13 +17,8 @@ const REPLY_BYTES_MAX: usize = 400;
 
 /// The worst of several refusals: a permanent one before a temporary one.
 pub(super) fn worst(refused: &[(u16, ReplyBuf)]) -> ReplyBuf {
-    let worst = refused
-        .iter()
-        .map(|(_, reply)| reply)
-        .max_by_key(|reply| reply.as_reply().code / 100);
-    worst
-        .cloned()
-        .unwrap_or_else(|| super::verdict::ours(0, "no upstream took the message"))
+    let worst = refused.iter().map(|(_, reply)| reply).max_by_key(|reply| reply.as_reply().code / 100);
+    worst.cloned().unwrap_or_else(|| super::verdict::ours(0, "no upstream took the message"))
 }
 
 /// Writes the bounce of `message` into `bounce`. False if nobody is to be told: the sender is `<>`, or asked not
@@ -36,18 +31,10 @@ pub(super) fn write(
     date: &[u8],
     buffers: &impl Buffers,
 ) -> bool {
-    let wants = |index: &u16| {
-        message
-            .envelope
-            .recipient(usize::from(*index))
-            .notify
-            .is_none_or(|n| n.failure)
-    };
-    let told: Vec<(u16, &ReplyBuf)> = refused
-        .iter()
-        .map(|(index, reply)| (*index, reply))
-        .filter(|(index, _)| wants(index))
-        .collect();
+    let wants =
+        |index: &u16| message.envelope.recipient(usize::from(*index)).notify.is_none_or(|n| n.failure);
+    let told: Vec<(u16, &ReplyBuf)> =
+        refused.iter().map(|(index, reply)| (*index, reply)).filter(|(index, _)| wants(index)).collect();
     let sender = message.envelope.sender();
     if sender.is_empty() || told.is_empty() {
         return false;
@@ -59,34 +46,15 @@ pub(super) fn write(
     let utf8 = message.envelope.mail().utf8;
     let is_ascii =
         !utf8 && header.is_ascii() && told.iter().all(|(_, reply)| reply.as_reply().text.is_ascii());
-    let body = if is_ascii {
-        BodyKind::SevenBit
-    } else {
-        BodyKind::EightBit
-    };
-    bounce.envelope.set_sender(&Mail {
-        path: b"",
-        parameters: MailParameters {
-            utf8,
-            body,
-            ..Default::default()
-        },
-    });
-    bounce.envelope.push_recipient(&Recipient {
-        path: sender,
-        notify: None,
-        orcpt: None,
-    });
-    let parts = Parts {
-        message,
-        told: &told,
-        header: &header,
-        encoding: if is_ascii { "7bit" } else { "8bit" },
-    };
+    let body = if is_ascii { BodyKind::SevenBit } else { BodyKind::EightBit };
+    bounce
+        .envelope
+        .set_sender(&Mail { path: b"", parameters: MailParameters { utf8, body, ..Default::default() } });
+    bounce.envelope.push_recipient(&Recipient { path: sender, notify: None, orcpt: None });
+    let parts =
+        Parts { message, told: &told, header: &header, encoding: if is_ascii { "7bit" } else { "8bit" } };
     let mut text = std::mem::take(&mut bounce.head);
-    parts
-        .write(&mut text, &bounce.id, options, date)
-        .expect("writing to memory");
+    parts.write(&mut text, &bounce.id, options, date).expect("writing to memory");
     bounce.head = text;
     true
 }
@@ -108,9 +76,7 @@ impl Parts<'_> {
         options: &Options,
         date: &[u8],
     ) -> std::io::Result<()> {
-        let Parts {
-            message, encoding, ..
-        } = self;
+        let Parts { message, encoding, .. } = self;
         let host = &options.hostname;
         let boundary = format!("={id}=");
         // RFC 6533 for addresses in UTF-8.
@@ -124,16 +90,9 @@ impl Parts<'_> {
         };
         write!(out, "Date: ")?;
         out.write_all(date)?;
-        write!(
-            out,
-            "\r\nFrom: Mail Delivery System <{}>\r\nTo: <",
-            options.bounce_from
-        )?;
+        write!(out, "\r\nFrom: Mail Delivery System <{}>\r\nTo: <", options.bounce_from)?;
         out.write_all(message.envelope.sender())?;
-        write!(
-            out,
-            ">\r\nSubject: Undelivered mail returned to sender\r\nMessage-ID: <{id}@{host}>\r\n"
-        )?;
+        write!(out, ">\r\nSubject: Undelivered mail returned to sender\r\nMessage-ID: <{id}@{host}>\r\n")?;
         write!(out, "Auto-Submitted: auto-replied\r\nMIME-Version: 1.0\r\n")?;
         write!(
             out,

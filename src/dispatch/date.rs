@@ -3,9 +3,8 @@
 use std::io::Write;
 
 const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-const MONTHS: [&str; 12] = [
-    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-];
+const MONTHS: [&str; 12] =
+    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// A date, formatted anew only when its second changes.
 #[derive(Debug, Default)]
@@ -24,11 +23,8 @@ impl DateLine {
             let (year, month, day) = civil(days);
             let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
             let (weekday, month) = (DAYS[(days % 7) as usize], MONTHS[month]);
-            write!(
-                self.text,
-                "{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} +0000"
-            )
-            .expect("writing to memory");
+            write!(self.text, "{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} +0000")
+                .expect("writing to memory");
         }
         &self.text
     }

@@ -65,20 +65,12 @@ impl Attempt {
     fn restart(&mut self, upstream: usize, stamp: u64) {
         self.refused.clear();
         let refused = std::mem::take(&mut self.refused);
-        *self = Attempt {
-            upstream,
-            stamp,
-            refused,
-            ..Attempt::default()
-        };
+        *self = Attempt { upstream, stamp, refused, ..Attempt::default() };
     }
 
     /// The worst refusal of a recipient: a final one before one worth repeating.
     pub(super) fn worst_refusal(&self) -> Option<&Fault> {
-        self.refused
-            .iter()
-            .map(|(_, fault)| fault)
-            .max_by_key(|fault| fault.retry == Retry::Never)
+        self.refused.iter().map(|(_, fault)| fault).max_by_key(|fault| fault.retry == Retry::Never)
     }
 }
 
@@ -147,20 +139,14 @@ impl Dispatch {
         let random = self.random();
         let delivery = &mut self.deliveries[id.0 as usize];
         if delivery.deadline <= now {
-            let reply = delivery
-                .last
-                .take()
-                .unwrap_or_else(|| ours(7, "no upstream had room in time"));
+            let reply = delivery.last.take().unwrap_or_else(|| ours(7, "no upstream had room in time"));
             self.give_up(id, reply);
             return Placed::Yes;
         }
         match self.pools[pool].fleet.pick(&delivery.tried, now, random) {
             Pick::Wait => Placed::NotNow,
             Pick::Nobody => {
-                let reply = delivery
-                    .last
-                    .take()
-                    .unwrap_or_else(|| ours(1, "no upstream could be reached"));
+                let reply = delivery.last.take().unwrap_or_else(|| ours(1, "no upstream could be reached"));
                 self.give_up(id, reply);
                 Placed::Yes
             }
@@ -198,18 +184,11 @@ impl Dispatch {
     fn open_link(&mut self, pool: usize, upstream: usize, id: DeliveryId, now: Instant) {
         let options = &self.options.pools[pool];
         let address = options.upstreams[upstream].address;
-        let source = next_source(
-            &options.source_addresses,
-            address.is_ipv6(),
-            &mut self.pools[pool].next_source,
-        );
+        let source =
+            next_source(&options.source_addresses, address.is_ipv6(), &mut self.pools[pool].next_source);
         let deadline = now + options.connect_timeout;
         let link = LinkId(self.links.insert(Link::opening(pool, upstream, id, now)) as u32);
-        self.commands.push_back(Queued::Open {
-            link,
-            address,
-            source,
-        });
+        self.commands.push_back(Queued::Open { link, address, source });
         self.link_deadlines.set(link.0 as usize, deadline);
     }
 
@@ -225,18 +204,10 @@ impl Dispatch {
 
     /// Brings what the fleet says of an upstream up to date; waiting deliveries may go now.
     pub(super) fn refresh(&mut self, pool: usize, upstream: usize) {
-        let PoolState {
-            fleet,
-            links,
-            ages,
-            stirred,
-            ..
-        } = &mut self.pools[pool];
+        let PoolState { fleet, links, ages, stirred, .. } = &mut self.pools[pool];
         let ages = &mut ages[upstream];
         let over = |id: DeliveryId, stamp: u64| {
-            self.deliveries
-                .get(id.0 as usize)
-                .is_none_or(|delivery| delivery.attempt.stamp != stamp)
+            self.deliveries.get(id.0 as usize).is_none_or(|delivery| delivery.attempt.stamp != stamp)
         };
         while ages.front().is_some_and(|&(_, id, stamp)| over(id, stamp)) {
             ages.pop_front();
@@ -251,19 +222,10 @@ impl Dispatch {
     pub(super) fn taken(&mut self, pool: usize, id: DeliveryId, reply: ReplyBuf) {
         let upstream = self.leave(pool, id);
         let delivery = &mut self.deliveries[id.0 as usize];
-        self.stats.pools[pool][upstream]
-            .delivered
-            .add(u64::from(delivery.attempt.accepted));
+        self.stats.pools[pool][upstream].delivered.add(u64::from(delivery.attempt.accepted));
         if delivery.attempt.refused.is_empty() {
             delivery.recipients.clear();
-            self.end(
-                id,
-                Outcome {
-                    accepted: true,
-                    reply,
-                    refused: Vec::new(),
-                },
-            );
+            self.end(id, Outcome { accepted: true, reply, refused: Vec::new() });
             return;
         }
         // Those put off go on to another upstream; those refused are reported with the rest.
@@ -323,10 +285,7 @@ impl Dispatch {
             }
         }
         if delivery.attempts >= self.options.pools[pool].attempts {
-            let reply = delivery
-                .last
-                .take()
-                .unwrap_or_else(|| ours(0, "no upstream took the message"));
+            let reply = delivery.last.take().unwrap_or_else(|| ours(0, "no upstream took the message"));
             return self.give_up(id, reply);
         }
         self.pools[pool].repeats.push_back(id);
@@ -346,51 +305,26 @@ impl Dispatch {
         let mut refused = std::mem::take(&mut delivery.refused);
         let taken = delivery.taken.take();
         if !delivery.whole || taken.is_some() {
-            refused.extend(
-                delivery
-                    .recipients
-                    .iter()
-                    .map(|&recipient| (recipient, reply.clone())),
-            );
+            refused.extend(delivery.recipients.iter().map(|&recipient| (recipient, reply.clone())));
         }
         let outcome = match taken {
-            Some(taken) => Outcome {
-                accepted: true,
-                reply: taken,
-                refused,
-            },
-            None => Outcome {
-                accepted: false,
-                reply,
-                refused,
-            },
+            Some(taken) => Outcome { accepted: true, reply: taken, refused },
+            None => Outcome { accepted: false, reply, refused },
         };
         self.end(id, outcome);
     }
 
     fn end(&mut self, id: DeliveryId, outcome: Outcome) {
-        let Delivery {
-            message,
-            origin,
-            transaction,
-            mut recipients,
-            ..
-        } = self.deliveries.remove(id.0 as usize);
+        let Delivery { message, origin, transaction, mut recipients, .. } =
+            self.deliveries.remove(id.0 as usize);
         recipients.clear();
         self.spare_lists.push(recipients);
         if origin == self.options.shard {
             self.outcomes.push_back((transaction, outcome));
         } else {
             self.stats.letters.add(1);
-            let letter = Letter::Verdict {
-                transaction,
-                message,
-                outcome,
-            };
-            self.commands.push_back(Queued::Post {
-                shard: origin,
-                letter,
-            });
+            let letter = Letter::Verdict { transaction, message, outcome };
+            self.commands.push_back(Queued::Post { shard: origin, letter });
         }
     }
 }

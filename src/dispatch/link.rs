@@ -203,9 +203,7 @@ impl Dispatch {
     /// The next reply may take so long; and no delivery is waited for beyond its own deadline.
     fn await_reply(&mut self, id: LinkId, now: Instant) {
         let link = &self.links[id.0 as usize];
-        let current = link
-            .current
-            .and_then(|current| self.deliveries.get(current.0 as usize));
+        let current = link.current.and_then(|current| self.deliveries.get(current.0 as usize));
         let latest = current.map_or(Instant::NEVER, |delivery| delivery.deadline);
         let deadline = (now + self.options.pools[link.pool].reply_timeout).min(latest);
         self.link_deadlines.set(id.0 as usize, deadline);
@@ -242,8 +240,7 @@ impl Dispatch {
         }
         delivery.attempt.begun_at = now;
         let from = self.out.len();
-        link.client
-            .begin(&message.envelope, &delivery.recipients, size, &mut self.out);
+        link.client.begin(&message.envelope, &delivery.recipients, size, &mut self.out);
         if let Some(stream) = link.stream {
             self.write_since(from, stream);
         }
@@ -259,11 +256,8 @@ impl Dispatch {
         let reply = reply.as_reply();
         let (pool, upstream) = (link.pool, link.upstream);
         if !reply.is_positive() {
-            delivery.attempt.failed = Some(judge(
-                Trouble::Said(reply),
-                Phase::Envelope { heard: true },
-                false,
-            ));
+            delivery.attempt.failed =
+                Some(judge(Trouble::Said(reply), Phase::Envelope { heard: true }, false));
             if link.client.break_off() {
                 self.current_failed(id, now);
             }
@@ -282,11 +276,7 @@ impl Dispatch {
         if reply.is_positive() {
             attempt.accepted += 1;
         } else {
-            let fault = judge(
-                Trouble::SaidOfRecipient(reply),
-                Phase::Envelope { heard: true },
-                false,
-            );
+            let fault = judge(Trouble::SaidOfRecipient(reply), Phase::Envelope { heard: true }, false);
             attempt.refused.push((delivery.recipients[usize::from(i)], fault));
         }
         let last = usize::from(i) + 1 == delivery.recipients.len();
@@ -302,14 +292,10 @@ impl Dispatch {
     fn advance(&mut self, id: LinkId) {
         let from = self.out.len();
         let link = &mut self.links[id.0 as usize];
-        let Some(delivery) = link
-            .current
-            .and_then(|current| self.deliveries.get(current.0 as usize))
-        else {
+        let Some(delivery) = link.current.and_then(|current| self.deliveries.get(current.0 as usize)) else {
             return;
         };
-        link.client
-            .advance(&delivery.message.envelope, &delivery.recipients, &mut self.out);
+        link.client.advance(&delivery.message.envelope, &delivery.recipients, &mut self.out);
         if let Some(stream) = link.stream {
             self.write_since(from, stream);
         }
@@ -324,11 +310,7 @@ impl Dispatch {
         let refused = attempt.failed.is_some() || attempt.accepted == 0;
         if !reply.is_intermediate() {
             if attempt.failed.is_none() && !refused {
-                attempt.failed = Some(judge(
-                    Trouble::Said(reply),
-                    Phase::Envelope { heard: true },
-                    false,
-                ));
+                attempt.failed = Some(judge(Trouble::Said(reply), Phase::Envelope { heard: true }, false));
             }
             self.current_failed(id, now);
         } else if refused {
@@ -435,10 +417,7 @@ impl Dispatch {
         let begun = std::mem::take(&mut link.next_begun);
         link.served += 1;
         let per_link = self.options.pools[link.pool].transactions_per_link;
-        let (spent, spent_next) = (
-            is_spent(link.served, per_link),
-            is_spent(link.served + 1, per_link),
-        );
+        let (spent, spent_next) = (is_spent(link.served, per_link), is_spent(link.served + 1, per_link));
         let (pool, upstream) = (link.pool, link.upstream);
         self.pools[pool].links[upstream].not_joinable(id);
         match link.current {
@@ -465,8 +444,7 @@ impl Dispatch {
             return self.retire_link(id);
         }
         self.pools[pool].links[upstream].idle(id);
-        self.link_deadlines
-            .set(id.0 as usize, now + self.options.pools[pool].idle_timeout);
+        self.link_deadlines.set(id.0 as usize, now + self.options.pools[pool].idle_timeout);
         self.refresh(pool, upstream);
     }
 
@@ -531,11 +509,7 @@ impl Dispatch {
         let ours = link.state == State::Closing && link.trouble.is_none();
         if link.current.is_some() && !ours {
             let stats = &self.stats.pools[pool][upstream];
-            if link.welcomed {
-                stats.lost_links.add(1)
-            } else {
-                stats.connect_failures.add(1)
-            }
+            if link.welcomed { stats.lost_links.add(1) } else { stats.connect_failures.add(1) }
         }
         if let Some(next) = link.next.take() {
             self.unqueue(pool, next);

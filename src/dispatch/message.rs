@@ -71,9 +71,7 @@ impl Message {
 
     /// Lets go of the body's buffers.
     pub(super) fn release_body(&mut self, buffers: &mut impl Buffers) {
-        self.body
-            .drain(..)
-            .for_each(|extent| buffers.release(extent.buffer));
+        self.body.drain(..).for_each(|extent| buffers.release(extent.buffer));
         self.size = 0;
     }
 

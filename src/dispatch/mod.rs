@@ -85,28 +85,14 @@ pub enum Command<'a> {
 /// A command as it is kept: bytes lie in `Dispatch::out`.
 #[derive(Debug)]
 enum Queued {
-    Write {
-        stream: StreamId,
-        from: usize,
-        to: usize,
-    },
-    WriteBody {
-        stream: StreamId,
-        message: Arc<Message>,
-    },
-    Open {
-        link: LinkId,
-        address: SocketAddr,
-        source: Option<IpAddr>,
-    },
+    Write { stream: StreamId, from: usize, to: usize },
+    WriteBody { stream: StreamId, message: Arc<Message> },
+    Open { link: LinkId, address: SocketAddr, source: Option<IpAddr> },
     Pause(StreamId),
     Resume(StreamId),
     Close(StreamId),
     Abort(StreamId),
-    Post {
-        shard: ShardId,
-        letter: Letter,
-    },
+    Post { shard: ShardId, letter: Letter },
 }
 
 /// Whose stream it is.
@@ -171,11 +157,7 @@ impl Dispatch {
     pub fn new(options: Options, stats: Arc<Stats>, unix_at_zero: i64) -> Self {
         let pools = options.pools.iter().map(|pool| PoolState {
             fleet: Fleet::new(pool.policy, pool.upstreams.iter().map(|u| u.weight)),
-            links: pool
-                .upstreams
-                .iter()
-                .map(|_| Links::new(pool.links_max))
-                .collect(),
+            links: pool.upstreams.iter().map(|_| Links::new(pool.links_max)).collect(),
             ages: pool.upstreams.iter().map(|_| VecDeque::new()).collect(),
             waiting: VecDeque::new(),
             repeats: VecDeque::new(),
@@ -285,19 +267,10 @@ impl Dispatch {
     /// Mail from another shard.
     pub fn handle_letter(&mut self, letter: Letter, now: Instant, buffers: &mut impl Buffers) {
         match letter {
-            Letter::Group {
-                origin,
-                transaction,
-                message,
-                whole,
-            } => {
+            Letter::Group { origin, transaction, message, whole } => {
                 self.new_delivery(message, origin, transaction, whole, now);
             }
-            Letter::Verdict {
-                transaction,
-                message,
-                outcome,
-            } => {
+            Letter::Verdict { transaction, message, outcome } => {
                 drop(message);
                 self.outcomes.push_back((transaction, outcome));
             }
@@ -322,10 +295,7 @@ impl Dispatch {
 
     /// When `handle_deadlines` is to be called at the latest.
     pub fn next_deadline(&self) -> Instant {
-        self.session_deadlines
-            .next()
-            .min(self.link_deadlines.next())
-            .min(self.next_tick)
+        self.session_deadlines.next().min(self.link_deadlines.next()).min(self.next_tick)
     }
 
     /// The next thing to do; `None` when all is done. To be called until then after any `handle_*`.
@@ -335,20 +305,9 @@ impl Dispatch {
             return None;
         };
         Some(match queued {
-            Queued::Write { stream, from, to } => Command::Write {
-                stream,
-                bytes: &self.out[from..to],
-            },
+            Queued::Write { stream, from, to } => Command::Write { stream, bytes: &self.out[from..to] },
             Queued::WriteBody { stream, message } => Command::WriteBody { stream, message },
-            Queued::Open {
-                link,
-                address,
-                source,
-            } => Command::Open {
-                link,
-                address,
-                source,
-            },
+            Queued::Open { link, address, source } => Command::Open { link, address, source },
             Queued::Pause(stream) => Command::Pause(stream),
             Queued::Resume(stream) => Command::Resume(stream),
             Queued::Close(stream) => Command::Close(stream),
@@ -375,12 +334,7 @@ impl Dispatch {
 
     /// Says goodbye to every idle link.
     pub fn close_links(&mut self) {
-        let idle: Vec<u32> = self
-            .links
-            .iter()
-            .filter(|(_, l)| l.is_idle())
-            .map(|(i, _)| i as u32)
-            .collect();
+        let idle: Vec<u32> = self.links.iter().filter(|(_, l)| l.is_idle()).map(|(i, _)| i as u32).collect();
         idle.into_iter().for_each(|link| self.retire_link(LinkId(link)));
     }
 
@@ -417,10 +371,8 @@ impl Dispatch {
             self.pools[pool].stirred = false;
             self.serve_waiting(pool, now);
         }
-        let someone_waits = self
-            .pools
-            .iter()
-            .any(|pool| !pool.waiting.is_empty() || !pool.repeats.is_empty());
+        let someone_waits =
+            self.pools.iter().any(|pool| !pool.waiting.is_empty() || !pool.repeats.is_empty());
         if someone_waits && self.next_tick == Instant::NEVER {
             self.next_tick = now + WAITING_TICK;
         }
@@ -447,11 +399,7 @@ impl Dispatch {
         if from == to {
             return;
         }
-        if let Some(Queued::Write {
-            stream: last,
-            to: end,
-            ..
-        }) = self.commands.back_mut()
+        if let Some(Queued::Write { stream: last, to: end, .. }) = self.commands.back_mut()
             && *last == stream
             && *end == from
         {

@@ -35,20 +35,14 @@ impl Owners {
             hasher.write(key_text.as_bytes());
             hasher.finish()
         };
-        Owners {
-            shards: shards.max(1),
-            by,
-            key: (half(1), half(2)),
-        }
+        Owners { shards: shards.max(1), by, key: (half(1), half(2)) }
     }
 
     /// Notes for each recipient the shard that delivers it.
     pub(super) fn assign(&self, message: &mut Message) {
         message.owners.clear();
         let recipients = 0..message.envelope.len();
-        message
-            .owners
-            .extend(recipients.map(|i| self.of(message.envelope.recipient(i).path)));
+        message.owners.extend(recipients.map(|i| self.of(message.envelope.recipient(i).path)));
     }
 
     /// The shard of one recipient's path.

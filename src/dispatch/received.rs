@@ -11,11 +11,7 @@ use crate::time::Instant;
 impl Dispatch {
     pub(super) fn new_message_id(&mut self) -> MessageId {
         self.numbers += 1;
-        MessageId {
-            epoch_ms: self.options.epoch_ms,
-            shard: self.options.shard,
-            number: self.numbers,
-        }
+        MessageId { epoch_ms: self.options.epoch_ms, shard: self.options.shard, number: self.numbers }
     }
 
     /// Names the message that the session has just ended, assigns its recipients to shards, and writes its

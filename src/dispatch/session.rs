@@ -51,21 +51,15 @@ enum Ask {
 
 const MAIL_OK: Reply<'static> = Reply::new(250, Enhanced(2, 1, 0), "Ok");
 const RCPT_OK: Reply<'static> = Reply::new(250, Enhanced(2, 1, 5), "Ok");
-const GO_AHEAD: Reply<'static> = Reply {
-    code: 354,
-    enhanced: None,
-    text: b"End data with <CR><LF>.<CR><LF>",
-};
+const GO_AHEAD: Reply<'static> =
+    Reply { code: 354, enhanced: None, text: b"End data with <CR><LF>.<CR><LF>" };
 const RELAY_DENIED: Reply<'static> = Reply::new(550, Enhanced(5, 7, 1), "Relaying denied");
 const SHUTTING_DOWN: Reply<'static> = Reply::new(421, Enhanced(4, 3, 2), "Shutting down, try another server");
 const TOO_MANY_SESSIONS: Reply<'static> =
     Reply::new(421, Enhanced(4, 3, 2), "Too many sessions, try again later");
 const SILENT_TOO_LONG: Reply<'static> = Reply::new(421, Enhanced(4, 4, 2), "Silent for too long, closing");
-const OUT_OF_MEMORY: Reply<'static> = Reply::new(
-    452,
-    Enhanced(4, 3, 1),
-    "Out of memory for messages, try again later",
-);
+const OUT_OF_MEMORY: Reply<'static> =
+    Reply::new(452, Enhanced(4, 3, 1), "Out of memory for messages, try again later");
 
 impl Dispatch {
     pub(super) fn open_session(
@@ -106,9 +100,7 @@ impl Dispatch {
         } else {
             let from = self.out.len();
             let options = &self.options.listeners[usize::from(listener.0)];
-            self.sessions[slot as usize]
-                .server
-                .greet(&options.server, &mut self.out);
+            self.sessions[slot as usize].server.greet(&options.server, &mut self.out);
             let idle_timeout = options.idle_timeout;
             self.write_since(from, stream);
             self.session_deadlines.set(slot as usize, now + idle_timeout);
@@ -319,8 +311,7 @@ impl Dispatch {
         let session = &self.sessions[slot as usize];
         let listener = usize::from(session.listener.0);
         count(&self.stats.listeners[listener], &reply);
-        self.session_deadlines
-            .set(slot as usize, now + self.options.listeners[listener].idle_timeout);
+        self.session_deadlines.set(slot as usize, now + self.options.listeners[listener].idle_timeout);
         if self.draining {
             self.say_goodbye(slot, SHUTTING_DOWN);
         }
@@ -369,17 +360,12 @@ impl Dispatch {
     pub(super) fn session_closed(&mut self, slot: u32, buffers: &mut impl Buffers) {
         self.forget_message(slot, buffers);
         let session = self.sessions.remove(slot as usize);
-        session
-            .pending
-            .iter()
-            .for_each(|extent| buffers.release(extent.buffer));
+        session.pending.iter().for_each(|extent| buffers.release(extent.buffer));
         if let Some(transaction) = session.waiting {
             self.abandon_transaction(transaction);
         }
         self.session_deadlines.set(slot as usize, Instant::NEVER);
-        self.stats.listeners[usize::from(session.listener.0)]
-            .sessions
-            .sub(1);
+        self.stats.listeners[usize::from(session.listener.0)].sessions.sub(1);
     }
 
     pub(super) fn session_expired(&mut self, slot: u32) {
@@ -390,15 +376,8 @@ impl Dispatch {
 
     pub(super) fn drain_sessions(&mut self) {
         let idle = |s: &Session| s.waiting.is_none() && s.message.is_none();
-        let slots: Vec<u32> = self
-            .sessions
-            .iter()
-            .filter(|(_, s)| idle(s))
-            .map(|(i, _)| i as u32)
-            .collect();
-        slots
-            .into_iter()
-            .for_each(|slot| self.say_goodbye(slot, SHUTTING_DOWN));
+        let slots: Vec<u32> = self.sessions.iter().filter(|(_, s)| idle(s)).map(|(i, _)| i as u32).collect();
+        slots.into_iter().for_each(|slot| self.say_goodbye(slot, SHUTTING_DOWN));
     }
 }
 

@@ -36,10 +36,7 @@ impl Dispatch {
     ) -> TransactionId {
         let generation = self.next_generation();
         self.shards_seen.fill(false);
-        message
-            .owners
-            .iter()
-            .for_each(|owner| self.shards_seen[owner.index()] = true);
+        message.owners.iter().for_each(|owner| self.shards_seen[owner.index()] = true);
         let groups = self.shards_seen.iter().filter(|seen| **seen).count() as u16;
         let slot = self.transactions.insert(Transaction {
             generation,
@@ -52,10 +49,7 @@ impl Dispatch {
             mail_at,
             ended_at: now,
         });
-        let transaction = TransactionId {
-            slot: slot as u32,
-            generation,
-        };
+        let transaction = TransactionId { slot: slot as u32, generation };
         let (origin, whole) = (self.options.shard, groups == 1);
         for shard in (0..self.options.shards).map(ShardId) {
             if !self.shards_seen[shard.index()] {
@@ -64,12 +58,7 @@ impl Dispatch {
             if shard == origin {
                 self.new_delivery(message.clone(), origin, transaction, whole, now);
             } else {
-                let letter = Letter::Group {
-                    origin,
-                    transaction,
-                    message: message.clone(),
-                    whole,
-                };
+                let letter = Letter::Group { origin, transaction, message: message.clone(), whole };
                 self.stats.letters.add(1);
                 self.commands.push_back(Queued::Post { shard, letter });
             }
@@ -87,10 +76,7 @@ impl Dispatch {
         buffers: &mut impl Buffers,
     ) {
         let slot = id.slot as usize;
-        let Some(transaction) = self
-            .transactions
-            .get_mut(slot)
-            .filter(|t| t.generation == id.generation)
+        let Some(transaction) = self.transactions.get_mut(slot).filter(|t| t.generation == id.generation)
         else {
             debug_assert!(false, "an outcome for a transaction that is over");
             return;
@@ -120,16 +106,7 @@ impl Dispatch {
             if let Some(session) = transaction.session {
                 let text = accepted_text(accepted.as_reply(), &transaction);
                 let enhanced = Some(accepted.as_reply().enhanced.unwrap_or(Enhanced(2, 0, 0)));
-                self.session_verdict(
-                    session,
-                    Reply {
-                        code: 250,
-                        enhanced,
-                        text: &text,
-                    },
-                    now,
-                    buffers,
-                );
+                self.session_verdict(session, Reply { code: 250, enhanced, text: &text }, now, buffers);
             }
         } else if let Some(session) = transaction.session {
             let worst = bounce::worst(&transaction.refused);
@@ -141,11 +118,7 @@ impl Dispatch {
         // All groups have ended and with them every send: the buffers can receive again.
         match Arc::get_mut(&mut transaction.message) {
             Some(message) => message.release_body(buffers),
-            None => transaction
-                .message
-                .body
-                .iter()
-                .for_each(|extent| buffers.release(extent.buffer)),
+            None => transaction.message.body.iter().for_each(|extent| buffers.release(extent.buffer)),
         }
         self.spares.put(transaction.message);
     }
@@ -172,14 +145,7 @@ impl Dispatch {
         let mut shared = self.spares.take();
         let bounce = unshared(&mut shared);
         bounce.id = id;
-        let made = bounce::write(
-            bounce,
-            message,
-            refused,
-            &self.options,
-            self.date.at(unix),
-            buffers,
-        );
+        let made = bounce::write(bounce, message, refused, &self.options, self.date.at(unix), buffers);
         if !made {
             self.stats.bounces_dropped.add(1);
             self.spares.put(shared);

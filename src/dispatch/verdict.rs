@@ -71,11 +71,9 @@ pub(super) struct Fault {
 pub(super) fn judge(trouble: Trouble<'_>, phase: Phase, reused: bool) -> Fault {
     let fault = |retry, blame, reply| Fault { retry, blame, reply };
     match trouble {
-        Trouble::NotOpened => fault(
-            Retry::Elsewhere,
-            Blame::Upstream,
-            ours(1, "no upstream could be reached"),
-        ),
+        Trouble::NotOpened => {
+            fault(Retry::Elsewhere, Blame::Upstream, ours(1, "no upstream could be reached"))
+        }
         Trouble::Unwelcome(reply) => {
             // A refusal in words, so not in doubt even after the dot; on a link grown old it concerns only the link.
             let old_link = retry_of_loss(phase, reused) == Retry::FreshLink;
@@ -88,24 +86,12 @@ pub(super) fn judge(trouble: Trouble<'_>, phase: Phase, reused: bool) -> Fault {
         }
         Trouble::Lost => {
             let retry = retry_of_loss(phase, reused);
-            let blame = if retry == Retry::FreshLink {
-                Blame::Nobody
-            } else {
-                Blame::Upstream
-            };
+            let blame = if retry == Retry::FreshLink { Blame::Nobody } else { Blame::Upstream };
             fault(retry, blame, ours(2, "lost the link to the upstream"))
         }
         Trouble::TimedOut => {
-            let retry = if phase == Phase::Dotted {
-                Retry::InDoubt
-            } else {
-                Retry::Elsewhere
-            };
-            fault(
-                retry,
-                Blame::Upstream,
-                ours(2, "the upstream did not answer in time"),
-            )
+            let retry = if phase == Phase::Dotted { Retry::InDoubt } else { Retry::Elsewhere };
+            fault(retry, Blame::Upstream, ours(2, "the upstream did not answer in time"))
         }
         Trouble::Said(reply) if reply.is_temporary() => {
             fault(Retry::Elsewhere, Blame::Upstream, deferred(reply))
@@ -141,22 +127,13 @@ fn deferred(reply: Reply<'_>) -> ReplyBuf {
     }
     text.push(b' ');
     text.extend_from_slice(reply.text);
-    Reply {
-        code: 451,
-        enhanced: Some(Enhanced(4, 4, 0)),
-        text: &text,
-    }
-    .to_buf()
+    Reply { code: 451, enhanced: Some(Enhanced(4, 4, 0)), text: &text }.to_buf()
 }
 
 /// A refusal as the upstream gave it; every reply of ours has an enhanced code.
 fn refused(reply: Reply<'_>) -> ReplyBuf {
     if reply.is_permanent() {
-        return Reply {
-            enhanced: Some(reply.enhanced.unwrap_or(Enhanced(5, 0, 0))),
-            ..reply
-        }
-        .to_buf();
+        return Reply { enhanced: Some(reply.enhanced.unwrap_or(Enhanced(5, 0, 0))), ..reply }.to_buf();
     }
     // A 1xx, 2xx or 3xx where none is due: a peer that does not speak SMTP. Not the client's fault.
     ours(0, "the upstream's answer made no sense")
@@ -165,16 +142,8 @@ fn refused(reply: Reply<'_>) -> ReplyBuf {
 fn unable(lack: Lack) -> ReplyBuf {
     match lack {
         Lack::EightBit => Reply::new(554, Enhanced(5, 6, 3), "no upstream takes 8-bit messages"),
-        Lack::Utf8 => Reply::new(
-            554,
-            Enhanced(5, 6, 7),
-            "no upstream takes internationalised addresses",
-        ),
-        Lack::Size => Reply::new(
-            552,
-            Enhanced(5, 3, 4),
-            "the message is larger than any upstream takes",
-        ),
+        Lack::Utf8 => Reply::new(554, Enhanced(5, 6, 7), "no upstream takes internationalised addresses"),
+        Lack::Size => Reply::new(552, Enhanced(5, 3, 4), "the message is larger than any upstream takes"),
     }
     .to_buf()
 }
@@ -203,27 +172,12 @@ mod tests {
     #[test]
     fn what_the_client_is_told() {
         let later = Reply::new(450, Enhanced(4, 2, 0), "busy");
-        let fault = judge(
-            Trouble::SaidOfRecipient(later),
-            Phase::Envelope { heard: true },
-            false,
-        );
+        let fault = judge(Trouble::SaidOfRecipient(later), Phase::Envelope { heard: true }, false);
         let told = fault.reply.as_reply();
         assert_eq!((told.code, told.enhanced), (451, Some(Enhanced(4, 4, 0))));
         assert_eq!(told.text, b"upstream said: 450 4.2.0 busy");
-        let bare = Reply {
-            code: 550,
-            enhanced: None,
-            text: b"go away",
-        };
+        let bare = Reply { code: 550, enhanced: None, text: b"go away" };
         let told = judge(Trouble::Said(bare), Phase::Dotted, false).reply;
-        assert_eq!(
-            told.as_reply(),
-            Reply {
-                code: 550,
-                enhanced: Some(Enhanced(5, 0, 0)),
-                text: b"go away"
-            }
-        );
+        assert_eq!(told.as_reply(), Reply { code: 550, enhanced: Some(Enhanced(5, 0, 0)), text: b"go away" });
     }
 }

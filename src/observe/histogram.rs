@@ -13,10 +13,7 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Histogram {
-            buckets: std::array::from_fn(|_| Counter::default()),
-            sum_nanos: Counter::default(),
-        }
+        Histogram { buckets: std::array::from_fn(|_| Counter::default()), sum_nanos: Counter::default() }
     }
 }
 
@@ -46,10 +43,7 @@ pub struct Snapshot {
 
 impl Default for Snapshot {
     fn default() -> Self {
-        Snapshot {
-            counts: [0; BUCKETS],
-            sum_nanos: 0,
-        }
+        Snapshot { counts: [0; BUCKETS], sum_nanos: 0 }
     }
 }
 
@@ -62,10 +56,7 @@ impl Snapshot {
     /// What came since `earlier`.
     pub fn since(&self, earlier: &Snapshot) -> Snapshot {
         let counts = std::array::from_fn(|i| self.counts[i].wrapping_sub(earlier.counts[i]));
-        Snapshot {
-            counts,
-            sum_nanos: self.sum_nanos.wrapping_sub(earlier.sum_nanos),
-        }
+        Snapshot { counts, sum_nanos: self.sum_nanos.wrapping_sub(earlier.sum_nanos) }
     }
 
     /// An upper bound, within a bucket, of the `q` quantile (0 to 1) in nanoseconds; zero when empty.
@@ -103,11 +94,7 @@ fn index(nanos: u64) -> usize {
 /// The first duration, in nanoseconds, beyond bucket `i`.
 fn bound(i: usize) -> u64 {
     let (octave, quarter) = (i / 4, (i % 4 + 1) as u64);
-    let v = if octave == 0 {
-        quarter
-    } else {
-        (4 + quarter) << (octave - 1)
-    };
+    let v = if octave == 0 { quarter } else { (4 + quarter) << (octave - 1) };
     v << 10
 }
 
@@ -118,12 +105,7 @@ mod tests {
     #[test]
     fn every_duration_lies_within_its_bucket() {
         for shift in 0..40 {
-            for nanos in [
-                1u64 << shift,
-                (1 << shift) + 1,
-                (3 << shift) / 2,
-                (1 << shift) - 1,
-            ] {
+            for nanos in [1u64 << shift, (1 << shift) + 1, (3 << shift) / 2, (1 << shift) - 1] {
                 let i = index(nanos);
                 if i == BUCKETS - 1 {
                     continue;

@@ -109,7 +109,8 @@ pub fn status(names: &Names, shards: &[Arc<Stats>], uptime_seconds: f64) -> Stat
 fn pool_status(p: usize, (name, upstreams): &(String, Vec<String>), shards: &[Arc<Stats>]) -> PoolStatus {
     let all: u64 = shards.iter().flat_map(|s| &s.pools[p]).map(|u| u.delivered.get()).sum();
     let upstreams = upstreams.iter().enumerate().map(|(u, name)| {
-        let sum = |of: fn(&super::UpstreamStats) -> u64| shards.iter().map(|s| of(&s.pools[p][u])).sum::<u64>();
+        let sum =
+            |of: fn(&super::UpstreamStats) -> u64| shards.iter().map(|s| of(&s.pools[p][u])).sum::<u64>();
         let up = shards.iter().all(|s| s.pools[p][u].healthy.get() == 1);
         let delivered = sum(|u| u.delivered.get());
         UpstreamStatus {
@@ -155,7 +156,16 @@ impl std::fmt::Display for Status {
             writeln!(
                 f,
                 "  {:<16} {:<8} {:>10} {:>7} {:>10} {:>9} {:>16} {:>9} {:>8} {:>6}",
-                "upstream", "state", "delivered", "share", "estimate", "in flight", "links idle/busy", "deferred", "bounced", "lost"
+                "upstream",
+                "state",
+                "delivered",
+                "share",
+                "estimate",
+                "in flight",
+                "links idle/busy",
+                "deferred",
+                "bounced",
+                "lost"
             )?;
             for u in &pool.upstreams {
                 writeln!(

@@ -28,13 +28,7 @@ pub enum Lease {
 impl Links {
     /// At most `max` links, all told.
     pub fn new(max: usize) -> Self {
-        Links {
-            max,
-            total: 0,
-            opening: 0,
-            idle: Vec::with_capacity(max),
-            joinable: Vec::with_capacity(max),
-        }
+        Links { max, total: 0, opening: 0, idle: Vec::with_capacity(max), joinable: Vec::with_capacity(max) }
     }
 
     /// Could a message be given to this upstream now?

@@ -36,22 +36,12 @@ impl Envelope {
         let mut recipients = std::mem::take(&mut self.recipients);
         arena.clear();
         recipients.clear();
-        *self = Envelope {
-            arena,
-            recipients,
-            ..Envelope::default()
-        };
+        *self = Envelope { arena, recipients, ..Envelope::default() };
     }
 
     /// Sets sender and parameters.
     pub fn set_sender(&mut self, mail: &Mail<'_>) {
-        let MailParameters {
-            size,
-            body,
-            utf8,
-            ret,
-            envid,
-        } = mail.parameters;
+        let MailParameters { size, body, utf8, ret, envid } = mail.parameters;
         self.sender = self.keep(mail.path);
         self.envid = envid.map(|envid| self.keep(envid));
         (self.size, self.body, self.utf8, self.ret) = (size, body, utf8, ret);
@@ -61,11 +51,7 @@ impl Envelope {
     pub fn push_recipient(&mut self, rcpt: &Recipient<'_>) {
         let path = self.keep(rcpt.path);
         let orcpt = rcpt.orcpt.map(|orcpt| self.keep(orcpt));
-        self.recipients.push(Entry {
-            path,
-            notify: rcpt.notify,
-            orcpt,
-        });
+        self.recipients.push(Entry { path, notify: rcpt.notify, orcpt });
     }
 
     /// The reverse path without brackets; empty for `<>`.
@@ -107,10 +93,7 @@ impl Envelope {
     fn keep(&mut self, bytes: &[u8]) -> Span {
         let start = self.arena.len() as u32;
         self.arena.extend_from_slice(bytes);
-        Span {
-            start,
-            len: bytes.len() as u32,
-        }
+        Span { start, len: bytes.len() as u32 }
     }
 
     fn bytes(&self, span: Span) -> &[u8] {

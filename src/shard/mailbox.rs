@@ -54,11 +54,7 @@ pub fn mailboxes<T>(shards: u16) -> Vec<Mailbox<T>> {
         for to in 0..usize::from(shards) {
             // A shard's ring to itself is never used; it keeps the indexes plain.
             let (ring, inbox) = RingBuffer::new(if from == to { 1 } else { RING_LETTERS });
-            boxes[from].outboxes.push(Outbox {
-                ring,
-                waiting: VecDeque::new(),
-                posted: false,
-            });
+            boxes[from].outboxes.push(Outbox { ring, waiting: VecDeque::new(), posted: false });
             boxes[to].inboxes.push(inbox);
         }
     }
@@ -81,11 +77,7 @@ impl<T> Mailbox<T> {
 
     /// Wakes those posted to that sleep, by `wake`. To be called after a turn's posts.
     pub fn ring(&mut self, mut wake: impl FnMut(ShardId)) {
-        if !self
-            .outboxes
-            .iter()
-            .any(|outbox| outbox.posted || !outbox.waiting.is_empty())
-        {
+        if !self.outboxes.iter().any(|outbox| outbox.posted || !outbox.waiting.is_empty()) {
             return;
         }
         self.outboxes.iter_mut().for_each(Outbox::push_waiting);

@@ -102,11 +102,8 @@ impl<N: Net> Shard<N> {
 
     /// Waits for something to happen, at most a nap, and deals with it.
     pub fn turn(&mut self) {
-        let until = if self.mailbox.sleep() {
-            self.now
-        } else {
-            self.dispatch.next_deadline().min(self.now + NAP)
-        };
+        let until =
+            if self.mailbox.sleep() { self.now } else { self.dispatch.next_deadline().min(self.now + NAP) };
         let mut events = std::mem::take(&mut self.events);
         self.now = self.net.turn(until, EVENTS_PER_TURN, &mut events);
         self.mailbox.awake();
@@ -168,14 +165,9 @@ impl<N: Net> Shard<N> {
     fn handle(&mut self, event: Event) {
         let now = self.now;
         match event {
-            Event::Accepted {
-                listener,
-                stream,
-                peer,
-            } => {
+            Event::Accepted { listener, stream, peer } => {
                 let elsewhere = self.sessions_elsewhere(listener);
-                self.dispatch
-                    .handle_accepted(listener, stream, peer, elsewhere, now);
+                self.dispatch.handle_accepted(listener, stream, peer, elsewhere, now);
             }
             Event::Opened { stream } => self.dispatch.handle_opened(stream, now),
             Event::Received { stream, extent } => {
@@ -189,14 +181,8 @@ impl<N: Net> Shard<N> {
     }
 
     fn sessions_elsewhere(&self, listener: ListenerId) -> u64 {
-        let others = self
-            .stats
-            .iter()
-            .enumerate()
-            .filter(|(shard, _)| *shard != self.id.index());
-        others
-            .map(|(_, stats)| stats.listeners[usize::from(listener.0)].sessions.get())
-            .sum()
+        let others = self.stats.iter().enumerate().filter(|(shard, _)| *shard != self.id.index());
+        others.map(|(_, stats)| stats.listeners[usize::from(listener.0)].sessions.get()).sum()
     }
 
     fn carry_out(&mut self) {
@@ -204,11 +190,7 @@ impl<N: Net> Shard<N> {
             match command {
                 Command::Write { stream, bytes } => self.net.write(stream, bytes),
                 Command::WriteBody { stream, message } => self.net.write_body(stream, &message.body),
-                Command::Open {
-                    link,
-                    address,
-                    source,
-                } => {
+                Command::Open { link, address, source } => {
                     let stream = self.net.open(address, source);
                     self.dispatch.handle_opening(link, stream);
                 }

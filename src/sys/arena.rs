@@ -73,13 +73,7 @@ impl Arenas {
         unsafe { libc::madvise(mapped, bytes_mapped, libc::MADV_HUGEPAGE) };
         let base = NonNull::new(mapped.cast()).ok_or_else(invalid)?;
         let claimed = (0..shards).map(|_| AtomicBool::new(false)).collect();
-        Ok(Arc::new(Arenas {
-            base,
-            bytes_mapped,
-            arena_bytes,
-            buffers_per_shard,
-            claimed,
-        }))
+        Ok(Arc::new(Arenas { base, bytes_mapped, arena_bytes, buffers_per_shard, claimed }))
     }
 
     /// How many shards have an arena here.
@@ -109,18 +103,11 @@ impl Arenas {
     /// Where a buffer starts.
     pub(super) fn buffer(&self, buffer: BufferId) -> *mut u8 {
         let (arena, index) = (buffer.arena.index(), buffer.index as usize);
-        assert!(
-            arena < self.claimed.len() && index < self.buffers_per_shard,
-            "no such buffer: {buffer:?}"
-        );
+        assert!(arena < self.claimed.len() && index < self.buffers_per_shard, "no such buffer: {buffer:?}");
         let aligned = self.base.as_ptr().align_offset(HUGE_PAGE_BYTES);
         // SAFETY: `new` mapped a huge page more than the arenas need, so that aligning up, and then any
         // buffer's offset (checked above), stays within the mapping.
-        unsafe {
-            self.base
-                .as_ptr()
-                .add(aligned + arena * self.arena_bytes + index * BUFFER_BYTES)
-        }
+        unsafe { self.base.as_ptr().add(aligned + arena * self.arena_bytes + index * BUFFER_BYTES) }
     }
 
     /// Where an extent's first byte is, of any shard's arena: for the kernel to send from.

@@ -37,13 +37,7 @@ impl Batch {
     pub(crate) fn new() -> Box<Batch> {
         // SAFETY: all zeroes is a valid `msghdr`: no name, no pieces, no control data.
         let header = unsafe { std::mem::zeroed() };
-        Box::new(Batch {
-            bytes: Vec::new(),
-            pieces: Vec::new(),
-            iovecs: Vec::new(),
-            at: 0,
-            header,
-        })
+        Box::new(Batch { bytes: Vec::new(), pieces: Vec::new(), iovecs: Vec::new(), at: 0, header })
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) {
@@ -55,10 +49,7 @@ impl Batch {
         match self.pieces.last_mut() {
             // Copied bytes always end where the next ones begin.
             Some(Piece::Copied { len, .. }) => *len += bytes.len(),
-            _ => self.pieces.push(Piece::Copied {
-                start,
-                len: bytes.len(),
-            }),
+            _ => self.pieces.push(Piece::Copied { start, len: bytes.len() }),
         }
     }
 
@@ -67,10 +58,7 @@ impl Batch {
         match self.pieces.last_mut() {
             _ if more == 0 => {}
             Some(Piece::Body { from, len }) if from.wrapping_add(*len) == start => *len += more,
-            _ => self.pieces.push(Piece::Body {
-                from: start,
-                len: more,
-            }),
+            _ => self.pieces.push(Piece::Body { from: start, len: more }),
         }
     }
 
@@ -83,10 +71,7 @@ impl Batch {
                 Piece::Copied { start, len } => (bytes.wrapping_add(start), len),
                 Piece::Body { from, len } => (from, len),
             };
-            libc::iovec {
-                iov_base: from.cast_mut().cast(),
-                iov_len,
-            }
+            libc::iovec { iov_base: from.cast_mut().cast(), iov_len }
         }));
         self.at = 0;
     }

@@ -56,10 +56,7 @@ impl BufferRing {
         };
         // SAFETY: the mapping holds `entries` entries, and outlives the kernel's use of it: `Uring` drops its
         // ring, once nothing is under way any more, before this.
-        unsafe {
-            ring.submitter()
-                .register_buf_ring_with_flags(base.as_ptr() as u64, entries, GROUP, 0)?
-        };
+        unsafe { ring.submitter().register_buf_ring_with_flags(base.as_ptr() as u64, entries, GROUP, 0)? };
         Ok(this)
     }
 

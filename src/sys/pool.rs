@@ -70,14 +70,8 @@ impl Pool {
     /// A fresh, empty buffer with one reference, to be filled by [`fill`](Self::fill). `None`: all are in use.
     pub fn alloc(&mut self) -> Option<BufferId> {
         let index = self.free.pop()?;
-        self.slots[index as usize] = Slot {
-            references: 1,
-            used: 0,
-        };
-        Some(BufferId {
-            arena: self.shard,
-            index,
-        })
+        self.slots[index as usize] = Slot { references: 1, used: 0 };
+        Some(BufferId { arena: self.shard, index })
     }
 
     /// Writes behind what the held buffer has; where the bytes lie now. `None`: there is not enough room.
@@ -101,38 +95,16 @@ impl Pool {
     /// [`arrived`](Self::arrived) or [`returned`](Self::returned).
     pub(crate) fn lend(&mut self) -> Option<(u32, *mut u8)> {
         let index = self.free.pop()?;
-        self.slots[index as usize] = Slot {
-            references: LENT,
-            used: 0,
-        };
+        self.slots[index as usize] = Slot { references: LENT, used: 0 };
         self.lent += 1;
-        Some((
-            index,
-            self.arenas.buffer(BufferId {
-                arena: self.shard,
-                index,
-            }),
-        ))
+        Some((index, self.arenas.buffer(BufferId { arena: self.shard, index })))
     }
 
     /// The kernel put `len` bytes into a lent buffer and let go of it: now held, with one reference.
     pub(crate) fn arrived(&mut self, index: u32, len: u32) -> Extent {
         assert!(len as usize <= BUFFER_BYTES);
-        self.take_back(
-            index,
-            Slot {
-                references: 1,
-                used: len,
-            },
-        );
-        Extent {
-            buffer: BufferId {
-                arena: self.shard,
-                index,
-            },
-            start: 0,
-            len,
-        }
+        self.take_back(index, Slot { references: 1, used: len });
+        Extent { buffer: BufferId { arena: self.shard, index }, start: 0, len }
     }
 
     /// The kernel let go of a lent buffer without using it.
@@ -142,10 +114,7 @@ impl Pool {
     }
 
     fn take_back(&mut self, index: u32, slot: Slot) {
-        assert_eq!(
-            self.slots[index as usize].references, LENT,
-            "buffer {index} was not with the kernel"
-        );
+        assert_eq!(self.slots[index as usize].references, LENT, "buffer {index} was not with the kernel");
         self.lent -= 1;
         self.slots[index as usize] = slot;
     }
@@ -153,11 +122,7 @@ impl Pool {
     fn held_slot(&self, buffer: BufferId) -> Slot {
         assert_eq!(buffer.arena, self.shard, "a buffer of another shard");
         let slot = self.slots[buffer.index as usize];
-        assert!(
-            slot.references != 0 && slot.references != LENT,
-            "nobody holds buffer {}",
-            buffer.index
-        );
+        assert!(slot.references != 0 && slot.references != LENT, "nobody holds buffer {}", buffer.index);
         slot
     }
 }
@@ -165,10 +130,7 @@ impl Pool {
 impl Buffers for Pool {
     fn bytes(&self, extent: Extent) -> &[u8] {
         let used = self.held_slot(extent.buffer).used;
-        assert!(
-            extent.start <= used && extent.len <= used - extent.start,
-            "beyond what was received"
-        );
+        assert!(extent.start <= used && extent.len <= used - extent.start, "beyond what was received");
         // SAFETY: within the part of a held buffer that is written, which nothing writes again while it is
         // held: `fill` writes behind it, the kernel only into lent buffers. Freeing takes `&mut self`.
         unsafe { std::slice::from_raw_parts(self.arenas.pointer(extent), extent.len as usize) }
@@ -208,10 +170,7 @@ impl Buffers for Pool {
             std::ptr::copy_nonoverlapping(self.arenas.pointer(piece), to, piece.len as usize);
         }
         self.slots[tail.buffer.index as usize].used = used + piece.len;
-        Some(Extent {
-            len: tail.len + piece.len,
-            ..tail
-        })
+        Some(Extent { len: tail.len + piece.len, ..tail })
     }
 
     fn free(&self) -> usize {
@@ -240,10 +199,7 @@ mod tests {
         let extent = pool.fill(buffer, b"hello").expect("room");
         pool.retain(buffer);
         pool.release(buffer);
-        assert_eq!(
-            (pool.bytes(extent), pool.free(), pool.held()),
-            (&b"hello"[..], 1, 1)
-        );
+        assert_eq!((pool.bytes(extent), pool.free(), pool.held()), (&b"hello"[..], 1, 1));
         pool.release(buffer);
         assert_eq!((pool.free(), pool.held()), (2, 0));
         assert_eq!(pool.alloc(), Some(buffer), "the warm one comes back first");
@@ -307,11 +263,8 @@ mod tests {
         for (n, pool) in pools.iter_mut().enumerate() {
             for b in 0..5 {
                 let buffer = pool.alloc().expect("free");
-                extents.push((
-                    pool.fill(buffer, &[(n * 5 + b) as u8; BUFFER_BYTES])
-                        .expect("room"),
-                    n * 5 + b,
-                ));
+                extents
+                    .push((pool.fill(buffer, &[(n * 5 + b) as u8; BUFFER_BYTES]).expect("room"), n * 5 + b));
             }
         }
         for (extent, expected) in extents {

@@ -53,21 +53,14 @@ impl fmt::Display for Features {
             (self.peer_name, "multishot accept"),
         ];
         let list = |wanted| {
-            let words: Vec<&str> = all
-                .iter()
-                .filter(|(has, _)| *has == wanted)
-                .map(|(_, word)| *word)
-                .collect();
+            let words: Vec<&str> =
+                all.iter().filter(|(has, _)| *has == wanted).map(|(_, word)| *word).collect();
             words.join(", ")
         };
         write!(
             f,
             "io_uring with {}",
-            if *self == Features::default() {
-                "nothing special".into()
-            } else {
-                list(true)
-            }
+            if *self == Features::default() { "nothing special".into() } else { list(true) }
         )?;
         match list(false) {
             missing if missing.is_empty() => Ok(()),
@@ -115,19 +108,9 @@ impl Ring {
         };
         let attempts = [
             all,
-            Features {
-                no_sqarray: false,
-                ..all
-            },
-            Features {
-                no_sqarray: false,
-                defer_taskrun: false,
-                ..all
-            },
-            Features {
-                coop_taskrun: true,
-                ..Features::default()
-            },
+            Features { no_sqarray: false, ..all },
+            Features { no_sqarray: false, defer_taskrun: false, ..all },
+            Features { coop_taskrun: true, ..Features::default() },
             Features::default(),
         ];
         let mut outcome = Err(io::Error::from_raw_os_error(libc::EINVAL));
@@ -145,11 +128,7 @@ impl Ring {
 
     fn build(entries: u32, completions: u32, features: Features) -> io::Result<Ring> {
         let mut builder = IoUring::builder();
-        builder
-            .dontfork()
-            .setup_clamp()
-            .setup_cqsize(completions)
-            .setup_submit_all();
+        builder.dontfork().setup_clamp().setup_cqsize(completions).setup_submit_all();
         if features.single_issuer {
             builder.setup_single_issuer();
         }
@@ -162,11 +141,7 @@ impl Ring {
         if features.no_sqarray {
             builder.setup_no_sqarray();
         }
-        Ok(Ring {
-            ring: builder.build(entries)?,
-            waiting: VecDeque::new(),
-            features,
-        })
+        Ok(Ring { ring: builder.build(entries)?, waiting: VecDeque::new(), features })
     }
 
     /// Prepares the table of direct descriptors: the first `accepted` places are the kernel's to fill when
@@ -184,11 +159,7 @@ impl Ring {
                 0,
             )
         };
-        if result < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     pub(crate) fn register_buffers(&mut self, entries: u16) -> io::Result<BufferRing> {
@@ -197,18 +168,12 @@ impl Ring {
 
     /// Puts an open file into a place of the table that is empty; the ring has its own reference then.
     pub(crate) fn install(&mut self, direct: u32, file: &impl AsRawFd) -> io::Result<()> {
-        self.ring
-            .submitter()
-            .register_files_update(direct, &[file.as_raw_fd()])
-            .map(drop)
+        self.ring.submitter().register_files_update(direct, &[file.as_raw_fd()]).map(drop)
     }
 
     /// Empties a place of the table that no request uses.
     pub(crate) fn uninstall(&mut self, direct: u32) -> io::Result<()> {
-        self.ring
-            .submitter()
-            .register_files_update(direct, &[-1])
-            .map(drop)
+        self.ring.submitter().register_files_update(direct, &[-1]).map(drop)
     }
 
     /// Finds out whether [`peer_name`](Self::peer_name) works here, by asking it of a socket without a peer in
@@ -246,9 +211,7 @@ impl Ring {
 
     /// Accepts into the table until cancelled; a completion per connection has its place as result.
     pub(crate) fn accept_all(&mut self, listener: &impl AsRawFd, tag: u64) {
-        let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd()))
-            .allocate_file_index(true)
-            .build();
+        let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).allocate_file_index(true).build();
         self.push(entry.user_data(tag));
     }
 
@@ -264,11 +227,7 @@ impl Ring {
     /// Asks for the address of a stream's peer (`SO_PEERNAME`, which answers only for the exact length).
     pub(crate) fn peer_name(&mut self, direct: u32, name: &mut Name, is_ipv4: bool, tag: u64) {
         *name = Name::EMPTY;
-        let len = if is_ipv4 {
-            size_of::<libc::sockaddr_in>()
-        } else {
-            size_of::<libc::sockaddr_in6>()
-        };
+        let len = if is_ipv4 { size_of::<libc::sockaddr_in>() } else { size_of::<libc::sockaddr_in6>() };
         let entry = opcode::SetSockOpt::new(
             Fixed(direct),
             libc::SOL_SOCKET as u32,
@@ -290,20 +249,12 @@ impl Ring {
     }
 
     pub(crate) fn connect(&mut self, direct: u32, name: &Name, tag: u64) {
-        self.push(
-            opcode::Connect::new(Fixed(direct), name.as_ptr(), name.len())
-                .build()
-                .user_data(tag),
-        );
+        self.push(opcode::Connect::new(Fixed(direct), name.as_ptr(), name.len()).build().user_data(tag));
     }
 
     /// Receives into lent buffers until cancelled, the end, or there are none.
     pub(crate) fn receive(&mut self, direct: u32, tag: u64) {
-        self.push(
-            opcode::RecvMulti::new(Fixed(direct), GROUP)
-                .build()
-                .user_data(tag),
-        );
+        self.push(opcode::RecvMulti::new(Fixed(direct), GROUP).build().user_data(tag));
     }
 
     /// Sends what is next of a sealed batch. False: nothing is.
@@ -313,13 +264,11 @@ impl Ring {
             None => return false,
             Some(Next::One(iovec)) => {
                 let len = u32::try_from(iovec.iov_len).unwrap_or(u32::MAX);
-                opcode::Send::new(Fixed(direct), iovec.iov_base.cast_const().cast(), len)
-                    .flags(flags)
-                    .build()
+                opcode::Send::new(Fixed(direct), iovec.iov_base.cast_const().cast(), len).flags(flags).build()
             }
-            Some(Next::Many(header)) => opcode::SendMsg::new(Fixed(direct), header)
-                .flags(flags as u32)
-                .build(),
+            Some(Next::Many(header)) => {
+                opcode::SendMsg::new(Fixed(direct), header).flags(flags as u32).build()
+            }
         };
         self.push(entry.user_data(tag));
         true

@@ -11,19 +11,11 @@ use super::name::Name;
 const BACKLOG: libc::c_int = 4096;
 
 fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() {
-        libc::AF_INET
-    } else {
-        libc::AF_INET6
-    };
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: no pointers; the descriptor returned is new and owned by nobody else.
     unsafe {
         let fd = checked(libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?;

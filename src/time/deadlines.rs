@@ -27,13 +27,7 @@ impl Deadlines {
     /// Sets the slot's deadline; `NEVER` clears it.
     pub fn set(&mut self, slot: usize, deadline: Instant) {
         if slot >= self.slots.len() {
-            self.slots.resize(
-                slot + 1,
-                Entry {
-                    deadline: Instant::NEVER,
-                    armed: Instant::NEVER,
-                },
-            );
+            self.slots.resize(slot + 1, Entry { deadline: Instant::NEVER, armed: Instant::NEVER });
         }
         let entry = &mut self.slots[slot];
         entry.deadline = deadline;

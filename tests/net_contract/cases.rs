@@ -1,7 +1,7 @@
 //! The promises, one by one.
 
 use postlane::handle::{Buffers, ListenerId};
-use postlane::net::{Cause, Net};
+use postlane::net::{Cause, Event, Net};
 use postlane::time::Instant;
 
 use crate::ground::{FarState, Ground, Stage, pattern};
@@ -112,24 +112,15 @@ pub(crate) fn abort_drops_and_ends<G: Ground>() {
     for _ in 0..20 {
         stage.step();
     }
-    assert_eq!(
-        stage.sent.get(&stream),
-        None,
-        "no kernel takes that much from a reader that does not read"
-    );
+    assert_eq!(stage.sent.get(&stream), None, "no kernel takes that much from a reader that does not read");
     stage.net().abort(stream);
     assert_eq!(stage.until_closed(stream), Cause::Local);
     stage.release_all(&extents);
     stage.ground.resume(far);
-    stage.until("the far end's end", |stage| {
-        stage.ground.state(far) != FarState::Open
-    });
+    stage.until("the far end's end", |stage| stage.ground.state(far) != FarState::Open);
     let mut got = Vec::new();
     stage.ground.take_received(far, &mut got);
-    assert!(
-        got.len() < body.len() && body.starts_with(&got),
-        "a part, from the front"
-    );
+    assert!(got.len() < body.len() && body.starts_with(&got), "a part, from the front");
 
     // Before it is even open.
     let at = stage.ground.listen();
@@ -158,10 +149,7 @@ pub(crate) fn a_reset_by_the_peer_ends_the_stream<G: Ground>() {
     }
     stage.ground.reset(far);
     let cause = stage.until_closed(stream);
-    assert!(
-        matches!(cause, Cause::Failed(libc::ECONNRESET | libc::EPIPE)),
-        "{cause:?}"
-    );
+    assert!(matches!(cause, Cause::Failed(libc::ECONNRESET | libc::EPIPE)), "{cause:?}");
     stage.release_all(&extents);
     assert_eq!((stage.ground.streams(), stage.ground.buffers_held()), (0, 0));
 }
@@ -265,17 +253,9 @@ pub(crate) fn exhausted_buffers_pause_receiving_until_released<G: Ground>() {
         stage.ground.send(far, bytes);
     }
     stage.settle();
-    assert_eq!(
-        (stage.kept.len(), stage.net().free()),
-        (16, 0),
-        "every buffer is held, each by one receipt"
-    );
+    assert_eq!((stage.kept.len(), stage.net().free()), (16, 0), "every buffer is held, each by one receipt");
     let mut turns = 0;
-    while streams
-        .iter()
-        .zip(&bytes)
-        .any(|(&(stream, _), bytes)| stage.received(stream).len() < bytes.len())
-    {
+    while streams.iter().zip(&bytes).any(|(&(stream, _), bytes)| stage.received(stream).len() < bytes.len()) {
         let kept = std::mem::take(&mut stage.kept);
         stage.release_all(&kept);
         stage.step();
@@ -299,9 +279,7 @@ pub(crate) fn slots_are_reused_and_names_are_not<G: Ground>() {
         assert!(names.insert(stream), "{stream:?} named two streams");
         slots.insert(stream.slot);
         // Bytes and an end that arrive at the same time as ours.
-        stage
-            .ground
-            .send(far, format!("left over from {round}").as_bytes());
+        stage.ground.send(far, format!("left over from {round}").as_bytes());
         stage.net().write(stream, b"x");
         if round % 2 == 0 {
             stage.net().abort(stream);
@@ -318,6 +296,31 @@ pub(crate) fn slots_are_reused_and_names_are_not<G: Ground>() {
         }
     }
     assert!(slots.len() <= 4, "slots are used again: {slots:?}");
+}
+
+pub(crate) fn a_slot_rests_until_its_end_was_read<G: Ground>() {
+    let mut stage = Stage::<G>::new();
+    let at = stage.ground.listen();
+    for _ in 0..10 {
+        let (old, far) = stage.accept_one();
+        stage.ground.close(far);
+        let mut events = Vec::new();
+        let ended = |event: &Event| matches!(event, Event::Closed { stream, .. } if *stream == old);
+        for _ in 0..100_000 {
+            events.clear();
+            stage.ground.step(64, &mut events);
+            if events.iter().any(ended) {
+                break;
+            }
+        }
+        assert!(events.iter().any(ended));
+        // The reader of these events has not come to the end yet, and opens a stream while reading.
+        let new = stage.net().open(at, None);
+        assert_ne!(new.slot, old.slot);
+        stage.note(&events);
+        stage.net().abort(new);
+        stage.until_closed(new);
+    }
 }
 
 pub(crate) fn stale_names_do_nothing<G: Ground>() {
@@ -355,11 +358,7 @@ pub(crate) fn unlisten_refuses_newcomers_and_keeps_streams<G: Ground>() {
     assert_eq!(stage.until_closed(newcomer), Cause::NotOpened(libc::ECONNREFUSED));
     stage.ground.send(far, b"still here");
     stage.until_received(stream, b"still here");
-    assert_eq!(
-        stage.net().listen(ListenerId(3), at).unwrap(),
-        at,
-        "the address is free again"
-    );
+    assert_eq!(stage.net().listen(ListenerId(3), at).unwrap(), at, "the address is free again");
     let (_, far) = stage.accept_one();
     stage.ground.close(far);
 }
@@ -367,15 +366,10 @@ pub(crate) fn unlisten_refuses_newcomers_and_keeps_streams<G: Ground>() {
 pub(crate) fn the_budget_of_events_is_kept<G: Ground>() {
     let mut stage = Stage::<G>::new();
     let fars: Vec<_> = (0..20).map(|_| stage.accept_one().1).collect();
-    fars.iter()
-        .for_each(|&far| stage.ground.send(far, b"all at once"));
+    fars.iter().for_each(|&far| stage.ground.send(far, b"all at once"));
     let mut events = Vec::new();
     let mut turns = 0;
-    while stage
-        .accepted
-        .iter()
-        .any(|&stream| stage.received(stream).len() < b"all at once".len())
-    {
+    while stage.accepted.iter().any(|&stream| stage.received(stream).len() < b"all at once".len()) {
         events.clear();
         stage.ground.step(3, &mut events);
         assert!(events.len() <= 3, "{events:?}");
@@ -426,10 +420,7 @@ pub(crate) fn nothing_is_left_behind<G: Ground>() {
     assert_eq!((stage.ground.streams(), stage.ground.buffers_held()), (1, 0));
     let (before, after) = (fds.unwrap(), open_fds());
     // Other tests of this process open and close theirs meanwhile, but not thousands.
-    assert!(
-        after < before + 1_000,
-        "file descriptors: {before} after 100 rounds, {after} after {rounds}"
-    );
+    assert!(after < before + 1_000, "file descriptors: {before} after 100 rounds, {after} after {rounds}");
 }
 
 fn open_fds() -> usize {

@@ -40,20 +40,9 @@ pub(crate) fn any_mixture_keeps_every_promise<G: Ground>() {
     let mut order: Vec<StreamId> = Vec::new();
     for round in 0..6_000 {
         if order.len() < 12 && dice.roll(4) == 0 {
-            let (stream, far) = if dice.roll(2) == 0 {
-                stage.accept_one()
-            } else {
-                stage.open_one(at)
-            };
+            let (stream, far) = if dice.roll(2) == 0 { stage.accept_one() } else { stage.open_one(at) };
             let (inward, outward, far_received) = (Vec::new(), Vec::new(), Vec::new());
-            let pair = Pair {
-                far,
-                inward,
-                outward,
-                far_received,
-                left: false,
-                far_left: false,
-            };
+            let pair = Pair { far, inward, outward, far_received, left: false, far_left: false };
             assert!(pairs.insert(stream, pair).is_none());
             order.push(stream);
         }
@@ -67,14 +56,8 @@ pub(crate) fn any_mixture_keeps_every_promise<G: Ground>() {
         }
         for (&stream, pair) in &mut pairs {
             stage.ground.take_received(pair.far, &mut pair.far_received);
-            assert!(
-                pair.outward.starts_with(&pair.far_received),
-                "round {round}: bytes out"
-            );
-            assert!(
-                pair.inward.starts_with(stage.received(stream)),
-                "round {round}: bytes in"
-            );
+            assert!(pair.outward.starts_with(&pair.far_received), "round {round}: bytes out");
+            assert!(pair.inward.starts_with(stage.received(stream)), "round {round}: bytes in");
         }
         order.retain(|stream| {
             let Some(cause) = stage.closed.get(stream) else {
@@ -97,11 +80,7 @@ pub(crate) fn any_mixture_keeps_every_promise<G: Ground>() {
     stage.release_all(&extents);
     stage.settle();
     assert_eq!((stage.ground.streams(), stage.ground.buffers_held()), (0, 0));
-    assert!(
-        stage.closed.len() > 200,
-        "the mixture ended many streams: {}",
-        stage.closed.len()
-    );
+    assert!(stage.closed.len() > 200, "the mixture ended many streams: {}", stage.closed.len());
 }
 
 fn act<G: Ground>(

@@ -73,10 +73,7 @@ impl<G: Ground> Stage<G> {
 
     pub(crate) fn with_buffers(buffers: usize, lent_max: u16) -> Self {
         let mut ground = G::with_buffers(buffers, lent_max);
-        let listener = ground
-            .net()
-            .listen(ListenerId(3), "127.0.0.1:0".parse().unwrap())
-            .unwrap();
+        let listener = ground.net().listen(ListenerId(3), "127.0.0.1:0".parse().unwrap()).unwrap();
         assert_ne!(listener.port(), 0);
         Stage {
             ground,
@@ -112,16 +109,9 @@ impl<G: Ground> Stage<G> {
             | Event::Received { stream, .. }
             | Event::Sent { stream }
             | Event::Closed { stream, .. }) = event;
-            assert!(
-                !self.closed.contains_key(&stream),
-                "{event:?} after the stream's last event"
-            );
+            assert!(!self.closed.contains_key(&stream), "{event:?} after the stream's last event");
             match event {
-                Event::Accepted {
-                    listener,
-                    stream,
-                    peer,
-                } => {
+                Event::Accepted { listener, stream, peer } => {
                     assert_eq!(listener, ListenerId(3));
                     assert!(peer.ip().is_loopback() && peer.port() != 0, "{peer}");
                     self.accepted.push(stream);
@@ -245,9 +235,7 @@ impl<G: Ground> Stage<G> {
     }
 
     pub(crate) fn release_all(&mut self, extents: &[Extent]) {
-        extents
-            .iter()
-            .for_each(|extent| self.net().release(extent.buffer));
+        extents.iter().for_each(|extent| self.net().release(extent.buffer));
     }
 }
 

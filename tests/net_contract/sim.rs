@@ -19,12 +19,7 @@ pub(crate) struct SimGround {
 impl SimGround {
     fn new(buffers: usize, faults: Faults) -> SimGround {
         let world = World::new(7, faults, 1, buffers);
-        SimGround {
-            net: world.net(ShardId(0)),
-            world,
-            fars: Vec::new(),
-            ports: 2600,
-        }
+        SimGround { net: world.net(ShardId(0)), world, fars: Vec::new(), ports: 2600 }
     }
 
     fn add(&mut self, peer: PeerId) -> Far {
@@ -128,7 +123,4 @@ impl Ground for SimGround {
 /// The same, but bytes are cut and joined at random, delays vary and the window is small.
 pub(crate) struct ChoppyGround(SimGround);
 
-crate::ground::like!(ChoppyGround, SimGround, |buffers, _lent_max| SimGround::new(
-    buffers,
-    Faults::choppy()
-));
+crate::ground::like!(ChoppyGround, SimGround, |buffers, _lent_max| SimGround::new(buffers, Faults::choppy()));

@@ -29,12 +29,7 @@ impl Echo {
         for net in &mut nets {
             net.listen(ListenerId(0), "0.0.0.0:25".parse().unwrap()).unwrap();
         }
-        Echo {
-            world,
-            nets,
-            log: Vec::new(),
-            lent: HashMap::new(),
-        }
+        Echo { world, nets, log: Vec::new(), lent: HashMap::new() }
     }
 
     /// Lets everything happen that is due within `limit` of virtual time.
@@ -145,16 +140,10 @@ proptest! {
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let run = |seed| {
-        let faults = Faults {
-            reset: 0.01,
-            refuse: 0.1,
-            ..Faults::choppy()
-        };
+        let faults = Faults { reset: 0.01, refuse: 0.1, ..Faults::choppy() };
         let mut echo = Echo::new(seed, faults, 3, 8);
         let peers: Vec<PeerId> = (0..20).map(|_| echo.world.connect(at(25), at(0))).collect();
-        peers
-            .iter()
-            .for_each(|&peer| echo.world.send(peer, &[b'y'; 10_000]));
+        peers.iter().for_each(|&peer| echo.world.send(peer, &[b'y'; 10_000]));
         echo.run(Duration::from_secs(10));
         format!("{:?}", echo.log)
     };
@@ -189,13 +178,7 @@ fn a_black_hole_times_out_in_virtual_time() {
             world.advance_to(world.next_due().unwrap());
         }
     }
-    assert_eq!(
-        events,
-        [Event::Closed {
-            stream,
-            cause: Cause::NotOpened(libc::ETIMEDOUT)
-        }]
-    );
+    assert_eq!(events, [Event::Closed { stream, cause: Cause::NotOpened(libc::ETIMEDOUT) }]);
     assert_eq!(world.now().since(start), Duration::from_secs(127));
     assert_eq!(world.accept_peer(at(2600)), None);
 }
@@ -223,13 +206,30 @@ fn a_body_freed_too_early_shows() {
         net.turn(Instant::NEVER, 8, &mut events);
         echo.world.advance_to(echo.world.next_due().unwrap());
     }
-    let Some(&Event::Received { stream, extent }) = events.last() else {
-        panic!("{events:?}")
-    };
+    let Some(&Event::Received { stream, extent }) = events.last() else { panic!("{events:?}") };
     net.write_body(stream, &[extent]);
     net.release(extent.buffer);
     echo.run(Duration::from_secs(1));
     let mut received = Vec::new();
     echo.world.take_received(peer, &mut received);
     assert_eq!(received, [0xdb; 6]);
+}
+
+#[test]
+fn a_shard_that_is_gone_leaves_its_peers_an_end() {
+    let mut echo = Echo::new(1, Faults::default(), 1, 4);
+    let peer = echo.world.connect(at(25), at(0));
+    echo.run(Duration::from_secs(1));
+    echo.nets.clear();
+    echo.run(Duration::from_secs(1));
+    assert_eq!(echo.world.peer_state(peer), PeerState::Finished);
+    let late = echo.world.connect(at(25), at(0));
+    echo.run(Duration::from_secs(1));
+    assert_eq!(echo.world.peer_state(late), PeerState::Failed(libc::ECONNREFUSED));
+    // It can come again.
+    echo.nets.push(echo.world.net(ShardId(0)));
+    echo.nets[0].listen(ListenerId(0), at(25)).unwrap();
+    let peer = echo.world.connect(at(25), at(0));
+    echo.run(Duration::from_secs(1));
+    assert_eq!((echo.world.peer_state(peer), echo.nets[0].streams()), (PeerState::Open, 1));
 }

@@ -27,6 +27,8 @@ pub(crate) struct Habits {
     /// Per message: a RSET and a new start before it.
     pub(crate) reset: f64,
     pub(crate) says_quit: bool,
+    /// Never reads what it is told, and goes on asking.
+    pub(crate) reads: bool,
 }
 
 impl Habits {
@@ -41,6 +43,7 @@ impl Habits {
             stall: 0.0,
             reset: 0.0,
             says_quit: true,
+            reads: true,
         }
     }
 }
@@ -145,6 +148,12 @@ impl Client {
         }
     }
 
+    /// Starts no further session.
+    pub(crate) fn give_up(&mut self) {
+        self.sessions_left = 0;
+        self.done |= self.peer.is_none();
+    }
+
     /// In words, for whoever looks for a fault.
     pub(crate) fn state(&self, world: &World) -> String {
         let ops: Vec<What> = self.ops.iter().map(|op| op.what).collect();
@@ -203,17 +212,16 @@ impl Client {
 
     fn begin_session(&mut self, world: &World, messages: &[Message]) {
         let from = SocketAddr::from(([127, 0, 0, 1], 0));
-        self.peer = Some(world.connect(self.to, from));
+        let peer = world.connect(self.to, from);
+        self.peer = Some(peer);
+        if !self.habits.reads {
+            world.pause(peer);
+        }
         self.sessions_left -= 1;
-        let op = |bytes: &str, what, sync| Op {
-            bytes: bytes.as_bytes().to_vec(),
-            what,
-            sync,
-        };
+        let op = |bytes: &str, what, sync| Op { bytes: bytes.as_bytes().to_vec(), what, sync };
         self.due = VecDeque::from([What::Greeting]);
         self.waiting_since = world.now();
-        self.ops
-            .push_back(op(&format!("EHLO c{}.example\r\n", self.name), What::Other, true));
+        self.ops.push_back(op(&format!("EHLO c{}.example\r\n", self.name), What::Other, true));
         for at in 0..self.habits.messages_per_session.min(self.messages.len()) {
             let message = &messages[self.messages[at]];
             let mail = format!("MAIL FROM:<{}>{}\r\n", message.sender, message.parameters);
@@ -230,15 +238,10 @@ impl Client {
                 let line = format!("RCPT TO:<{recipient}>\r\n");
                 self.ops.push_back(op(&line, What::Other, !pipelining));
             }
-            self.ops
-                .push_back(op("DATA\r\n", What::Data(message.number), !pipelining));
+            self.ops.push_back(op("DATA\r\n", What::Data(message.number), !pipelining));
             let mut body = message.data.clone();
             body.extend_from_slice(b".\r\n");
-            self.ops.push_back(Op {
-                bytes: body,
-                what: What::Final(message.number),
-                sync: true,
-            });
+            self.ops.push_back(Op { bytes: body, what: What::Final(message.number), sync: true });
         }
         if self.habits.says_quit {
             let sync = !self.habits.eager;
@@ -366,11 +369,7 @@ impl Client {
                 // The body's turn would be next.
                 if let Some(op) = self.ops.front_mut() {
                     debug_assert_eq!(op.what, What::Final(message));
-                    *op = Op {
-                        bytes: b"RSET\r\n".to_vec(),
-                        what: What::Other,
-                        sync: true,
-                    };
+                    *op = Op { bytes: b"RSET\r\n".to_vec(), what: What::Other, sync: true };
                 }
             }
             What::Final(message) => {

@@ -31,9 +31,7 @@ impl Message {
     /// A message by chance. Its number is in its addresses, so that it is known wherever it turns up.
     pub(crate) fn draw(number: usize, dice: &mut Dice) -> Message {
         let count = if dice.chance(0.5) { 1 } else { dice.between(2, 5) };
-        let recipients = (0..count)
-            .map(|r| format!("m{number}.r{r}@d{}.example", dice.below(6)))
-            .collect();
+        let recipients = (0..count).map(|r| format!("m{number}.r{r}@d{}.example", dice.below(6))).collect();
         let violation = dice.chance(0.06);
         let eight_bit = dice.chance(0.1);
         let len = match dice.below(20) {
@@ -48,26 +46,14 @@ impl Message {
         if violation {
             spoil(&mut data, number, dice);
         }
-        let sender = if dice.chance(0.05) {
-            String::new()
-        } else {
-            format!("m{number}@sender.example")
-        };
+        let sender = if dice.chance(0.05) { String::new() } else { format!("m{number}@sender.example") };
         let parameters = match (eight_bit, dice.below(10)) {
             (true, _) => " BODY=8BITMIME",
             (false, 0) => " RET=HDRS ENVID=world",
             (false, 1) => " SMTPUTF8",
             _ => "",
         };
-        Message {
-            number,
-            sender,
-            parameters,
-            recipients,
-            data,
-            violation,
-            fate: Fate::Unsent,
-        }
+        Message { number, sender, parameters, recipients, data, violation, fate: Fate::Unsent }
     }
 
     /// A plain one: one recipient, so many bytes.
@@ -91,19 +77,13 @@ fn lines(len: usize, eight_bit: bool, dice: &mut Dice) -> Vec<u8> {
         if dice.chance(0.1) {
             data.extend_from_slice(b"..");
         }
-        let line = if dice.chance(0.02) {
-            dice.between(1_000, 5_000)
-        } else {
-            dice.below(120)
-        };
+        let line = if dice.chance(0.02) { dice.between(1_000, 5_000) } else { dice.below(120) };
         let start = dice.next() as u8;
-        let text = (0..line).map(
-            |i| match b' ' + start.wrapping_add((i as u8).wrapping_mul(7)) % 95 {
-                b'.' if i == 0 => b'x',
-                byte if eight_bit && i % 11 == 0 => byte | 0x80,
-                byte => byte,
-            },
-        );
+        let text = (0..line).map(|i| match b' ' + start.wrapping_add((i as u8).wrapping_mul(7)) % 95 {
+            b'.' if i == 0 => b'x',
+            byte if eight_bit && i % 11 == 0 => byte | 0x80,
+            byte => byte,
+        });
         data.extend(text);
         data.extend_from_slice(b"\r\n");
     }

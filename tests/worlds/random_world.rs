@@ -13,23 +13,9 @@ use crate::play::{Play, Turn};
 use crate::stage::{Setup, Stage, upstream_address};
 use crate::upstream::{Deed, Manner, Moment, Upstream};
 
-const MOMENTS: [Moment; 7] = [
-    Moment::Greeting,
-    Moment::Hello,
-    Moment::Mail,
-    Moment::Rcpt,
-    Moment::Data,
-    Moment::Body,
-    Moment::Dot,
-];
-const DEEDS: [Deed; 6] = [
-    Deed::Refuse,
-    Deed::Defer,
-    Deed::Leave,
-    Deed::Hang,
-    Deed::Drop,
-    Deed::Reset,
-];
+const MOMENTS: [Moment; 7] =
+    [Moment::Greeting, Moment::Hello, Moment::Mail, Moment::Rcpt, Moment::Data, Moment::Body, Moment::Dot];
+const DEEDS: [Deed; 6] = [Deed::Refuse, Deed::Defer, Deed::Leave, Deed::Hang, Deed::Drop, Deed::Reset];
 
 pub(crate) fn build(seed: u64, trace: bool) -> Play {
     let mut dice = Dice::new(seed);
@@ -60,26 +46,13 @@ pub(crate) fn build(seed: u64, trace: bool) -> Play {
         let which = dice.below(fleet);
         let at = start + Duration::from_millis(dice.below(3_000) as u64);
         turns.push((at, Turn::Die(which)));
-        turns.push((
-            at + Duration::from_millis(dice.between(1, 20_000) as u64),
-            Turn::Rise(which),
-        ));
+        turns.push((at + Duration::from_millis(dice.between(1, 20_000) as u64), Turn::Rise(which)));
     }
     if dice.chance(0.1) {
-        turns.push((
-            start + Duration::from_millis(dice.below(3_000) as u64),
-            Turn::Drain,
-        ));
+        turns.push((start + Duration::from_millis(dice.below(3_000) as u64), Turn::Drain));
     }
     turns.sort_by_key(|(at, _)| *at);
-    Play {
-        stage,
-        clients,
-        upstreams,
-        messages,
-        turns,
-        trace,
-    }
+    Play { stage, clients, upstreams, messages, turns, trace }
 }
 
 fn draw_setup(seed: u64, fleet: usize, dice: &mut Dice) -> Setup {
@@ -98,11 +71,7 @@ fn draw_setup(seed: u64, fleet: usize, dice: &mut Dice) -> Setup {
         ..Faults::default()
     };
     let pool = &mut setup.pool;
-    pool.policy = dice.pick(&[
-        Policy::LeastResponseTime,
-        Policy::LeastResponseTime,
-        Policy::RoundRobin,
-    ]);
+    pool.policy = dice.pick(&[Policy::LeastResponseTime, Policy::LeastResponseTime, Policy::RoundRobin]);
     pool.links_max = dice.between(1, 4);
     pool.idle_links = dice.below(2);
     pool.idle_timeout = Duration::from_millis(dice.between(10, 20_000) as u64);
@@ -135,9 +104,7 @@ fn draw_manner(dice: &mut Dice) -> Manner {
         only_helo: dice.chance(0.05),
         data_for_nobody: dice.chance(0.3),
         multi_line: dice.chance(0.2),
-        idle_timeout: dice
-            .pick(&[None, Some(20), Some(500)])
-            .map(|ms| (millis(ms), true)),
+        idle_timeout: dice.pick(&[None, Some(20), Some(500)]).map(|ms| (millis(ms), true)),
         odds,
         taken_silently: dice.pick(&[0.0, 0.5, 1.0]),
     }
@@ -155,5 +122,6 @@ fn draw_habits(dice: &mut Dice) -> Habits {
         stall: dice.pick(&[0.0, 0.0, 0.0, 0.0, 0.1]),
         reset: dice.pick(&[0.0, 0.0, 0.3]),
         says_quit: dice.chance(0.8),
+        reads: true,
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use postlane::balance::Policy;
 use postlane::balance::health::Rules;
 use postlane::dispatch::Dispatch;
-use postlane::dispatch::options::{Listener, Network, Options, Pool, Upstream};
+use postlane::dispatch::options::{Listener, Options, Pool, Upstream};
 use postlane::dispatch::owner::ShardBy;
 use postlane::handle::{ListenerId, ShardId};
 use postlane::net::sim::{Faults, SimNet, World};
@@ -42,14 +42,8 @@ impl Setup {
             buffers: 256,
             shard_by: ShardBy::Address,
             listener: Listener {
-                trusted: vec![Network {
-                    address: "127.0.0.0".parse().unwrap(),
-                    prefix: 8,
-                }],
-                server: server::Options {
-                    hostname: "out1.example.net".into(),
-                    ..Default::default()
-                },
+                trusted: vec!["127.0.0.0/8".parse().unwrap()],
+                server: server::Options { hostname: "out1.example.net".into(), ..Default::default() },
                 sessions_max: 1000,
                 idle_timeout: Duration::from_secs(300),
             },
@@ -63,10 +57,7 @@ impl Setup {
                 connect_timeout: Duration::from_secs(5),
                 reply_timeout: Duration::from_secs(60),
                 attempts: 3,
-                health: Rules {
-                    eject_after: 5,
-                    eject_for: Duration::from_secs(10),
-                },
+                health: Rules { eject_after: 5, eject_for: Duration::from_secs(10) },
                 upstreams: (0..upstreams)
                     .map(|n| Upstream {
                         name: format!("mta{}", n + 1),
@@ -98,9 +89,7 @@ impl Stage {
         let world = World::new(setup.seed, setup.faults.clone(), shards, setup.buffers);
         let orders = Arc::new(Orders::default());
         let upstreams = setup.pool.upstreams.len();
-        let stats: Arc<[Arc<Stats>]> = (0..shards)
-            .map(|_| Arc::new(Stats::new(1, &[upstreams])))
-            .collect();
+        let stats: Arc<[Arc<Stats>]> = (0..shards).map(|_| Arc::new(Stats::new(1, &[upstreams]))).collect();
         let inlet = SocketAddr::from(([127, 0, 0, 1], 2525));
         let mut shards: Vec<Shard<SimNet>> = mailboxes(setup.shards)
             .into_iter()
@@ -127,13 +116,7 @@ impl Stage {
             .collect();
         // From its first turn on a shard is woken when there is mail.
         shards.iter_mut().for_each(Shard::turn);
-        Stage {
-            world,
-            shards,
-            stats,
-            inlet,
-            orders,
-        }
+        Stage { world, shards, stats, inlet, orders }
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -205,23 +188,11 @@ impl Stage {
             assert_eq!(shard.net().streams(), 0, "shard {n}: streams");
             shard.dispatch().publish(self.now());
             let stats = &self.stats[n];
-            assert_eq!(
-                stats.listeners[0].sessions.get(),
-                0,
-                "shard {n}: sessions counted"
-            );
+            assert_eq!(stats.listeners[0].sessions.get(), 0, "shard {n}: sessions counted");
             for (u, upstream) in stats.pools[0].iter().enumerate() {
-                let gauges = [
-                    &upstream.idle,
-                    &upstream.busy,
-                    &upstream.opening,
-                    &upstream.in_flight,
-                ];
+                let gauges = [&upstream.idle, &upstream.busy, &upstream.opening, &upstream.in_flight];
                 let gauges = gauges.map(|gauge| gauge.get());
-                assert_eq!(
-                    gauges, [0; 4],
-                    "shard {n}, upstream {u}: idle, busy, opening, in flight"
-                );
+                assert_eq!(gauges, [0; 4], "shard {n}, upstream {u}: idle, busy, opening, in flight");
             }
         }
     }

@@ -82,10 +82,7 @@ impl Manner {
     }
 
     pub(crate) fn slow(dot_delay: Duration) -> Manner {
-        Manner {
-            dot_delay,
-            ..Manner::good()
-        }
+        Manner { dot_delay, ..Manner::good() }
     }
 }
 
@@ -128,6 +125,8 @@ struct Link {
     /// It hangs, or is going to close: hears nothing more.
     deaf: bool,
     body_judged: bool,
+    /// The message was refused before its end.
+    answered_early: bool,
     messages: usize,
     since: Instant,
     over: bool,
@@ -235,6 +234,7 @@ impl Upstream {
             went_ahead: false,
             deaf: false,
             body_judged: false,
+            answered_early: false,
             messages: 0,
             since: now,
             over: false,
@@ -253,10 +253,8 @@ impl Upstream {
         if acted {
             link.since = now;
             if self.trace {
-                let news = String::from_utf8_lossy(&link.input[before..])
-                    .chars()
-                    .take(200)
-                    .collect::<String>();
+                let news =
+                    String::from_utf8_lossy(&link.input[before..]).chars().take(200).collect::<String>();
                 println!("{:>12} {} <- {news:?}", now.as_nanos(), self.at);
             }
             if link.phase == Phase::Data && !link.deaf && !link.went_ahead {
@@ -266,8 +264,7 @@ impl Upstream {
         while !link.deaf && self.take_one(link, now) {}
         if !link.deaf && link.acts.is_empty() && self.idle_end(link) <= now {
             if self.manner.idle_timeout.is_some_and(|(_, says)| says) {
-                link.acts
-                    .push_back((now, Act::Say(b"421 4.4.2 idle for too long\r\n".to_vec())));
+                link.acts.push_back((now, Act::Say(b"421 4.4.2 idle for too long\r\n".to_vec())));
             }
             link.acts.push_back((now, Act::Close));
             link.deaf = true;
@@ -325,17 +322,12 @@ impl Upstream {
         };
         let line: Vec<u8> = link.input.drain(..=end).collect();
         let line = String::from_utf8_lossy(&line).into_owned();
-        let Some(line) = line
-            .strip_suffix("\r\n")
-            .filter(|line| !line.contains(['\r', '\0']))
-        else {
-            self.breaches
-                .push(format!("a command line that ends badly: {line:?}"));
+        let Some(line) = line.strip_suffix("\r\n").filter(|line| !line.contains(['\r', '\0'])) else {
+            self.breaches.push(format!("a command line that ends badly: {line:?}"));
             return true;
         };
         if !self.manner.pipelining && !link.acts.is_empty() {
-            self.breaches
-                .push(format!("pipelining was not offered: {line:?}"));
+            self.breaches.push(format!("pipelining was not offered: {line:?}"));
         }
         self.command(link, line, now);
         true
@@ -368,8 +360,7 @@ impl Upstream {
                 link.deaf = true;
             }
             _ => {
-                self.breaches
-                    .push(format!("out of order in {:?}: {line:?}", link.phase));
+                self.breaches.push(format!("out of order in {:?}: {line:?}", link.phase));
                 self.say(link, now, "503 5.5.1 no");
             }
         }
@@ -385,12 +376,7 @@ impl Upstream {
                 (manner.utf8, "SMTPUTF8"),
                 (manner.dsn, "DSN"),
             ];
-            lines.extend(
-                offers
-                    .iter()
-                    .filter(|(has, _)| *has)
-                    .map(|(_, word)| (*word).to_owned()),
-            );
+            lines.extend(offers.iter().filter(|(has, _)| *has).map(|(_, word)| (*word).to_owned()));
             lines.extend(manner.size.map(|size| format!("SIZE {size}")));
         }
         let last = lines.len() - 1;
@@ -447,6 +433,7 @@ impl Upstream {
         link.phase = Phase::Data;
         link.went_ahead = false;
         link.body_judged = false;
+        link.answered_early = false;
         let at = self.due(link, now);
         link.acts.push_back((at, Act::GoAhead));
     }
@@ -469,6 +456,9 @@ impl Upstream {
         let data: Vec<u8> = link.input.drain(..end).collect();
         link.input.drain(..3);
         link.phase = Phase::Ready;
+        if link.answered_early {
+            return true;
+        }
         if link.recipients.is_empty() {
             if !data.is_empty() {
                 self.breaches.push("a body for nobody".into());
@@ -507,24 +497,29 @@ impl Upstream {
     fn fate(&mut self, moment: Moment) -> Option<Deed> {
         let odds = self.manner.odds.iter();
         let odds: Vec<(Deed, f64)> = odds.filter(|o| o.0 == moment).map(|o| (o.1, o.2)).collect();
-        odds.into_iter()
-            .find(|(_, chance)| self.dice.chance(*chance))
-            .map(|(deed, _)| deed)
+        odds.into_iter().find(|(_, chance)| self.dice.chance(*chance)).map(|(deed, _)| deed)
     }
 
     fn misbehave(&mut self, link: &mut Link, moment: Moment, now: Instant) -> bool {
         let fate = self.fate(moment);
         let Some(deed) = fate else { return false };
         self.commit(link, deed, now);
-        // A body is not refused before its end.
+        // A body refused before its end is read all the same.
         moment != Moment::Body || link.deaf
     }
 
     fn commit(&mut self, link: &mut Link, deed: Deed, now: Instant) {
         let in_body = link.phase == Phase::Data;
         match deed {
-            Deed::Refuse if in_body => {}
-            Deed::Defer if in_body => {}
+            Deed::Refuse | Deed::Defer if in_body => {
+                link.answered_early = true;
+                let text = if deed == Deed::Refuse {
+                    "554 5.7.1 I do not like how it begins"
+                } else {
+                    "452 4.3.1 no room for it"
+                };
+                self.say(link, now, text);
+            }
             Deed::Refuse => self.say(link, now, "550 5.7.1 not here"),
             Deed::Defer => self.say(link, now, "450 4.2.0 not now"),
             Deed::Leave => {
@@ -536,11 +531,7 @@ impl Upstream {
             Deed::Hang => link.deaf = true,
             Deed::Drop | Deed::Reset => {
                 let at = self.due(link, now);
-                let act = if deed == Deed::Drop {
-                    Act::Close
-                } else {
-                    Act::Reset
-                };
+                let act = if deed == Deed::Drop { Act::Close } else { Act::Reset };
                 link.acts.push_back((at, act));
                 link.deaf = true;
             }
@@ -560,10 +551,8 @@ impl Upstream {
 
     /// Answers come in order, each after a delay of its own.
     fn due(&mut self, link: &Link, now: Instant) -> Instant {
-        let (low, high) = (
-            self.manner.delay_min.as_nanos() as usize,
-            self.manner.delay_max.as_nanos() as usize,
-        );
+        let (low, high) =
+            (self.manner.delay_min.as_nanos() as usize, self.manner.delay_max.as_nanos() as usize);
         let delay = Duration::from_nanos(self.dice.between(low, high.max(low)) as u64);
         let after = link.acts.back().map_or(now, |(at, _)| *at);
         (now + delay).max(after)

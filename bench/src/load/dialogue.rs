@@ -103,15 +103,7 @@ impl Run<'_> {
         let measured = self.schedule.measured;
         self.result.started += u64::from(measured);
         let class = self.options.size.draw(&mut self.dice);
-        Some(Job {
-            number,
-            from_ns,
-            measured,
-            class,
-            rcpts_sent: 0,
-            rcpts_accepted: 0,
-            refusal: None,
-        })
+        Some(Job { number, from_ns, measured, class, rcpts_sent: 0, rcpts_accepted: 0, refusal: None })
     }
 
     pub(super) fn quit(&self, s: &mut Session) {
@@ -280,13 +272,7 @@ impl Run<'_> {
         self.in_flight -= 1;
         if job.measured {
             self.last_answer_ns = now;
-            *self
-                .result
-                .refused
-                .entry(stage)
-                .or_default()
-                .entry(code)
-                .or_default() += 1;
+            *self.result.refused.entry(stage).or_default().entry(code).or_default() += 1;
         }
     }
 

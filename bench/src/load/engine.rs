@@ -120,19 +120,12 @@ impl<'a> Engine<'a> {
             if let Some(fatal) = self.run.fatal.take() {
                 return Err(fatal);
             }
-            let up = self
-                .sessions
-                .iter()
-                .filter(|session| session.link == Link::Up)
-                .count();
+            let up = self.sessions.iter().filter(|session| session.link == Link::Up).count();
             if up == self.sessions.len() || stop.load(Relaxed) || (up > 0 && now > patience) {
                 return Ok(());
             }
             if now > patience {
-                let error = self
-                    .last_error
-                    .take()
-                    .unwrap_or_else(|| io::ErrorKind::TimedOut.into());
+                let error = self.last_error.take().unwrap_or_else(|| io::ErrorKind::TimedOut.into());
                 let text = format!("no connection to {}: {error}", self.run.options.target);
                 return Err(io::Error::new(error.kind(), text));
             }
@@ -147,9 +140,7 @@ impl<'a> Engine<'a> {
         if warmup == 0 {
             return self.measure(now, observer);
         }
-        self.phase = Phase::WarmUp {
-            until_ns: now + warmup,
-        };
+        self.phase = Phase::WarmUp { until_ns: now + warmup };
         self.run.schedule = Schedule::new(self.run.options.rate, now, Some(now + warmup), None);
         self.run.schedule.measured = false;
     }
@@ -265,10 +256,7 @@ impl<'a> Engine<'a> {
             };
             let length = match stream.read(&mut self.buffer) {
                 Ok(0) => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "closed by the server",
-                    ));
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the server"));
                 }
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -286,9 +274,7 @@ impl<'a> Engine<'a> {
                 self.last_up_ns = now;
             }
             let run = &mut self.run;
-            session.take(&self.buffer[..length], |session, code| {
-                run.on_reply(index, session, code, now)
-            })?;
+            session.take(&self.buffer[..length], |session, code| run.on_reply(index, session, code, now))?;
         }
     }
 
@@ -366,10 +352,7 @@ impl<'a> Engine<'a> {
         let patience = self.run.options.connect_timeout.as_nanos() as u64;
         let given_up = now > self.last_up_ns + patience;
         if given_up {
-            let error = self
-                .last_error
-                .as_ref()
-                .map_or("no answer".to_owned(), ToString::to_string);
+            let error = self.last_error.as_ref().map_or("no answer".to_owned(), ToString::to_string);
             self.run.result.aborted = Some(format!("no session could be kept up: {error}"));
         }
         given_up
@@ -378,11 +361,7 @@ impl<'a> Engine<'a> {
     fn progress(&mut self, now: u64) -> Progress {
         let result = &self.run.result;
         let warming_up = self.phase != Phase::Measuring;
-        let done = if warming_up {
-            result.warmup_acknowledged
-        } else {
-            result.acknowledged
-        };
+        let done = if warming_up { result.warmup_acknowledged } else { result.acknowledged };
         let (before, at) = std::mem::replace(&mut self.reported, (done, now));
         let seconds = now.saturating_sub(at).max(1) as f64 / 1e9;
         Progress {
@@ -407,18 +386,13 @@ impl<'a> Engine<'a> {
     fn say_goodbye(&mut self) -> io::Result<()> {
         self.phase = Phase::Closing;
         let patience = self.now() + GOODBYE_NS;
-        for index in (0..self.sessions.len())
-            .filter(|index| self.sessions[*index].is_idle())
-            .collect::<Vec<_>>()
+        for index in
+            (0..self.sessions.len()).filter(|index| self.sessions[*index].is_idle()).collect::<Vec<_>>()
         {
             self.run.quit(&mut self.sessions[index]);
             self.serve(index);
         }
-        while self.now() < patience
-            && self
-                .sessions
-                .iter()
-                .any(|session| session.awaited == [Awaited::Quit])
+        while self.now() < patience && self.sessions.iter().any(|session| session.awaited == [Awaited::Quit])
         {
             self.take_events()?;
         }
@@ -435,11 +409,7 @@ impl<'a> Engine<'a> {
         result.unsent = self.run.schedule.missed(now);
         result.elapsed = Duration::from_nanos(self.run.last_answer_ns.saturating_sub(self.run.window_ns));
         let seconds = result.elapsed.as_secs_f64();
-        result.rate = if seconds > 0.0 {
-            result.acknowledged as f64 / seconds
-        } else {
-            0.0
-        };
+        result.rate = if seconds > 0.0 { result.acknowledged as f64 / seconds } else { 0.0 };
         Ok(result)
     }
 }

@@ -46,16 +46,8 @@ impl Kit {
             std::process::id(),
         );
         let numbers = header.match_indices(&zeros).map(|(at, _)| at).collect();
-        let bodies = sizes
-            .sizes()
-            .map(|size| Body::new(size.saturating_sub(header.len())))
-            .collect();
-        Kit {
-            header: header.into_bytes(),
-            numbers,
-            bodies,
-            domains: domains.max(1) as u64,
-        }
+        let bodies = sizes.sizes().map(|size| Body::new(size.saturating_sub(header.len()))).collect();
+        Kit { header: header.into_bytes(), numbers, bodies, domains: domains.max(1) as u64 }
     }
 
     pub(super) fn push_header(&self, number: u64, out: &mut Vec<u8>) {
@@ -138,9 +130,8 @@ fn write_number(mut number: u64, out: &mut [u8]) {
 /// RFC 5322 3.3, in UTC.
 fn date(seconds: u64) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let days = seconds / 86_400;
     let (year, month, day) = civil(days);
     format!(

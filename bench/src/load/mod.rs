@@ -88,10 +88,7 @@ impl Options {
             Options { sessions: 0, .. } => wrong("sessions must be at least 1"),
             Options { recipients: 0, .. } => wrong("recipients must be at least 1"),
             Options { domains: 0, .. } => wrong("domains must be at least 1"),
-            Options {
-                per_connection: Some(0),
-                ..
-            } => wrong("per-connection must be at least 1"),
+            Options { per_connection: Some(0), .. } => wrong("per-connection must be at least 1"),
             Options { rate: Some(rate), .. } if !(rate.is_finite() && *rate > 0.0) => {
                 wrong("rate must be above 0 messages per second")
             }

@@ -18,14 +18,7 @@ pub(super) struct Schedule {
 impl Schedule {
     pub(super) fn new(rate: Option<f64>, start_ns: u64, until_ns: Option<u64>, limit: Option<u64>) -> Self {
         let (until_ns, limit) = (until_ns.unwrap_or(u64::MAX), limit.unwrap_or(u64::MAX));
-        Schedule {
-            rate,
-            start_ns,
-            until_ns,
-            limit,
-            issued: 0,
-            measured: true,
-        }
+        Schedule { rate, start_ns, until_ns, limit, issued: 0, measured: true }
     }
 
     /// When the next message is meant to start, if one is left.
@@ -47,11 +40,7 @@ impl Schedule {
     /// The time to hand out messages by, when the last look was at `before`: a loop that wakes up just after the
     /// end still owes what was due before it.
     pub(super) fn owed_at(&self, before: u64, now: u64) -> u64 {
-        if before < self.until_ns {
-            now.min(self.until_ns - 1)
-        } else {
-            now
-        }
+        if before < self.until_ns { now.min(self.until_ns - 1) } else { now }
     }
 
     /// Messages whose time has passed without being taken.

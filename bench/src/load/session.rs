@@ -61,19 +61,12 @@ pub(super) struct Outgoing {
 impl Outgoing {
     /// Where to put the next bytes.
     pub(super) fn end(&mut self) -> &mut Vec<u8> {
-        if self.body.is_some() {
-            &mut self.tail
-        } else {
-            &mut self.head
-        }
+        if self.body.is_some() { &mut self.tail } else { &mut self.head }
     }
 
     /// Lets the body of `class` follow.
     pub(super) fn push_body(&mut self, class: usize, stuffed: bool) {
-        debug_assert!(
-            self.body.is_none(),
-            "a body follows only when the one before is answered"
-        );
+        debug_assert!(self.body.is_none(), "a body follows only when the one before is answered");
         self.body = Some((class, stuffed));
     }
 
@@ -113,12 +106,7 @@ impl Outgoing {
                 IoSlice::new(&part[skipped..])
             });
             let written = match slices.iter().filter(|slice| !slice.is_empty()).count() {
-                1 => stream.write(
-                    slices
-                        .iter()
-                        .find(|slice| !slice.is_empty())
-                        .map_or(&[], |slice| slice),
-                ),
+                1 => stream.write(slices.iter().find(|slice| !slice.is_empty()).map_or(&[], |slice| slice)),
                 _ => stream.write_vectored(&slices),
             };
             match written {
@@ -252,21 +240,14 @@ impl Session {
 
 fn garbled(line: &[u8]) -> io::Error {
     let shown = line.escape_ascii().to_string();
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("not an SMTP reply: {shown:.60}"),
-    )
+    io::Error::new(io::ErrorKind::InvalidData, format!("not an SMTP reply: {shown:.60}"))
 }
 
 fn reply_code(line: &[u8]) -> Option<u16> {
     let digits = line.get(..3)?;
     let valid = (b'2'..=b'5').contains(&digits[0]) && digits.iter().all(u8::is_ascii_digit);
     let ends = line.get(3).is_none_or(|byte| matches!(byte, b' ' | b'-' | b'\r'));
-    (valid && ends).then(|| {
-        digits
-            .iter()
-            .fold(0, |code, digit| code * 10 + u16::from(digit - b'0'))
-    })
+    (valid && ends).then(|| digits.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0')))
 }
 
 #[cfg(test)]
@@ -296,9 +277,7 @@ mod tests {
     #[test]
     fn what_is_no_reply_is_an_error() {
         for text in [&b"hello\r\n"[..], b"2500 x\r\n", b"150 x\r\n", b"\r\n"] {
-            let error = Session::new()
-                .take(text, |_, _| Ok(()))
-                .expect_err("must be refused");
+            let error = Session::new().take(text, |_, _| Ok(())).expect_err("must be refused");
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         }
     }

@@ -17,10 +17,7 @@ pub struct SizeMix {
 impl SizeMix {
     /// All messages of one size.
     pub fn one(bytes: usize) -> Self {
-        SizeMix {
-            classes: vec![(bytes, 1.0)],
-            total: 1.0,
-        }
+        SizeMix { classes: vec![(bytes, 1.0)], total: 1.0 }
     }
 
     /// The sizes in bytes, in the order they were written.
@@ -67,10 +64,7 @@ impl fmt::Display for SizeMix {
         if let [(bytes, _)] = self.classes[..] {
             return f.write_str(&text::size(bytes));
         }
-        let parts = self
-            .classes
-            .iter()
-            .map(|(bytes, share)| format!("{}:{share}", text::size(*bytes)));
+        let parts = self.classes.iter().map(|(bytes, share)| format!("{}:{share}", text::size(*bytes)));
         f.write_str(&parts.collect::<Vec<_>>().join(","))
     }
 }
@@ -87,10 +81,7 @@ mod tests {
         let mut dice = Dice::new(1);
         let mut drawn = [0; 3];
         (0..10_000).for_each(|_| drawn[mix.draw(&mut dice)] += 1);
-        assert!(
-            (4_700..5_300).contains(&drawn[0]) && (850..1_150).contains(&drawn[2]),
-            "{drawn:?}"
-        );
+        assert!((4_700..5_300).contains(&drawn[0]) && (850..1_150).contains(&drawn[2]), "{drawn:?}");
         assert_eq!("10KiB".parse(), Ok(SizeMix::one(10 << 10)));
     }
 

@@ -29,32 +29,19 @@ pub(super) fn page(report: &Report) -> String {
         escape(&report.machine.kernel),
     );
     tiles(report, &mut out);
-    let _ = write!(
-        out,
-        "<section><h2>Latency by percentile</h2>\n{}</section>\n",
-        latency_plot(report).svg()
-    );
-    let _ = write!(
-        out,
-        "<section><h2>Throughput over time</h2>\n{}</section>\n",
-        throughput_plot(report).svg()
-    );
+    let _ =
+        write!(out, "<section><h2>Latency by percentile</h2>\n{}</section>\n", latency_plot(report).svg());
+    let _ =
+        write!(out, "<section><h2>Throughput over time</h2>\n{}</section>\n", throughput_plot(report).svg());
     out.push_str("<div class=\"tables\">\n");
     table("Outcome", &report.outcome(), &mut out);
     table("Latency", &report.latencies(), &mut out);
     table("Cost of the process measured", &report.cost(), &mut out);
-    let options: Vec<_> = report
-        .options
-        .iter()
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
+    let options: Vec<_> = report.options.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
     table("Options", &options, &mut out);
     out.push_str("</div>\n");
     if !report.notes.is_empty() {
-        let notes = report
-            .notes
-            .iter()
-            .map(|note| format!("<li>{}</li>", escape(note)));
+        let notes = report.notes.iter().map(|note| format!("<li>{}</li>", escape(note)));
         let _ = writeln!(
             out,
             "<section class=\"notes\"><h2>To judge it by</h2><ul>{}</ul></section>",
@@ -70,31 +57,16 @@ fn tiles(report: &Report, out: &mut String) {
     let failed = load.not_acknowledged();
     let mut tiles = vec![
         ("messages per second", grouped(load.rate.round() as u64), ""),
-        (
-            "median latency",
-            micros(load.latency.percentile_us(50.0) as f64),
-            "",
-        ),
-        (
-            "99th percentile",
-            micros(load.latency.percentile_us(99.0) as f64),
-            "",
-        ),
-        (
-            "not acknowledged",
-            grouped(failed),
-            if failed > 0 { " bad" } else { "" },
-        ),
+        ("median latency", micros(load.latency.percentile_us(50.0) as f64), ""),
+        ("99th percentile", micros(load.latency.percentile_us(99.0) as f64), ""),
+        ("not acknowledged", grouped(failed), if failed > 0 { " bad" } else { "" }),
     ];
     if let Some(cpu) = report.cpu_us_per_message {
         tiles.insert(1, ("CPU per message", format!("{cpu:.1} µs"), ""));
     }
     out.push_str("<div class=\"tiles\">\n");
     for (name, value, class) in tiles {
-        let _ = writeln!(
-            out,
-            "<div class=\"tile{class}\"><b>{value}</b><span>{name}</span></div>"
-        );
+        let _ = writeln!(out, "<div class=\"tile{class}\"><b>{value}</b><span>{name}</span></div>");
     }
     out.push_str("</div>\n");
 }
@@ -123,9 +95,7 @@ fn latency_plot(report: &Report) -> Plot<'static> {
         title: "Latency in milliseconds by percentile",
         x_label: "percentile",
         y_label: "latency, ms",
-        x_ticks: ticks
-            .map(|(quantile, name)| (-(1.0 - quantile).log10(), name.to_owned()))
-            .to_vec(),
+        x_ticks: ticks.map(|(quantile, name)| (-(1.0 - quantile).log10(), name.to_owned())).to_vec(),
         points,
         steps: false,
     }
@@ -134,11 +104,8 @@ fn latency_plot(report: &Report) -> Plot<'static> {
 fn throughput_plot(report: &Report) -> Plot<'static> {
     let bins = &report.load.acknowledged_per_100ms;
     let per_second = 1_000 / BIN_MS as usize;
-    let group = if bins.len() <= POINTS_MAX {
-        1
-    } else {
-        per_second * bins.len().div_ceil(POINTS_MAX * per_second)
-    };
+    let group =
+        if bins.len() <= POINTS_MAX { 1 } else { per_second * bins.len().div_ceil(POINTS_MAX * per_second) };
     let width = group as f64 * BIN_MS as f64 / 1e3;
     let total = report.load.elapsed.as_secs_f64();
     let mut points: Vec<(f64, f64)> = Vec::new();
@@ -154,10 +121,7 @@ fn throughput_plot(report: &Report) -> Plot<'static> {
         points.push((total.max(last.0), last.1));
     }
     let ticks = nice_ticks(total);
-    let x_ticks = ticks
-        .iter()
-        .map(|tick| (*tick, tick_text(*tick, total)))
-        .collect();
+    let x_ticks = ticks.iter().map(|tick| (*tick, tick_text(*tick, total))).collect();
     Plot {
         title: "Messages acknowledged per second over time",
         x_label: "seconds",
@@ -174,20 +138,12 @@ fn table(title: &str, rows: &[(String, String)], out: &mut String) {
     }
     let _ = writeln!(out, "<section><h2>{title}</h2><table>");
     for (name, value) in rows {
-        let _ = writeln!(
-            out,
-            "<tr><th>{}</th><td>{}</td></tr>",
-            escape(name),
-            escape(value)
-        );
+        let _ = writeln!(out, "<tr><th>{}</th><td>{}</td></tr>", escape(name), escape(value));
     }
     out.push_str("</table></section>\n");
 }
 
 /// Text as HTML shows it literally, in attributes too.
 pub(super) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

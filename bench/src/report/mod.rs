@@ -34,9 +34,7 @@ impl Machine {
     pub fn this() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let info = read("/proc/cpuinfo");
-        let model = info
-            .lines()
-            .find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+        let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
         Machine {
             cpus: std::thread::available_parallelism().map_or(0, Into::into),
             cpu_model: model.map(|(_, name)| name.trim().to_owned()).unwrap_or_default(),
@@ -135,10 +133,7 @@ impl Report {
             rows.push(("arrived at the sinks".into(), grouped(arrived)));
         }
         if load.warmup_acknowledged > 0 {
-            rows.push((
-                "acknowledged in the warm-up".into(),
-                grouped(load.warmup_acknowledged),
-            ));
+            rows.push(("acknowledged in the warm-up".into(), grouped(load.warmup_acknowledged)));
         }
         for (stage, codes) in &load.refused {
             for (code, count) in codes {
@@ -151,11 +146,7 @@ impl Report {
             ("in doubt", load.in_doubt),
             ("scheduled but not sent", load.unsent),
         ];
-        rows.extend(
-            rest.iter()
-                .filter(|row| row.1 > 0)
-                .map(|row| (row.0.to_owned(), grouped(row.1))),
-        );
+        rows.extend(rest.iter().filter(|row| row.1 > 0).map(|row| (row.0.to_owned(), grouped(row.1))));
         rows.push(("connections".into(), grouped(load.connections)));
         for (cause, count) in &load.connection_errors {
             rows.push((format!("connection error: {cause}"), grouped(*count)));
@@ -178,31 +169,14 @@ impl Report {
         };
         let or_none = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.2}"));
         vec![
-            (
-                "CPU per message".into(),
-                format!("{} µs", or_none(self.cpu_us_per_message)),
-            ),
-            (
-                "CPU in use".into(),
-                format!("{:.2}", usage.cpu_us / 1e6 / usage.wall_seconds.max(1e-9)),
-            ),
-            (
-                "system calls per message".into(),
-                or_none(self.syscalls_per_message),
-            ),
+            ("CPU per message".into(), format!("{} µs", or_none(self.cpu_us_per_message))),
+            ("CPU in use".into(), format!("{:.2}", usage.cpu_us / 1e6 / usage.wall_seconds.max(1e-9))),
+            ("system calls per message".into(), or_none(self.syscalls_per_message)),
             ("switches (voluntary, forced)".into(), {
-                format!(
-                    "{}, {}",
-                    grouped(usage.voluntary_switches),
-                    grouped(usage.involuntary_switches)
-                )
+                format!("{}, {}", grouped(usage.voluntary_switches), grouped(usage.involuntary_switches))
             }),
             ("resident memory (peak)".into(), {
-                format!(
-                    "{} KiB ({} KiB)",
-                    grouped(usage.rss_kib),
-                    grouped(usage.peak_rss_kib)
-                )
+                format!("{} KiB ({} KiB)", grouped(usage.rss_kib), grouped(usage.peak_rss_kib))
             }),
         ]
     }
@@ -210,16 +184,10 @@ impl Report {
     fn latencies(&self) -> Vec<(String, String)> {
         let latency = &self.load.latency;
         let named = PERCENTILES.iter().map(|percentile| {
-            let name = if *percentile == 100.0 {
-                "max".to_owned()
-            } else {
-                format!("p{percentile}")
-            };
+            let name = if *percentile == 100.0 { "max".to_owned() } else { format!("p{percentile}") };
             (name, micros(latency.percentile_us(*percentile) as f64))
         });
-        std::iter::once(("mean".to_owned(), micros(latency.histogram().mean())))
-            .chain(named)
-            .collect()
+        std::iter::once(("mean".to_owned(), micros(latency.histogram().mean()))).chain(named).collect()
     }
 }
 
@@ -232,10 +200,7 @@ impl fmt::Display for Report {
         )?;
         let options = self.options.iter().map(|(name, value)| format!("{name} {value}"));
         writeln!(f, "{}\n", options.collect::<Vec<_>>().join(", "))?;
-        let latencies = self
-            .latencies()
-            .into_iter()
-            .map(|(name, value)| (format!("latency {name}"), value));
+        let latencies = self.latencies().into_iter().map(|(name, value)| (format!("latency {name}"), value));
         for (name, value) in self.outcome().into_iter().chain(latencies).chain(self.cost()) {
             writeln!(f, "{name:<30} {value:>16}")?;
         }
@@ -253,14 +218,9 @@ fn describe(options: &Options) -> BTreeMap<String, String> {
     add("recipients", options.recipients.to_string());
     add("domains", options.domains.to_string());
     add("exchange", exchange_name(options.exchange).to_owned());
-    let rate = options
-        .rate
-        .map_or("as fast as it goes".to_owned(), |rate| format!("{rate}/s"));
+    let rate = options.rate.map_or("as fast as it goes".to_owned(), |rate| format!("{rate}/s"));
     add("rate", rate);
-    for (name, value) in [
-        ("messages", options.messages),
-        ("per-connection", options.per_connection),
-    ] {
+    for (name, value) in [("messages", options.messages), ("per-connection", options.per_connection)] {
         if let Some(value) = value {
             add(name, value.to_string());
         }
@@ -297,9 +257,7 @@ fn notes(options: &Options, load: &LoadResult, process: Option<&Usage>, arrived:
     });
     if load.unsent > 0 {
         let unsent = grouped(load.unsent);
-        notes.push(format!(
-            "{unsent} scheduled messages were never started, and are in no percentile"
-        ));
+        notes.push(format!("{unsent} scheduled messages were never started, and are in no percentile"));
     }
     let acknowledged = load.acknowledged + load.warmup_acknowledged;
     if let Some(arrived) = arrived.filter(|arrived| *arrived != acknowledged) {
@@ -334,13 +292,7 @@ pub struct Comparison<'a>(pub &'a [Report]);
 
 impl fmt::Display for Comparison<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self
-            .0
-            .iter()
-            .map(|report| report.label.chars().count())
-            .max()
-            .unwrap_or(0)
-            .max(8);
+        let width = self.0.iter().map(|report| report.label.chars().count()).max().unwrap_or(0).max(8);
         writeln!(
             f,
             "{:<width$} {:>10} {:>12} {:>12} {:>12} {:>10} {:>8}",

@@ -41,41 +41,22 @@ impl Plot<'_> {
             let at = y(*tick);
             let text = tick_text(*tick, y_max);
             let _ = writeln!(out, "<path class=\"grid\" d=\"M{LEFT} {at:.1}H{right}\"/>");
-            let _ = writeln!(
-                out,
-                "<text class=\"end\" x=\"{}\" y=\"{:.1}\">{text}</text>",
-                LEFT - 8.0,
-                at + 4.0
-            );
+            let _ =
+                writeln!(out, "<text class=\"end\" x=\"{}\" y=\"{:.1}\">{text}</text>", LEFT - 8.0, at + 4.0);
         }
-        for (value, text) in self
-            .x_ticks
-            .iter()
-            .filter(|tick| (x_min..=x_max).contains(&tick.0))
-        {
+        for (value, text) in self.x_ticks.iter().filter(|tick| (x_min..=x_max).contains(&tick.0)) {
             let at = x(*value);
             let _ = writeln!(out, "<path class=\"grid\" d=\"M{at:.1} {TOP}V{bottom}\"/>");
-            let _ = writeln!(
-                out,
-                "<text class=\"mid\" x=\"{at:.1}\" y=\"{}\">{text}</text>",
-                bottom + 18.0
-            );
+            let _ = writeln!(out, "<text class=\"mid\" x=\"{at:.1}\" y=\"{}\">{text}</text>", bottom + 18.0);
         }
         let line = self.path(x, y);
         if let (Some(first), Some(last)) = (self.points.first(), self.points.last()) {
             let (from, to) = (x(first.0), x(last.0));
-            let _ = writeln!(
-                out,
-                "<path class=\"area\" d=\"{line}L{to:.1} {bottom}L{from:.1} {bottom}Z\"/>"
-            );
+            let _ = writeln!(out, "<path class=\"area\" d=\"{line}L{to:.1} {bottom}L{from:.1} {bottom}Z\"/>");
             let _ = writeln!(out, "<path class=\"line\" d=\"{line}\"/>");
         }
         let (middle, low) = ((LEFT + right) / 2.0, HEIGHT - 8.0);
-        let _ = writeln!(
-            out,
-            "<text class=\"mid name\" x=\"{middle}\" y=\"{low}\">{}</text>",
-            self.x_label
-        );
+        let _ = writeln!(out, "<text class=\"mid name\" x=\"{middle}\" y=\"{low}\">{}</text>", self.x_label);
         let centre = (TOP + bottom) / 2.0;
         let _ = writeln!(
             out,
@@ -104,10 +85,7 @@ pub(super) fn nice_ticks(max: f64) -> Vec<f64> {
     let max = if max > 0.0 { max } else { 1.0 };
     let rough = max / 5.0;
     let power = 10f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0]
-        .map(|factor| factor * power)
-        .into_iter()
-        .find(|step| *step >= rough);
+    let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= rough);
     let step = step.unwrap_or(power * 10.0);
     let count = (max / step - 1e-9).ceil() as usize;
     (0..=count).map(|index| index as f64 * step).collect()
@@ -145,20 +123,10 @@ mod tests {
     fn every_point_is_drawn() {
         let points = vec![(0.0, 1.0), (1.0, 3.0), (2.0, 2.0)];
         let x_ticks = vec![(0.0, "0".into()), (9.0, "out of sight".into())];
-        let plot = Plot {
-            title: "a<b",
-            x_label: "x",
-            y_label: "y",
-            x_ticks,
-            points,
-            steps: false,
-        };
+        let plot = Plot { title: "a<b", x_label: "x", y_label: "y", x_ticks, points, steps: false };
         let svg = plot.svg();
         assert!(svg.contains("aria-label=\"a&lt;b\"") && !svg.contains("out of sight"));
-        let line = svg
-            .lines()
-            .find(|line| line.contains("class=\"line\""))
-            .expect("a line");
+        let line = svg.lines().find(|line| line.contains("class=\"line\"")).expect("a line");
         assert_eq!(line.matches('L').count(), 2);
     }
 }

@@ -39,11 +39,7 @@ pub struct Counts {
 impl Counts {
     /// Replies with `code` at `stage`.
     pub fn replies(&self, stage: Stage, code: u16) -> u64 {
-        self.replies
-            .get(&stage)
-            .and_then(|codes| codes.get(&code))
-            .copied()
-            .unwrap_or(0)
+        self.replies.get(&stage).and_then(|codes| codes.get(&code)).copied().unwrap_or(0)
     }
 }
 
@@ -64,11 +60,7 @@ impl fmt::Display for Counts {
             }
         }
         if self.pipelined_unoffered > 0 {
-            writeln!(
-                f,
-                "pipelined though not offered {}",
-                grouped(self.pipelined_unoffered)
-            )?;
+            writeln!(f, "pipelined though not offered {}", grouped(self.pipelined_unoffered))?;
         }
         if self.store_errors > 0 {
             writeln!(f, "not stored   {:>14}", grouped(self.store_errors))?;

@@ -49,10 +49,7 @@ impl Desk<'_> {
     /// Lets the rules decide what happens at `stage`.
     pub(super) fn gate(&mut self, stage: Stage) -> Gate {
         for (rules, step) in [(self.drop, Step::Close), (self.hang, Step::Hang)] {
-            if rules
-                .iter()
-                .any(|rule| rule.stage == stage && self.dice.chance(rule.probability))
-            {
+            if rules.iter().any(|rule| rule.stage == stage && self.dice.chance(rule.probability)) {
                 match step {
                     Step::Hang => self.tally.hung(stage),
                     _ => self.tally.dropped(stage),
@@ -60,21 +57,14 @@ impl Desk<'_> {
                 return Gate::Leave(step);
             }
         }
-        let refusal = self
-            .fail
-            .iter()
-            .find(|rule| rule.stage == stage && self.dice.chance(rule.probability));
+        let refusal = self.fail.iter().find(|rule| rule.stage == stage && self.dice.chance(rule.probability));
         refusal.map_or(Gate::Pass, |rule| Gate::Refuse(rule.code))
     }
 
     pub(super) fn reply(&mut self, stage: Stage, code: u16, text: &str) {
         self.tally.reply(stage, code);
-        let digits = [
-            b'0' + (code / 100) as u8,
-            b'0' + (code / 10 % 10) as u8,
-            b'0' + (code % 10) as u8,
-            b' ',
-        ];
+        let digits =
+            [b'0' + (code / 100) as u8, b'0' + (code / 10 % 10) as u8, b'0' + (code % 10) as u8, b' '];
         self.out.extend_from_slice(&digits);
         self.out.extend_from_slice(text.as_bytes());
         self.out.extend_from_slice(b"\r\n");

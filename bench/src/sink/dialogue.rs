@@ -63,11 +63,7 @@ impl Dialogue {
             Gate::Leave(step) => step,
             Gate::Refuse(code) => {
                 desk.refuse(Stage::Connect, code);
-                if code == 421 || code == 554 {
-                    Step::Close
-                } else {
-                    Step::More
-                }
+                if code == 421 || code == 554 { Step::Close } else { Step::More }
             }
             Gate::Pass => {
                 desk.reply(Stage::Connect, 220, "sink.postlane.example ESMTP Postlane sink");
@@ -251,11 +247,7 @@ impl Dialogue {
         self.chunks = refusal.is_none();
         self.phase = Phase::Chunk { left, last, refusal };
         // An empty chunk is complete already.
-        if left == 0 {
-            self.end_chunk(desk)
-        } else {
-            Step::More
-        }
+        if left == 0 { self.end_chunk(desk) } else { Step::More }
     }
 
     fn take_data(&mut self, input: &[u8], desk: &mut Desk<'_>) -> (usize, Step) {
@@ -270,9 +262,7 @@ impl Dialogue {
         }
         self.size -= 3;
         if desk.store.wants_content() {
-            self.draft
-                .content
-                .truncate(self.draft.content.len().saturating_sub(3));
+            self.draft.content.truncate(self.draft.content.len().saturating_sub(3));
             unstuff(&mut self.draft.content);
         }
         self.phase = Phase::Answering;
@@ -296,11 +286,7 @@ impl Dialogue {
         let Phase::Chunk { last, refusal, .. } = self.phase else {
             return Step::More;
         };
-        self.phase = if last && refusal.is_none() {
-            Phase::Answering
-        } else {
-            Phase::Command
-        };
+        self.phase = if last && refusal.is_none() { Phase::Answering } else { Phase::Command };
         match refusal {
             Some(Refusal::OutOfOrder) => say(desk, Stage::Data, 503, "5.5.1 No valid recipients"),
             Some(Refusal::Rule(code)) => {

@@ -81,18 +81,8 @@ impl Sink {
             poll.add(&listener, LISTENER | index as u64)?;
             listeners.push(listener);
         }
-        let addresses = listeners
-            .iter()
-            .map(TcpListener::local_addr)
-            .collect::<Result<_, _>>()?;
-        Ok(Sink {
-            options,
-            listeners,
-            addresses,
-            store,
-            tally: Arc::new(Tally::new()),
-            poll,
-        })
+        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
+        Ok(Sink { options, listeners, addresses, store, tally: Arc::new(Tally::new()), poll })
     }
 
     /// Where it listens, in the order of the options.
@@ -105,14 +95,7 @@ impl Sink {
     /// # Errors
     /// When epoll fails, or the dump or count file cannot be written.
     pub fn run(self, stop: &AtomicBool) -> io::Result<Counts> {
-        let Sink {
-            options,
-            listeners,
-            store,
-            tally,
-            poll,
-            ..
-        } = self;
+        let Sink { options, listeners, store, tally, poll, .. } = self;
         let desk = Desk {
             offers: options.offers,
             fail: &options.fail,
@@ -170,13 +153,7 @@ pub fn spawn(options: Options) -> io::Result<Handle> {
         spent.store(sys::thread_cpu_time_ns(), Relaxed);
         counts
     })?;
-    Ok(Handle {
-        addresses,
-        tally,
-        stop,
-        cpu_ns,
-        thread: Some(thread),
-    })
+    Ok(Handle { addresses, tally, stop, cpu_ns, thread: Some(thread) })
 }
 
 impl Handle {
@@ -197,9 +174,7 @@ impl Handle {
     pub fn stop(mut self) -> io::Result<(Counts, Duration)> {
         self.stop.store(true, Relaxed);
         let counts = match self.thread.take() {
-            Some(thread) => thread
-                .join()
-                .map_err(|_| io::Error::other("the sink's thread panicked"))??,
+            Some(thread) => thread.join().map_err(|_| io::Error::other("the sink's thread panicked"))??,
             None => self.counts(),
         };
         Ok((counts, Duration::from_nanos(self.cpu_ns.load(Relaxed))))

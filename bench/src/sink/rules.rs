@@ -31,9 +31,7 @@ impl FromStr for FailRule {
         let within = |error: String| format!("`{text}`: {error} (a rule is stage:code:probability)");
         let mut parts = text.split(':');
         let stage = parts.next().unwrap_or_default().parse().map_err(within)?;
-        let code = parts
-            .next()
-            .ok_or_else(|| within("the reply code is missing".into()))?;
+        let code = parts.next().ok_or_else(|| within("the reply code is missing".into()))?;
         let code = match code.parse::<u16>() {
             Ok(number) if (400..600).contains(&number) && code.len() == 3 => number,
             _ => return Err(within(format!("`{code}` is not a reply code from 400 to 599"))),
@@ -41,11 +39,7 @@ impl FromStr for FailRule {
         let probability = probability(parts.next()).map_err(within)?;
         match parts.next() {
             Some(rest) => Err(within(format!("`{rest}` is one part too many"))),
-            None => Ok(FailRule {
-                stage,
-                code,
-                probability,
-            }),
+            None => Ok(FailRule { stage, code, probability }),
         }
     }
 }
@@ -92,14 +86,7 @@ pub struct Offers {
 
 impl Default for Offers {
     fn default() -> Self {
-        Offers {
-            pipelining: true,
-            size: true,
-            eight_bit: true,
-            smtputf8: true,
-            dsn: true,
-            chunking: true,
-        }
+        Offers { pipelining: true, size: true, eight_bit: true, smtputf8: true, dsn: true, chunking: true }
     }
 }
 
@@ -133,10 +120,7 @@ impl Offers {
     /// As [`Offers::hide`].
     pub fn all_but(names: &str) -> Result<Self, String> {
         let mut offers = Offers::default();
-        names
-            .split(',')
-            .filter(|name| !name.trim().is_empty())
-            .try_for_each(|name| offers.hide(name))?;
+        names.split(',').filter(|name| !name.trim().is_empty()).try_for_each(|name| offers.hide(name))?;
         Ok(offers)
     }
 }
@@ -181,24 +165,11 @@ mod tests {
     #[test]
     fn rules_are_read() {
         let rule: FailRule = "rcpt:450:0.01".parse().expect("valid");
-        assert_eq!(
-            rule,
-            FailRule {
-                stage: Stage::Rcpt,
-                code: 450,
-                probability: 0.01
-            }
-        );
+        assert_eq!(rule, FailRule { stage: Stage::Rcpt, code: 450, probability: 0.01 });
         let rule: FailRule = "eod:554".parse().expect("valid");
         assert_eq!(rule.probability, 1.0);
         let rule: DropRule = "data:0.001".parse().expect("valid");
-        assert_eq!(
-            rule,
-            DropRule {
-                stage: Stage::Data,
-                probability: 0.001
-            }
-        );
+        assert_eq!(rule, DropRule { stage: Stage::Data, probability: 0.001 });
     }
 
     #[test]
@@ -210,17 +181,8 @@ mod tests {
         assert!(fail("rcpt:450:1.5").contains("`1.5` is not a probability"));
         assert!(fail("rcpt:450:1:2").contains("`2` is one part too many"));
         assert!(fail("other:450").contains("`other` is not a stage"));
-        assert!(
-            "data:x"
-                .parse::<DropRule>()
-                .expect_err("must be refused")
-                .contains("`x`")
-        );
-        assert!(
-            Offers::all_but("chunking,tls")
-                .expect_err("must be refused")
-                .contains("`tls`")
-        );
+        assert!("data:x".parse::<DropRule>().expect_err("must be refused").contains("`x`"));
+        assert!(Offers::all_but("chunking,tls").expect_err("must be refused").contains("`tls`"));
         let offers = Offers::all_but("chunking, 8BITMIME").expect("valid");
         assert!(!offers.chunking && !offers.eight_bit && offers.pipelining);
     }

@@ -59,11 +59,7 @@ impl Slots {
 
     fn take(&mut self, token: u64) -> Option<Box<Session>> {
         let (generation, place) = self.sessions.get_mut(token as u32 as usize)?;
-        if u64::from(*generation) == token >> 32 {
-            place.take()
-        } else {
-            None
-        }
+        if u64::from(*generation) == token >> 32 { place.take() } else { None }
     }
 
     fn put_back(&mut self, token: u64, session: Box<Session>) {
@@ -234,11 +230,7 @@ impl<'a> Server<'a> {
         while step == Step::Answer {
             if !self.latency.is_zero() {
                 let mean = self.latency.as_nanos() as f64;
-                let wait = if self.jitter {
-                    self.desk.dice.exponential(mean)
-                } else {
-                    mean
-                };
+                let wait = if self.jitter { self.desk.dice.exponential(mean) } else { mean };
                 self.due.push(Reverse((self.now_ns() + wait as u64, token)));
                 break;
             }

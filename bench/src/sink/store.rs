@@ -62,11 +62,7 @@ impl Store {
             }
             None => None,
         };
-        Ok(Store {
-            maildir: maildir.map(Path::to_owned),
-            dump,
-            lines: Vec::new(),
-        })
+        Ok(Store { maildir: maildir.map(Path::to_owned), dump, lines: Vec::new() })
     }
 
     /// Whether messages have to be kept at all.
@@ -105,12 +101,7 @@ fn unique_name() -> String {
     static DELIVERIES: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let count = DELIVERIES.fetch_add(1, Relaxed);
-    format!(
-        "{}.M{:06}P{}Q{count}.sink",
-        now.as_secs(),
-        now.subsec_micros(),
-        std::process::id()
-    )
+    format!("{}.M{:06}P{}Q{count}.sink", now.as_secs(), now.subsec_micros(), std::process::id())
 }
 
 fn describe(draft: &Draft, queue_id: &str) -> Dumped {
@@ -133,10 +124,9 @@ fn describe(draft: &Draft, queue_id: &str) -> Dumped {
 
 fn message_id(header: &[u8]) -> Option<String> {
     const NAME: &[u8] = b"message-id:";
-    let line = header.split(|b| *b == b'\n').find(|line| {
-        line.get(..NAME.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(NAME))
-    })?;
+    let line = header
+        .split(|b| *b == b'\n')
+        .find(|line| line.get(..NAME.len()).is_some_and(|start| start.eq_ignore_ascii_case(NAME)))?;
     Some(String::from_utf8_lossy(&line[NAME.len()..]).trim().to_owned())
 }
 
@@ -183,11 +173,7 @@ mod tests {
     #[test]
     fn a_dump_line_describes_the_message() {
         let content = b"Received: x\r\nMessage-Id: <1@x>\r\n\r\nhello\r\n".to_vec();
-        let draft = Draft {
-            from: "a@b".into(),
-            to: vec!["c@d".into()],
-            content,
-        };
+        let draft = Draft { from: "a@b".into(), to: vec!["c@d".into()], content };
         let line = describe(&draft, "Q1");
         assert_eq!(line.message_id.as_deref(), Some("<1@x>"));
         assert_eq!(line.body_hash, format!("{:016x}", fnv1a(b"hello\r\n")));

@@ -25,10 +25,7 @@ pub(super) fn find_end(matched: &mut usize, input: &[u8]) -> Option<usize> {
     if let Some(found) = memmem::find(rest, END) {
         return Some(at + found + END.len());
     }
-    *matched = (1..END.len())
-        .rev()
-        .find(|n| rest.ends_with(&END[..*n]))
-        .unwrap_or(0);
+    *matched = (1..END.len()).rev().find(|n| rest.ends_with(&END[..*n])).unwrap_or(0);
     None
 }
 
@@ -57,10 +54,7 @@ pub(super) fn path<'a>(argument: &'a [u8], keyword: &[u8]) -> Option<(&'a [u8], 
 
 /// Whether every `NAME=value` is `known`; otherwise the name of the first that is not.
 pub(super) fn check_parameters(parameters: &[u8], known: impl Fn(&str) -> bool) -> Result<(), String> {
-    for word in parameters
-        .split(u8::is_ascii_whitespace)
-        .filter(|word| !word.is_empty())
-    {
+    for word in parameters.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()) {
         let name = word.split(|byte| *byte == b'=').next().unwrap_or_default();
         let name = String::from_utf8_lossy(name).to_ascii_uppercase();
         if !known(&name) {
@@ -90,11 +84,7 @@ mod tests {
             for cut in 0..=text.len() {
                 for second in cut..=text.len() {
                     let mut matched = 2;
-                    let pieces = [
-                        (0, &text[..cut]),
-                        (cut, &text[cut..second]),
-                        (second, &text[second..]),
-                    ];
+                    let pieces = [(0, &text[..cut]), (cut, &text[cut..second]), (second, &text[second..])];
                     let found = pieces
                         .into_iter()
                         .find_map(|(base, piece)| find_end(&mut matched, piece).map(|used| base + used));
@@ -114,14 +104,8 @@ mod tests {
         let parsed = path(b" FROM:<a@b> SIZE=10", b"FROM:");
         assert_eq!(parsed, Some((&b"a@b"[..], &b" SIZE=10"[..])));
         assert_eq!(path(b" to: <>", b"TO:"), Some((&b""[..], &b""[..])));
-        assert_eq!(
-            path(b" TO:<\"a>\\\"b\"@c>", b"TO:"),
-            Some((&b"\"a>\\\"b\"@c"[..], &b""[..]))
-        );
+        assert_eq!(path(b" TO:<\"a>\\\"b\"@c>", b"TO:"), Some((&b"\"a>\\\"b\"@c"[..], &b""[..])));
         assert_eq!(path(b" TO:a@b", b"TO:"), None);
-        assert_eq!(
-            check_parameters(b" SIZE=1 body=7BIT", |n| n == "SIZE"),
-            Err("BODY".into())
-        );
+        assert_eq!(check_parameters(b" SIZE=1 body=7BIT", |n| n == "SIZE"), Err("BODY".into()));
     }
 }

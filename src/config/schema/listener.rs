@@ -21,10 +21,7 @@ pub(super) fn all(
     memory: u64,
 ) -> Vec<Listener> {
     let mut named = Taken::default();
-    tables
-        .iter()
-        .filter_map(|table| one(table, report, &mut named, listened, memory))
-        .collect()
+    tables.iter().filter_map(|table| one(table, report, &mut named, listened, memory)).collect()
 }
 
 fn one(
@@ -77,35 +74,22 @@ fn addresses(section: &mut Section<'_, '_>, listened: &mut Taken<SocketAddr>) ->
     };
     let at = section.key_at("address").unwrap_or(section.at());
     if section.is_empty_list("address") {
-        section.report.wrong(
-            at,
-            "`address` is an empty list: write at least one, like `\"127.0.0.1:2525\"`",
-        );
+        section.report.wrong(at, "`address` is an empty list: write at least one, like `\"127.0.0.1:2525\"`");
     } else if addresses.len() > ADDRESSES_MAX {
-        section.report.wrong(
-            at,
-            format!("`address` lists {}: at most {ADDRESSES_MAX}", addresses.len()),
-        );
+        section.report.wrong(at, format!("`address` lists {}: at most {ADDRESSES_MAX}", addresses.len()));
     }
     for address in &addresses {
-        listened.claim(section.report, address, |value| {
-            format!("`{value}` is already listened on")
-        });
+        listened.claim(section.report, address, |value| format!("`{value}` is already listened on"));
     }
     Some(addresses.into_iter().map(|address| address.value).collect())
 }
 
 fn trusted(section: &mut Section<'_, '_>) -> Vec<Network> {
     let Some(networks) = section.parsed_list("trusted", |text| text.parse::<Network>()) else {
-        return ["127.0.0.0/8", "::1/128"]
-            .map(|text| text.parse().expect("a network"))
-            .to_vec();
+        return ["127.0.0.0/8", "::1/128"].map(|text| text.parse().expect("a network")).to_vec();
     };
     if let Some(beyond) = networks.get(TRUSTED_MAX) {
-        section.report.wrong(
-            beyond.at,
-            format!("`trusted` lists {}: at most {TRUSTED_MAX}", networks.len()),
-        );
+        section.report.wrong(beyond.at, format!("`trusted` lists {}: at most {TRUSTED_MAX}", networks.len()));
     }
     networks.into_iter().map(|network| network.value).collect()
 }

@@ -25,14 +25,7 @@ const MEMORY_MIN: u64 = 16 * MIB;
 const MEMORY_MAX: u64 = 1 << 44;
 
 /// The keys of the top, to tell one written too far down from one that does not exist.
-const TOP_KEYS: [&str; 6] = [
-    "hostname",
-    "shards",
-    "shard_by",
-    "backend",
-    "drain_timeout",
-    "memory",
-];
+const TOP_KEYS: [&str; 6] = ["hostname", "shards", "shard_by", "backend", "drain_timeout", "memory"];
 
 /// The checked values of a tree, or all that is wrong with it.
 pub(super) fn check(tree: &Table, mut report: Report, machine: &Machine) -> Result<Config, Errors> {
@@ -48,18 +41,13 @@ fn top(tree: &Table, report: &mut Report, machine: &Machine) -> Option<Config> {
     let mut listened = Taken::default();
     let hostname = hostname(&mut section, machine);
     let shards = shards(&mut section, machine);
-    let shard_by = section.choice(
-        "shard_by",
-        &[("address", ShardBy::Address), ("domain", ShardBy::Domain)],
-        &[],
-    );
+    let shard_by =
+        section.choice("shard_by", &[("address", ShardBy::Address), ("domain", ShardBy::Domain)], &[]);
     section.choice("backend", &[("uring", ())], &["xdp"]);
     let hour = Duration::from_secs(3600);
     let drain_timeout = section.duration("drain_timeout", Duration::from_secs(30), Duration::ZERO..=hour);
     let memory = memory(&mut section, machine);
-    let admin = section
-        .table("admin")
-        .and_then(|table| admin(table, section.report, &mut listened));
+    let admin = section.table("admin").and_then(|table| admin(table, section.report, &mut listened));
     let listeners = section.tables("listener", "listener", LISTENERS_MAX);
     if section.key_at("listener").is_none() || section.is_empty_list("listener") {
         section.missing(
@@ -98,10 +86,7 @@ fn later(section: &mut Section<'_, '_>) {
     section.later("route", "remove it; every message goes to the first pool");
     section.later("log", remove);
     section.later("xdp", remove);
-    section.later(
-        "source",
-        "remove it; addresses to send from are a pool's `source_addresses`",
-    );
+    section.later("source", "remove it; addresses to send from are a pool's `source_addresses`");
     for key in ["provider", "dkim", "suppression", "feedback"] {
         section.later(key, remove);
     }
@@ -109,9 +94,8 @@ fn later(section: &mut Section<'_, '_>) {
 
 fn hostname(section: &mut Section<'_, '_>, machine: &Machine) -> Option<String> {
     if section.key_at("hostname").is_some() {
-        let written = section.parsed("hostname", |text| {
-            names::check_hostname(text).map(|()| text.to_owned())
-        });
+        let written =
+            section.parsed("hostname", |text| names::check_hostname(text).map(|()| text.to_owned()));
         return written.map(|hostname| hostname.value);
     }
     section.text("hostname");
@@ -154,30 +138,19 @@ fn shards(section: &mut Section<'_, '_>, machine: &Machine) -> Option<Shards> {
 fn check_cpus(cpus: &[u32], at: Place, report: &mut Report, machine: &Machine) {
     let mut usable = [machine.cpus.as_slice(), &machine.isolated].concat();
     usable.sort_unstable();
-    let refused: Vec<u32> = cpus
-        .iter()
-        .copied()
-        .filter(|cpu| usable.binary_search(cpu).is_err())
-        .collect();
+    let refused: Vec<u32> = cpus.iter().copied().filter(|cpu| usable.binary_search(cpu).is_err()).collect();
     if !refused.is_empty() {
         let (refused, usable) = (CpuList(refused), CpuList(usable));
         let message = format!("`shards`: this process may not run on CPU {refused}: choose from {usable}");
         report.wrong(at, message);
     } else if cpus.len() > SHARDS_MAX {
-        report.wrong(
-            at,
-            format!("`shards` names {} CPUs: at most {SHARDS_MAX}", cpus.len()),
-        );
+        report.wrong(at, format!("`shards` names {} CPUs: at most {SHARDS_MAX}", cpus.len()));
     }
 }
 
 fn memory(section: &mut Section<'_, '_>, machine: &Machine) -> u64 {
     let quarter = (machine.memory_bytes / 4).max(MEMORY_MIN);
-    let most = if machine.memory_bytes > MEMORY_MIN {
-        machine.memory_bytes
-    } else {
-        MEMORY_MAX
-    };
+    let most = if machine.memory_bytes > MEMORY_MIN { machine.memory_bytes } else { MEMORY_MAX };
     section.size("memory", quarter, MEMORY_MIN..=most)
 }
 
@@ -191,15 +164,12 @@ fn admin(table: &Table, report: &mut Report, listened: &mut Taken<SocketAddr>) -
     if let Some(token) = &token
         && (token.value.is_empty() || !token.value.bytes().all(|byte| byte.is_ascii_graphic()))
     {
-        section.report.wrong(
-            token.at,
-            "`token` must be printable ASCII without spaces, at least one character",
-        );
+        section
+            .report
+            .wrong(token.at, "`token` must be printable ASCII without spaces, at least one character");
     }
     if let Some(listen) = &listen {
-        listened.claim(section.report, listen, |value| {
-            format!("`{value}` is already listened on")
-        });
+        listened.claim(section.report, listen, |value| format!("`{value}` is already listened on"));
         if !listen.value.ip().to_canonical().is_loopback() && section.key_at("token").is_none() {
             let message = "`[admin]` without `token` may only listen on a loopback address: \
                            add `token = { file = \"...\" }` or write `listen = \"127.0.0.1:8025\"`";
@@ -207,27 +177,19 @@ fn admin(table: &Table, report: &mut Report, listened: &mut Taken<SocketAddr>) -
         }
     }
     section.close(&TOP_KEYS);
-    Some(Admin {
-        listen: listen?.value,
-        token: token.map(|token| token.value),
-    })
+    Some(Admin { listen: listen?.value, token: token.map(|token| token.value) })
 }
 
 const MODE_ADVICE: &str = "this version delivers only through, without a spool: write `mode = \"through\"`";
 
 fn delivery(table: &Table, report: &mut Report, hostname: Option<&str>) -> Option<Delivery> {
     let mut section = Section::new(table, "in `[delivery]`", report);
-    let mode = section.choice(
-        "mode",
-        &[("through", Mode::Through)],
-        &["spool", "through-then-spool"],
-    );
+    let mode = section.choice("mode", &[("through", Mode::Through)], &["spool", "through-then-spool"]);
     if section.key_at("mode").is_none() {
         section.missing(format!("`[delivery]` has no `mode`: {MODE_ADVICE}"));
     }
-    let bounce_from = section.parsed("bounce_from", |text| {
-        names::check_mailbox(text).map(|()| text.to_owned())
-    });
+    let bounce_from =
+        section.parsed("bounce_from", |text| names::check_mailbox(text).map(|()| text.to_owned()));
     for key in ["spool", "sync", "retry", "max_age"] {
         section.later(key, "remove it; there is no spool yet");
     }
@@ -246,9 +208,7 @@ struct Taken<T> {
 
 impl<T> Default for Taken<T> {
     fn default() -> Self {
-        Taken {
-            first: HashMap::new(),
-        }
+        Taken { first: HashMap::new() }
     }
 }
 
@@ -258,10 +218,8 @@ impl<T: Hash + Eq + Clone> Taken<T> {
         match self.first.get(&located.value) {
             Some(first) => {
                 let place = report.describe(*first);
-                report.wrong(
-                    located.at,
-                    format!("{}, at {place}: choose another", complaint(&located.value)),
-                );
+                report
+                    .wrong(located.at, format!("{}, at {place}: choose another", complaint(&located.value)));
             }
             None => {
                 self.first.insert(located.value.clone(), located.at);

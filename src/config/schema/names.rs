@@ -13,9 +13,7 @@ const NAME_BYTES_MAX: usize = 64;
 pub(super) fn check_hostname(text: &str) -> Result<(), String> {
     let label_ok = |label: &str| {
         (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
@@ -33,10 +31,7 @@ pub(super) fn check_hostname(text: &str) -> Result<(), String> {
 pub(super) fn check_mailbox(text: &str) -> Result<(), String> {
     let atom_ok = |atom: &str| {
         let special = |byte: u8| b"!#$%&'*+-/=?^_`{|}~".contains(&byte);
-        !atom.is_empty()
-            && atom
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || special(byte))
+        !atom.is_empty() && atom.bytes().all(|byte| byte.is_ascii_alphanumeric() || special(byte))
     };
     let well_formed = text.rsplit_once('@').is_some_and(|(local, domain)| {
         local.len() <= 64 && local.split('.').all(atom_ok) && check_hostname(domain).is_ok()
@@ -74,9 +69,7 @@ pub(super) fn name(
         section.missing(format!("`{title}` has no `name`: add `name = \"...\"`"));
     }
     let name = name?;
-    taken.claim(section.report, &name, |value| {
-        format!("`{value}` is already the name of a `{title}`")
-    });
+    taken.claim(section.report, &name, |value| format!("`{value}` is already the name of a `{title}`"));
     Some(name)
 }
 
@@ -92,10 +85,7 @@ pub(super) fn parse_address(text: &str, port: u16) -> Result<SocketAddr, String>
         };
     }
     if let Ok(ip) = text.parse::<IpAddr>() {
-        return Err(format!(
-            "`{text}` has no port: write `{}`",
-            SocketAddr::new(ip, port)
-        ));
+        return Err(format!("`{text}` has no port: write `{}`", SocketAddr::new(ip, port)));
     }
     Err(format!(
         "`{}` is not an IP address and a port: write it like `127.0.0.1:{port}` or `[::1]:{port}`",
@@ -111,14 +101,9 @@ mod tests {
     fn hostnames() {
         let long_label = "a".repeat(63);
         let longest = [long_label.as_str(); 3].join(".") + "." + &"b".repeat(61);
-        for good in [
-            "mx",
-            "out1.example.net",
-            "xn--bcher-kva.example",
-            "1and1.example",
-            &long_label,
-            &longest,
-        ] {
+        for good in
+            ["mx", "out1.example.net", "xn--bcher-kva.example", "1and1.example", &long_label, &longest]
+        {
             assert_eq!(check_hostname(good), Ok(()));
         }
         let (too_long_label, too_long) = ("a".repeat(64), longest.clone() + "b");
@@ -145,18 +130,7 @@ mod tests {
         for good in ["MAILER-DAEMON@out1.example.net", "a.b+c@x", "o'neil@example.net"] {
             assert_eq!(check_mailbox(good), Ok(()));
         }
-        for bad in [
-            "",
-            "@x",
-            "a@",
-            "a",
-            "a..b@x",
-            "a b@x",
-            "<a@x>",
-            "a@[10.0.0.1]",
-            "a@b@c.d",
-            "a\r\n@x",
-        ] {
+        for bad in ["", "@x", "a@", "a", "a..b@x", "a b@x", "<a@x>", "a@[10.0.0.1]", "a@b@c.d", "a\r\n@x"] {
             assert!(check_mailbox(bad).is_err(), "{bad}");
         }
     }

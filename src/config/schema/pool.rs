@@ -29,20 +29,15 @@ const fn seconds(count: u64) -> Duration {
 /// All pools that are right; what is wrong with the others is reported.
 pub(super) fn all(tables: &[&Table], report: &mut Report) -> Vec<Pool> {
     let mut named = Taken::default();
-    tables
-        .iter()
-        .filter_map(|table| one(table, report, &mut named))
-        .collect()
+    tables.iter().filter_map(|table| one(table, report, &mut named)).collect()
 }
 
 fn one(table: &Table, report: &mut Report, named: &mut Taken<String>) -> Option<Pool> {
     let least = Duration::from_millis(10);
     let mut section = Section::new(table, "in `[[pool]]`", report);
     let name = names::name(&mut section, "[[pool]]", named);
-    let balances = [
-        ("least-response-time", Balance::LeastResponseTime),
-        ("round-robin", Balance::RoundRobin),
-    ];
+    let balances =
+        [("least-response-time", Balance::LeastResponseTime), ("round-robin", Balance::RoundRobin)];
     let balance = section.choice("balance", &balances, &LATER_BALANCES);
     let (links_per_shard, idle_links) = links(&mut section);
     let transactions_per_link = section.count("transactions_per_link", 0, 0..=1_000_000_000);
@@ -51,9 +46,7 @@ fn one(table: &Table, report: &mut Report, named: &mut Taken<String>) -> Option<
     let idle_timeout = section.duration("idle_timeout", seconds(30), least..=seconds(3600));
     let attempts = section.count("attempts", 3, 1..=20);
     let sources = sources(&mut section);
-    let health = section
-        .table("health")
-        .map_or_else(default_health, |table| health(table, section.report));
+    let health = section.table("health").map_or_else(default_health, |table| health(table, section.report));
     let upstream_tables = section.tables("upstream", "pool.upstream", UPSTREAMS_MAX);
     if section.key_at("upstream").is_none() || section.is_empty_list("upstream") {
         section.missing("`[[pool]]` has no upstream: add `[[pool.upstream]]` with `name = \"...\"` and `address = \"10.1.0.11:25\"`");
@@ -65,10 +58,7 @@ fn one(table: &Table, report: &mut Report, named: &mut Taken<String>) -> Option<
         .collect();
     check_families(section.report, &sources, &upstreams);
     section.choice("tls", &[("off", ())], &["optional", "required", "verify"]);
-    section.later(
-        "auth",
-        "remove it; upstreams must take mail from this machine without it",
-    );
+    section.later("auth", "remove it; upstreams must take mail from this machine without it");
     section.later("fallback", "remove it; put its upstreams into this pool");
     section.close(&TOP_KEYS);
     Some(Pool {
@@ -104,9 +94,9 @@ fn links(section: &mut Section<'_, '_>) -> (u16, u16) {
 
 fn sources(section: &mut Section<'_, '_>) -> Vec<Located<IpAddr>> {
     let parse = |text: &str| match text.parse::<IpAddr>() {
-        Ok(ip) if ip.is_unspecified() || ip.is_multicast() => Err(format!(
-            "`{text}` cannot be sent from: write an address of this machine"
-        )),
+        Ok(ip) if ip.is_unspecified() || ip.is_multicast() => {
+            Err(format!("`{text}` cannot be sent from: write an address of this machine"))
+        }
         Ok(ip) => Ok(ip),
         Err(_) => Err(format!(
             "`{}` is not an IP address: write it without a port, like `192.0.2.10`",
@@ -115,19 +105,13 @@ fn sources(section: &mut Section<'_, '_>) -> Vec<Located<IpAddr>> {
     };
     let sources = section.parsed_list("source_addresses", parse).unwrap_or_default();
     if let Some(beyond) = sources.get(SOURCES_MAX) {
-        section.report.wrong(
-            beyond.at,
-            format!(
-                "`source_addresses` lists {}: at most {SOURCES_MAX}",
-                sources.len()
-            ),
-        );
+        section
+            .report
+            .wrong(beyond.at, format!("`source_addresses` lists {}: at most {SOURCES_MAX}", sources.len()));
     }
     let mut named = Taken::default();
     for source in &sources {
-        named.claim(section.report, source, |value| {
-            format!("`{value}` is already in `source_addresses`")
-        });
+        named.claim(section.report, source, |value| format!("`{value}` is already in `source_addresses`"));
     }
     sources
 }
@@ -139,10 +123,7 @@ fn check_families(report: &mut Report, sources: &[Located<IpAddr>], upstreams: &
     }
     for upstream in upstreams {
         let address = upstream.value.address;
-        if !sources
-            .iter()
-            .any(|source| source.value.is_ipv4() == address.is_ipv4())
-        {
+        if !sources.iter().any(|source| source.value.is_ipv4() == address.is_ipv4()) {
             let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
             let message = format!(
                 "`{address}` cannot be reached from `source_addresses`: add an {family} address to them"
@@ -153,35 +134,23 @@ fn check_families(report: &mut Report, sources: &[Located<IpAddr>], upstreams: &
 }
 
 fn default_health() -> Health {
-    Health {
-        eject_after: 5,
-        eject_for: seconds(10),
-    }
+    Health { eject_after: 5, eject_for: seconds(10) }
 }
 
 fn health(table: &Table, report: &mut Report) -> Health {
     let default = default_health();
     let mut section = Section::new(table, "in `[pool.health]`", report);
     let eject_after = section.count("eject_after", default.eject_after, 1..=10_000);
-    let eject_for = section.duration(
-        "eject_for",
-        default.eject_for,
-        Duration::from_millis(10)..=seconds(300),
-    );
+    let eject_for =
+        section.duration("eject_for", default.eject_for, Duration::from_millis(10)..=seconds(300));
     section.choice("probe", &[("off", ())], &["smtp", "tcp"]);
     for key in ["interval", "rise", "fall"] {
-        section.later(
-            key,
-            "remove it; there are no probes yet, live traffic marks upstreams",
-        );
+        section.later(key, "remove it; there are no probes yet, live traffic marks upstreams");
     }
     section.later("slow_start", "remove it");
     section.later("panic_below", "remove it");
     section.close(&TOP_KEYS);
-    Health {
-        eject_after,
-        eject_for,
-    }
+    Health { eject_after, eject_for }
 }
 
 /// An upstream, located at its address.
@@ -195,22 +164,13 @@ fn upstream(table: &Table, report: &mut Report, named: &mut Taken<String>) -> Op
     let weight = section.count("weight", 1, 1..=65_535);
     section.close(&TOP_KEYS);
     let Located { value: address, at } = address?;
-    Some(Located {
-        value: Upstream {
-            name: name?.value,
-            address,
-            weight,
-        },
-        at,
-    })
+    Some(Located { value: Upstream { name: name?.value, address, weight }, at })
 }
 
 fn parse_upstream_address(text: &str) -> Result<SocketAddr, String> {
     let address = names::parse_address(text, 25)?;
     if address.ip().is_unspecified() || address.ip().is_multicast() {
-        return Err(format!(
-            "`{text}` cannot be sent to: write the upstream's own address"
-        ));
+        return Err(format!("`{text}` cannot be sent to: write the upstream's own address"));
     }
     Ok(address)
 }

@@ -22,7 +22,7 @@ pub(super) enum Listening {
 
 /// A packet, or a timer of the kernel's.
 #[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Happening {
+pub(super) enum Happening {
     Syn {
         from: SocketId,
     },
@@ -132,15 +132,10 @@ impl Fabric {
     }
 
     /// The key under which somebody listens at that address: itself, or the wildcard with its port.
-    fn listening_at(&self, to: SocketAddr) -> Option<SocketAddr> {
-        let any: IpAddr = if to.is_ipv4() {
-            Ipv4Addr::UNSPECIFIED.into()
-        } else {
-            Ipv6Addr::UNSPECIFIED.into()
-        };
-        [to, SocketAddr::new(any, to.port())]
-            .into_iter()
-            .find(|key| self.listeners.contains_key(key))
+    pub(super) fn listening_at(&self, to: SocketAddr) -> Option<SocketAddr> {
+        let any: IpAddr =
+            if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        [to, SocketAddr::new(any, to.port())].into_iter().find(|key| self.listeners.contains_key(key))
     }
 
     // Sockets.
@@ -164,11 +159,9 @@ impl Fabric {
     /// Bytes the window has room for now.
     pub(super) fn room(&self, id: SocketId) -> usize {
         match self.sockets.get(&id) {
-            Some(socket) if socket.phase == Phase::Open => self
-                .path(socket.path)
-                .window_bytes
-                .max(1)
-                .saturating_sub(socket.in_flight),
+            Some(socket) if socket.phase == Phase::Open => {
+                self.path(socket.path).window_bytes.max(1).saturating_sub(socket.in_flight)
+            }
             _ => 0,
         }
     }
@@ -195,22 +188,13 @@ impl Fabric {
                 self.packet(path, id, 0.0, Happening::Reset { to: id });
                 return;
             }
-            self.packet(
-                path,
-                other,
-                merge,
-                Happening::Bytes {
-                    to: other,
-                    from: id,
-                    bytes,
-                },
-            );
+            self.packet(path, other, merge, Happening::Bytes { to: other, from: id, bytes });
             bytes = rest;
         }
     }
 
     /// Puts a packet on the wire towards `to`, behind all others on their way there.
-    fn packet(&mut self, path: SocketAddr, to: SocketId, merge: f64, happening: Happening) {
+    pub(super) fn packet(&mut self, path: SocketAddr, to: SocketId, merge: f64, happening: Happening) {
         let mut arrival = self.now + self.draw_delay(path);
         let merge = self.random.chance(merge);
         if let Some(socket) = self.sockets.get_mut(&to) {
@@ -230,15 +214,7 @@ impl Fabric {
         };
         let taken: Vec<u8> = socket.inbox.drain(..bytes_max.min(socket.inbox.len())).collect();
         if let (Some(other), path, false) = (socket.other, socket.path, taken.is_empty()) {
-            self.packet(
-                path,
-                other,
-                0.0,
-                Happening::Room {
-                    to: other,
-                    bytes: taken.len(),
-                },
-            );
+            self.packet(path, other, 0.0, Happening::Room { to: other, bytes: taken.len() });
         }
         taken
     }
@@ -280,126 +256,6 @@ impl Fabric {
         }
     }
 
-    // What arrives.
-
-    fn happen(&mut self, happening: Happening) {
-        match happening {
-            Happening::Syn { from } => self.on_syn(from),
-            Happening::SynAck { to, from } => self.on_syn_ack(to, from),
-            Happening::Refused { to, errno } => self.on_failure(to, errno, true),
-            Happening::ConnectTimeout { at } => self.on_failure(at, libc::ETIMEDOUT, true),
-            Happening::Reset { to } => self.on_failure(to, libc::ECONNRESET, false),
-            Happening::Bytes { to, from, bytes } => self.on_bytes(to, from, &bytes),
-            Happening::Fin { to } => {
-                if let Some(socket) = self.sockets.get_mut(&to) {
-                    socket.fin_in = true;
-                    self.changed(to);
-                }
-            }
-            Happening::Room { to, bytes } => {
-                if let Some(socket) = self.sockets.get_mut(&to) {
-                    socket.in_flight = socket.in_flight.saturating_sub(bytes);
-                    self.changed(to);
-                }
-            }
-        }
-    }
-
-    fn on_syn(&mut self, from: SocketId) {
-        let Some(caller) = self.sockets.get(&from) else {
-            return;
-        };
-        let (caller_at, to) = (caller.local, caller.remote);
-        if self.black_holes.contains(&to) {
-            return;
-        }
-        let refuse = self.path(to).refuse;
-        let refuse = self.random.chance(refuse);
-        let owner = match self
-            .listening_at(to)
-            .filter(|_| !refuse)
-            .map(|key| &self.listeners[&key])
-        {
-            Some(Listening::Shards(shards)) => {
-                let (shard, listener) = shards[self.random.index(shards.len())];
-                Some((Owner::Shard { shard, slot: None }, Some((shard, listener))))
-            }
-            Some(Listening::Peer(_)) => Some((Owner::Peer, None)),
-            None => None,
-        };
-        let Some((owner, shard)) = owner else {
-            self.packet(
-                to,
-                from,
-                0.0,
-                Happening::Refused {
-                    to: from,
-                    errno: libc::ECONNREFUSED,
-                },
-            );
-            return;
-        };
-        let mut socket = Socket::new(owner, to, caller_at, to);
-        (socket.phase, socket.other) = (Phase::Open, Some(from));
-        let id = self.add(socket);
-        self.packet(to, from, 0.0, Happening::SynAck { to: from, from: id });
-        if let Some((shard, listener)) = shard {
-            self.shards[shard.index()].accepts.push_back((listener, id));
-            self.shards[shard.index()].active = true;
-        } else if let Some(Listening::Peer(backlog)) =
-            self.listening_at(to).and_then(|key| self.listeners.get_mut(&key))
-        {
-            backlog.push_back(id);
-        }
-    }
-
-    fn on_syn_ack(&mut self, to: SocketId, from: SocketId) {
-        match self.sockets.get_mut(&to) {
-            Some(socket) if socket.phase == Phase::Connecting => {
-                (socket.phase, socket.other) = (Phase::Open, Some(from));
-                self.changed(to);
-            }
-            // It has given up meanwhile.
-            _ => {
-                if let Some(path) = self.sockets.get(&from).map(|socket| socket.path) {
-                    self.packet(path, from, 0.0, Happening::Reset { to: from });
-                }
-            }
-        }
-    }
-
-    fn on_failure(&mut self, to: SocketId, errno: i32, only_connecting: bool) {
-        let Some(socket) = self.sockets.get_mut(&to) else {
-            return;
-        };
-        let applies = match socket.phase {
-            Phase::Connecting => true,
-            Phase::Open => !only_connecting,
-            Phase::Failed(_) => false,
-        };
-        if applies {
-            socket.phase = Phase::Failed(errno);
-            socket.pending.clear();
-            self.changed(to);
-        }
-    }
-
-    fn on_bytes(&mut self, to: SocketId, from: SocketId, bytes: &[u8]) {
-        match self.sockets.get_mut(&to) {
-            Some(socket) if socket.phase == Phase::Open => {
-                socket.inbox.extend(bytes);
-                self.changed(to);
-            }
-            Some(_) => {}
-            // Data for a closed socket is answered with a reset (RFC 9293 section 3.10.7.1).
-            None => {
-                if let Some(path) = self.sockets.get(&from).map(|socket| socket.path) {
-                    self.packet(path, from, 0.0, Happening::Reset { to: from });
-                }
-            }
-        }
-    }
-
     /// Something changed on that socket: tell its shard, or let the peer do what it does by itself.
     pub(super) fn changed(&mut self, id: SocketId) {
         let Some(socket) = self.sockets.get_mut(&id) else {
@@ -432,11 +288,7 @@ impl Fabric {
         };
         let sending: Vec<u8> = socket.pending.drain(..room.min(socket.pending.len())).collect();
         let all_left = socket.pending.is_empty() && socket.phase != Phase::Connecting;
-        let finish = if all_left {
-            socket.finish_pending
-        } else {
-            Finish::No
-        };
+        let finish = if all_left { socket.finish_pending } else { Finish::No };
         if !sending.is_empty() {
             self.transmit(id, sending);
         }

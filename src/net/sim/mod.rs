@@ -8,11 +8,13 @@
 //! data, a reset for whoever writes to a closed socket or closes with bytes unread. What can go wrong, and how
 //! often, is [`Faults`].
 
+mod arrival;
 mod attention;
 mod fabric;
 mod faults;
 mod random;
 mod shard_net;
+mod shard_turn;
 mod socket;
 mod world;
 

@@ -26,11 +26,7 @@ impl Random {
         if span == 0 {
             return low;
         }
-        low + if span == u64::MAX {
-            self.next()
-        } else {
-            self.next() % (span + 1)
-        }
+        low + if span == u64::MAX { self.next() } else { self.next() % (span + 1) }
     }
 
     /// An index below `len`.

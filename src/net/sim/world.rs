@@ -49,10 +49,7 @@ impl World {
     pub fn new(seed: u64, faults: Faults, shards: usize, buffers_per_shard: usize) -> World {
         let arenas =
             Arenas::new(shards, buffers_per_shard).expect("the simulated shards' buffers are mapped");
-        World {
-            fabric: Rc::new(RefCell::new(Fabric::new(seed, faults, shards))),
-            arenas,
-        }
+        World { fabric: Rc::new(RefCell::new(Fabric::new(seed, faults, shards))), arenas }
     }
 
     /// That shard's `Net`.
@@ -90,11 +87,7 @@ impl World {
     /// The shards whose `turn` would do or report something now, in an order drawn from the seed.
     pub fn runnable_shards(&self) -> Vec<ShardId> {
         let mut fabric = self.fabric();
-        let active = fabric
-            .shards
-            .iter()
-            .enumerate()
-            .filter(|(_, attention)| attention.active);
+        let active = fabric.shards.iter().enumerate().filter(|(_, attention)| attention.active);
         let mut shards: Vec<ShardId> = active.map(|(index, _)| ShardId(index as u16)).collect();
         fabric.random.shuffle(&mut shards);
         shards
@@ -237,18 +230,9 @@ impl World {
     pub fn peer_state(&self, peer: PeerId) -> PeerState {
         match self.fabric.borrow().sockets.get(&peer.0) {
             None => PeerState::Closed,
-            Some(Socket {
-                finish_pending: Finish::Close,
-                ..
-            }) => PeerState::Closed,
-            Some(Socket {
-                phase: Phase::Connecting,
-                ..
-            }) => PeerState::Connecting,
-            Some(Socket {
-                phase: Phase::Failed(errno),
-                ..
-            }) => PeerState::Failed(*errno),
+            Some(Socket { finish_pending: Finish::Close, .. }) => PeerState::Closed,
+            Some(Socket { phase: Phase::Connecting, .. }) => PeerState::Connecting,
+            Some(Socket { phase: Phase::Failed(errno), .. }) => PeerState::Failed(*errno),
             Some(socket) if socket.fin_in && socket.inbox.is_empty() => PeerState::Finished,
             Some(_) => PeerState::Open,
         }
@@ -256,11 +240,7 @@ impl World {
 
     /// The peer's own address and the other end's.
     pub fn peer_addresses(&self, peer: PeerId) -> Option<(SocketAddr, SocketAddr)> {
-        self.fabric
-            .borrow()
-            .sockets
-            .get(&peer.0)
-            .map(|socket| (socket.local, socket.remote))
+        self.fabric.borrow().sockets.get(&peer.0).map(|socket| (socket.local, socket.remote))
     }
 
     /// Ends of streams that exist, shards' and peers' (one that failed or finished exists until it is closed).

@@ -38,20 +38,10 @@ impl Listener {
 impl Uring {
     pub(super) fn start_listening(&mut self, id: ListenerId, address: SocketAddr) -> io::Result<SocketAddr> {
         let taken = |slot: &Option<Listener>| slot.is_some();
-        let place = self
-            .listeners
-            .iter()
-            .position(|slot| !taken(slot))
-            .unwrap_or(self.listeners.len());
+        let place = self.listeners.iter().position(|slot| !taken(slot)).unwrap_or(self.listeners.len());
         let made = socket::listener(address, self.options.cpu);
         let (fd, bound) = made.map_err(|error| Error::of_listen(address, error))?;
-        let listener = Some(Listener {
-            id,
-            fd,
-            is_ipv4: address.is_ipv4(),
-            armed: 0,
-            leaving: false,
-        });
+        let listener = Some(Listener { id, fd, is_ipv4: address.is_ipv4(), armed: 0, leaving: false });
         if place == self.listeners.len() {
             self.listeners.push(listener);
         } else {
@@ -75,56 +65,31 @@ impl Uring {
             }
             let op = self.accept_op();
             for nth in (0..u32::BITS).filter(|nth| armed & (1 << nth) != 0) {
-                self.ring.cancel(
-                    Tag {
-                        op,
-                        slot: place,
-                        generation: nth,
-                    }
-                    .pack(),
-                );
+                self.ring.cancel(Tag { op, slot: place, generation: nth }.pack());
             }
         }
     }
 
     fn accept_op(&self) -> Op {
-        if self.ring.features.peer_name {
-            Op::Accept
-        } else {
-            Op::AcceptOne
-        }
+        if self.ring.features.peer_name { Op::Accept } else { Op::AcceptOne }
     }
 
     /// Has what can be accepted at that place accepted.
     fn accept_more(&mut self, place: u32) {
-        let Some(listener) = self.listeners[place as usize]
-            .as_mut()
-            .filter(|listener| !listener.leaving)
+        let Some(listener) = self.listeners[place as usize].as_mut().filter(|listener| !listener.leaving)
         else {
             return;
         };
         if self.ring.features.peer_name {
             if listener.armed == 0 {
                 listener.armed = 1;
-                self.ring.accept_all(
-                    &listener.fd,
-                    Tag {
-                        op: Op::Accept,
-                        slot: place,
-                        generation: 0,
-                    }
-                    .pack(),
-                );
+                self.ring.accept_all(&listener.fd, Tag { op: Op::Accept, slot: place, generation: 0 }.pack());
             }
             return;
         }
         for nth in (0..ONES).filter(|nth| listener.armed & (1 << nth) == 0) {
             let name = self.caller_names.at((place * ONES + nth) as usize);
-            let tag = Tag {
-                op: Op::AcceptOne,
-                slot: place,
-                generation: nth,
-            };
+            let tag = Tag { op: Op::AcceptOne, slot: place, generation: nth };
             self.ring.accept_one(&listener.fd, name, tag.pack());
         }
         listener.armed = (1 << ONES) - 1;
@@ -141,11 +106,7 @@ impl Uring {
         if !completion.more {
             listener.armed &= !(1 << nth);
         }
-        let (id, is_ipv4, over) = (
-            listener.id,
-            listener.is_ipv4,
-            listener.leaving && listener.armed == 0,
-        );
+        let (id, is_ipv4, over) = (listener.id, listener.is_ipv4, listener.leaving && listener.armed == 0);
         let event = if completion.result < 0 {
             self.on_accept_failed(place, -completion.result);
             None
@@ -178,8 +139,7 @@ impl Uring {
         if self.ring.features.peer_name {
             let tag = self.streams.tag(Op::PeerName, slot);
             self.streams.at(slot).outstanding += 1;
-            self.ring
-                .peer_name(direct, self.names.at(slot as usize), is_ipv4, tag);
+            self.ring.peer_name(direct, self.names.at(slot as usize), is_ipv4, tag);
             return None;
         }
         let name = *self.caller_names.at((place * ONES + nth) as usize);
@@ -191,11 +151,7 @@ impl Uring {
         let Phase::Naming { listener } = self.streams.at(slot).phase else {
             return self.finish_if_over(slot);
         };
-        let name = self
-            .names
-            .at(slot as usize)
-            .address()
-            .filter(|_| completion.result >= 0);
+        let name = self.names.at(slot as usize).address().filter(|_| completion.result >= 0);
         self.introduce(slot, listener, name)
     }
 
@@ -209,10 +165,6 @@ impl Uring {
             return None;
         };
         self.receive_if_wanted(slot);
-        Some(Event::Accepted {
-            listener,
-            stream: self.streams.id(slot),
-            peer,
-        })
+        Some(Event::Accepted { listener, stream: self.streams.id(slot), peer })
     }
 }

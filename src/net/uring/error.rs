@@ -76,10 +76,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::KernelTooOld(what) => {
-                write!(
-                    f,
-                    "this kernel is too old: it lacks {what}. Linux 6.1 or later is needed"
-                )
+                write!(f, "this kernel is too old: it lacks {what}. Linux 6.1 or later is needed")
             }
             Error::Disabled(1) => write!(
                 f,
@@ -118,11 +115,7 @@ impl fmt::Display for Error {
                  AmbientCapabilities=), lower net.ipv4.ip_unprivileged_port_start, or use a higher port"
             ),
             Error::NoSuchAddress(address) => {
-                write!(
-                    f,
-                    "{} is no address of this machine (`ip addr` shows which are)",
-                    address.ip()
-                )
+                write!(f, "{} is no address of this machine (`ip addr` shows which are)", address.ip())
             }
             Error::Other(what, error) => write!(f, "{what}: {error}"),
         }
@@ -150,30 +143,15 @@ mod tests {
     fn each_refusal_names_its_remedy() {
         let port: SocketAddr = "127.0.0.1:25".parse().expect("an address");
         for (words, remedy) in [
-            (
-                Error::Disabled(2).to_string(),
-                "sysctl -w kernel.io_uring_disabled=0",
-            ),
+            (Error::Disabled(2).to_string(), "sysctl -w kernel.io_uring_disabled=0"),
             (Error::Disabled(1).to_string(), "kernel.io_uring_group"),
             (Error::of_setup(errno(libc::ENOSYS)).to_string(), "seccomp"),
             (Error::of_setup(errno(libc::ENOMEM)).to_string(), "LimitMEMLOCK"),
             (Error::of_setup(errno(libc::EINVAL)).to_string(), "Linux 6.1"),
-            (
-                Error::TooFewFiles { needed: 9, limit: 3 }.to_string(),
-                "LimitNOFILE",
-            ),
-            (
-                Error::of_listen(port, errno(libc::EACCES)).to_string(),
-                "CAP_NET_BIND_SERVICE",
-            ),
-            (
-                Error::of_listen(port, errno(libc::EADDRINUSE)).to_string(),
-                "ss -ltnp",
-            ),
-            (
-                Error::of_listen(port, errno(libc::EADDRNOTAVAIL)).to_string(),
-                "ip addr",
-            ),
+            (Error::TooFewFiles { needed: 9, limit: 3 }.to_string(), "LimitNOFILE"),
+            (Error::of_listen(port, errno(libc::EACCES)).to_string(), "CAP_NET_BIND_SERVICE"),
+            (Error::of_listen(port, errno(libc::EADDRINUSE)).to_string(), "ss -ltnp"),
+            (Error::of_listen(port, errno(libc::EADDRNOTAVAIL)).to_string(), "ip addr"),
         ] {
             assert!(words.contains(remedy), "{words}");
         }

@@ -124,23 +124,15 @@ impl Uring {
         let limit =
             files::raise_limit().map_err(|error| Error::Other("reading the limit of files", error))?;
         if u64::from(places) > limit {
-            return Err(Error::TooFewFiles {
-                needed: places.into(),
-                limit,
-            });
+            return Err(Error::TooFewFiles { needed: places.into(), limit });
         }
         // Every stream may have a receive and a send complete at once, and the kernel adds no more by itself.
         let completions = (places * 2).clamp(options.ring_entries * 2, 32_768);
         let mut ring =
             Ring::new(options.ring_entries, completions, options.plain).map_err(Error::of_setup)?;
-        ring.register_files(options.accepted_max, options.opened_max)
-            .map_err(|error| {
-                Error::of_step(
-                    "registering the file table",
-                    "ranges of direct descriptors",
-                    error,
-                )
-            })?;
+        ring.register_files(options.accepted_max, options.opened_max).map_err(|error| {
+            Error::of_step("registering the file table", "ranges of direct descriptors", error)
+        })?;
         ring.features.peer_name = !options.plain && Self::probe_peer_name(&mut ring, options.accepted_max)?;
         let lent = ring
             .register_buffers(options.receive_buffers)
@@ -251,9 +243,7 @@ impl Net for Uring {
     }
 
     fn write(&mut self, stream: StreamId, bytes: &[u8]) {
-        if let Some(batch) = self.batch_of(stream) {
-            batch.write(bytes);
-        }
+        self.queue(stream, bytes);
     }
 
     fn write_body(&mut self, stream: StreamId, extents: &[Extent]) {

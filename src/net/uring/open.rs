@@ -28,10 +28,7 @@ impl Uring {
                 let errno = error.raw_os_error().unwrap_or(libc::EIO);
                 let slot = self.streams.add(Phase::Closing(Cause::NotOpened(errno)), 0);
                 let stream = self.streams.id(slot);
-                self.events.push_back(Event::Closed {
-                    stream,
-                    cause: Cause::NotOpened(errno),
-                });
+                self.events.push_back(Event::Closed { stream, cause: Cause::NotOpened(errno) });
                 stream
             }
         }
@@ -60,8 +57,6 @@ impl Uring {
         stream.phase = Phase::Open;
         self.receive_if_wanted(slot);
         self.mark(slot);
-        Some(Event::Opened {
-            stream: self.streams.id(slot),
-        })
+        Some(Event::Opened { stream: self.streams.id(slot) })
     }
 }

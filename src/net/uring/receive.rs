@@ -40,10 +40,7 @@ impl Uring {
                     if !completion.more {
                         self.receive_if_wanted(slot);
                     }
-                    return Some(Event::Received {
-                        stream: self.streams.id(slot),
-                        extent,
-                    });
+                    return Some(Event::Received { stream: self.streams.id(slot), extent });
                 }
                 self.pool.release(extent.buffer);
             }

@@ -11,26 +11,35 @@ use crate::sys::ring::Completion;
 /// Empty batches kept for use again.
 const BATCHES_KEPT: usize = 1_024;
 
+/// The stream's batch to add to: idle streams own none.
+#[allow(clippy::vec_box, reason = "a batch stays where it is while it is being sent")]
+fn batch_in<'a>(queued: &'a mut Option<Box<Batch>>, unused: &mut Vec<Box<Batch>>) -> &'a mut Batch {
+    queued.get_or_insert_with(|| unused.pop().unwrap_or_else(Batch::new))
+}
+
 impl Uring {
-    /// Where to add what is written to that stream, if it takes any more. Marks the stream.
-    pub(super) fn batch_of(&mut self, stream: StreamId) -> Option<&mut Batch> {
-        let slot = self
-            .streams
-            .find(stream)
-            .filter(|&slot| self.streams.at(slot).takes_writes())?;
-        self.mark(slot);
-        let batches = &mut self.batches;
-        let queued = &mut self.streams.at(slot).queued;
-        Some(queued.get_or_insert_with(|| batches.pop().unwrap_or_else(Batch::new)))
+    /// Queues copied bytes.
+    pub(super) fn queue(&mut self, id: StreamId, bytes: &[u8]) {
+        if let Some(slot) = self.marked_for_writing(id).filter(|_| !bytes.is_empty()) {
+            batch_in(&mut self.streams.at(slot).queued, &mut self.batches).write(bytes);
+        }
     }
 
+    /// Queues extents, and owes a `Sent` for them.
     pub(super) fn queue_body(&mut self, id: StreamId, extents: &[Extent]) {
-        let arenas = self.pool.arenas().clone();
-        let Some(batch) = self.batch_of(id) else { return };
-        extents
-            .iter()
-            .for_each(|&extent| batch.write_body(extent, &arenas));
-        self.streams.at(id.slot).sent_owed = true;
+        if let Some(slot) = self.marked_for_writing(id) {
+            let stream = self.streams.at(slot);
+            stream.sent_owed = true;
+            let batch = batch_in(&mut stream.queued, &mut self.batches);
+            extents.iter().for_each(|&extent| batch.write_body(extent, self.pool.arenas()));
+        }
+    }
+
+    /// The slot of a stream that still takes writes, to be looked at when the next turn begins.
+    fn marked_for_writing(&mut self, id: StreamId) -> Option<u32> {
+        let slot = self.streams.find(id).filter(|&slot| self.streams.at(slot).takes_writes())?;
+        self.mark(slot);
+        Some(slot)
     }
 
     pub(super) fn recycle(&mut self, batch: Option<Box<Batch>>) {

@@ -106,12 +106,7 @@ impl Streams {
         assert!(slot < 1 << SLOT_BITS, "more streams than can be named");
         let stream = &mut self.all[slot as usize];
         let generation = stream.generation.wrapping_add(1);
-        *stream = Stream {
-            generation,
-            phase,
-            direct,
-            ..Stream::vacant()
-        };
+        *stream = Stream { generation, phase, direct, ..Stream::vacant() };
         slot
     }
 
@@ -127,19 +122,11 @@ impl Streams {
     }
 
     pub(super) fn id(&self, slot: u32) -> StreamId {
-        StreamId {
-            slot,
-            generation: self.all[slot as usize].generation,
-        }
+        StreamId { slot, generation: self.all[slot as usize].generation }
     }
 
     pub(super) fn tag(&self, op: Op, slot: u32) -> u64 {
-        Tag {
-            op,
-            slot,
-            generation: self.all[slot as usize].generation,
-        }
-        .pack()
+        Tag { op, slot, generation: self.all[slot as usize].generation }.pack()
     }
 
     pub(super) fn at(&mut self, slot: u32) -> &mut Stream {
@@ -154,8 +141,6 @@ impl Streams {
 
     /// The slots of all there are.
     pub(super) fn slots(&self) -> Vec<u32> {
-        (0..self.all.len() as u32)
-            .filter(|&slot| self.all[slot as usize].phase != Phase::Vacant)
-            .collect()
+        (0..self.all.len() as u32).filter(|&slot| self.all[slot as usize].phase != Phase::Vacant).collect()
     }
 }

@@ -49,11 +49,7 @@ impl Tag {
             9 => Op::Wake,
             _ => Op::Ignored,
         };
-        Tag {
-            op,
-            slot: tag as u32 & ((1 << SLOT_BITS) - 1),
-            generation: (tag >> SLOT_BITS) as u32,
-        }
+        Tag { op, slot: tag as u32 & ((1 << SLOT_BITS) - 1), generation: (tag >> SLOT_BITS) as u32 }
     }
 }
 

@@ -27,11 +27,7 @@ impl Uring {
             self.prepare();
             self.report_own(limit, events);
             let may_wait = events.len() == before && !self.woken && !self.ring.has_completions();
-            let wait = if may_wait {
-                wait_until(until.min(self.retry_at))
-            } else {
-                Wait::No
-            };
+            let wait = if may_wait { wait_until(until.min(self.retry_at)) } else { Wait::No };
             self.enters += 1;
             if let Err(error) = self.ring.enter(wait) {
                 // Every request is well-formed and the ring is ours: the kernel has no reason to refuse.
@@ -61,16 +57,8 @@ impl Uring {
         while let Some(shard) = self.wakes.pop() {
             // A shard whose ring is not there yet (or any more) looks at its mail when it starts (or never).
             if let Some(ring) = self.rings.get(shard) {
-                let theirs = Tag {
-                    op: Op::Woken,
-                    slot: 0,
-                    generation: 0,
-                };
-                let ours = Tag {
-                    op: Op::Wake,
-                    slot: shard.0.into(),
-                    generation: 0,
-                };
+                let theirs = Tag { op: Op::Woken, slot: 0, generation: 0 };
+                let ours = Tag { op: Op::Wake, slot: shard.0.into(), generation: 0 };
                 self.ring.message(ring, theirs.pack(), ours.pack());
             }
         }
@@ -98,11 +86,7 @@ impl Uring {
             if completions.is_empty() {
                 break;
             }
-            events.extend(
-                completions
-                    .iter()
-                    .filter_map(|&completion| self.complete(completion)),
-            );
+            events.extend(completions.iter().filter_map(|&completion| self.complete(completion)));
         }
         self.completions = completions;
     }
@@ -154,12 +138,7 @@ impl Drop for Uring {
     /// Ends all streams and waits, for a bounded time, until the kernel uses none of their memory any more.
     fn drop(&mut self) {
         self.rings.withdraw(self.options.shard);
-        let listeners: Vec<_> = self
-            .listeners
-            .iter()
-            .flatten()
-            .map(|listener| listener.id())
-            .collect();
+        let listeners: Vec<_> = self.listeners.iter().flatten().map(|listener| listener.id()).collect();
         listeners.into_iter().for_each(|id| self.stop_listening(id));
         let end = clock::now() + FAREWELL;
         let mut events = Vec::new();

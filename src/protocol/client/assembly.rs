@@ -63,20 +63,12 @@ impl Assembly {
                 learn(parsed.rest);
             }
             // The enhanced code is cut off a further line only if it says the same again.
-            let text = if enhanced == reply_enhanced {
-                text
-            } else {
-                parsed.rest
-            };
+            let text = if enhanced == reply_enhanced { text } else { parsed.rest };
             if is_first && parsed.last && is_lendable {
                 let text_start = start + (text.as_ptr() as usize - line.as_ptr() as usize);
                 let lent = text_start..text_start + text.len().min(TEXT_MAX);
                 self.first = None;
-                return Ok(Some(Framed {
-                    code,
-                    enhanced: reply_enhanced,
-                    lent: Some(lent),
-                }));
+                return Ok(Some(Framed { code, enhanced: reply_enhanced, lent: Some(lent) }));
             }
             if is_first {
                 self.text.clear();
@@ -90,11 +82,7 @@ impl Assembly {
             self.lines.clear();
             if is_last {
                 (self.first, self.octets) = (None, 0);
-                return Ok(Some(Framed {
-                    code,
-                    enhanced: reply_enhanced,
-                    lent: None,
-                }));
+                return Ok(Some(Framed { code, enhanced: reply_enhanced, lent: None }));
             }
         }
         Ok(None)
@@ -106,11 +94,7 @@ impl Assembly {
             Some(range) => &input[range.clone()],
             None => &self.text,
         };
-        Reply {
-            code: framed.code,
-            enhanced: framed.enhanced,
-            text,
-        }
+        Reply { code: framed.code, enhanced: framed.enhanced, text }
     }
 }
 

@@ -73,11 +73,6 @@ impl Capabilities {
 
     /// MAIL's parameters among it.
     pub(super) fn offered(&self) -> Offered {
-        Offered {
-            size: self.size.is_some(),
-            eight_bit: self.eight_bit,
-            utf8: self.utf8,
-            dsn: self.dsn,
-        }
+        Offered { size: self.size.is_some(), eight_bit: self.eight_bit, utf8: self.utf8, dsn: self.dsn }
     }
 }

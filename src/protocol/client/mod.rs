@@ -138,8 +138,7 @@ impl Client {
     /// MAIL, RCPT… and DATA in one go with PIPELINING, else the first command as soon as nothing is due.
     /// `recipients` are indexes into the envelope. `can_begin` must hold.
     pub fn begin(&mut self, envelope: &Envelope, recipients: &[u16], size: u64, out: &mut Vec<u8>) {
-        self.script
-            .begin(self.capabilities, envelope, recipients, size, out);
+        self.script.begin(self.capabilities, envelope, recipients, size, out);
     }
 
     /// After each `Mail` or `Recipient` event after which the transaction is to go on, with the arguments of

@@ -81,10 +81,7 @@ impl Script {
 
     /// No reply matters any more.
     pub(super) fn end(&mut self) {
-        *self = Script {
-            phase: Phase::Over,
-            ..Script::default()
-        };
+        *self = Script { phase: Phase::Over, ..Script::default() };
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -113,9 +110,7 @@ impl Script {
             return Expected::Swallow;
         }
         match self.transaction {
-            Some(Transaction {
-                said: true, stage, ..
-            }) if stage != Stage::Body => match stage {
+            Some(Transaction { said: true, stage, .. }) if stage != Stage::Body => match stage {
                 Stage::Mail => Expected::Mail,
                 Stage::Recipient(position) => Expected::Recipient(position),
                 _ => Expected::Data,
@@ -156,30 +151,16 @@ impl Script {
         assert!(recipients.len() <= usize::from(u16::MAX), "positions are u16");
         self.pipelining = capabilities.pipelining;
         let is_due = self.final_due || self.swallow > 0;
-        let to = if self.pipelining {
-            &mut *out
-        } else {
-            &mut self.held
-        };
+        let to = if self.pipelining { &mut *out } else { &mut self.held };
         if self.reset {
             to.extend_from_slice(b"RSET\r\n");
             self.reset = false;
             self.swallow += 1;
         }
-        let parameters = MailParameters {
-            size: Some(size),
-            ..envelope.mail()
-        };
-        Mail {
-            path: envelope.sender(),
-            parameters,
-        }
-        .write(capabilities.offered(), to);
-        self.transaction = Some(Transaction {
-            stage: Stage::Mail,
-            recipients: recipients.len() as u16,
-            said: true,
-        });
+        let parameters = MailParameters { size: Some(size), ..envelope.mail() };
+        Mail { path: envelope.sender(), parameters }.write(capabilities.offered(), to);
+        self.transaction =
+            Some(Transaction { stage: Stage::Mail, recipients: recipients.len() as u16, said: true });
         if self.pipelining {
             for &recipient in recipients {
                 envelope.recipient(recipient.into()).write(capabilities.dsn, out);
@@ -230,11 +211,7 @@ impl Script {
     }
 
     pub(super) fn body_written(&mut self) {
-        if self
-            .transaction
-            .take_if(|transaction| transaction.stage == Stage::Body)
-            .is_some()
-        {
+        if self.transaction.take_if(|transaction| transaction.stage == Stage::Body).is_some() {
             self.final_due = true;
         }
     }
@@ -275,11 +252,7 @@ impl Transaction {
                 return;
             }
         };
-        self.stage = if first < self.recipients {
-            Stage::Recipient(first)
-        } else {
-            Stage::Data
-        };
+        self.stage = if first < self.recipients { Stage::Recipient(first) } else { Stage::Data };
         self.said = pipelining;
     }
 }

@@ -27,12 +27,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options {
-            hostname: "localhost".into(),
-            size_max: 25 << 20,
-            recipients_max: 100,
-            faults_max: 20,
-        }
+        Options { hostname: "localhost".into(), size_max: 25 << 20, recipients_max: 100, faults_max: 20 }
     }
 }
 
@@ -115,12 +110,7 @@ impl Server {
         options: &Options,
         out: &mut Vec<u8>,
     ) -> (usize, Option<Event<'a>>) {
-        let Server {
-            lines,
-            line,
-            dialogue,
-            scanner,
-        } = self;
+        let Server { lines, line, dialogue, scanner } = self;
         // Only the first line of a call can have begun in an earlier one, so it is lent at most once.
         let mut carried = Some(line);
         let mut at = 0;
@@ -183,12 +173,7 @@ fn receive_data<'a>(
     at: usize,
     options: &Options,
 ) -> (usize, Option<Event<'a>>) {
-    let end = at
-        + if scanner.is_ended() {
-            0
-        } else {
-            scanner.push(&input[at..])
-        };
+    let end = at + if scanner.is_ended() { 0 } else { scanner.push(&input[at..]) };
     let violation = if scanner.is_bare() {
         Some(Violation::BareNewline)
     } else {

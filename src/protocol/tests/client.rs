@@ -72,16 +72,9 @@ fn short(event: Event<'_>) -> String {
 
 fn envelope(sender: &str, recipients: &[&str]) -> Envelope {
     let mut envelope = Envelope::default();
-    envelope.set_sender(&Mail {
-        path: sender.as_bytes(),
-        parameters: MailParameters::default(),
-    });
+    envelope.set_sender(&Mail { path: sender.as_bytes(), parameters: MailParameters::default() });
     for path in recipients {
-        envelope.push_recipient(&Recipient {
-            path: path.as_bytes(),
-            notify: None,
-            orcpt: None,
-        });
+        envelope.push_recipient(&Recipient { path: path.as_bytes(), notify: None, orcpt: None });
     }
     envelope
 }
@@ -90,43 +83,19 @@ fn envelope(sender: &str, recipients: &[&str]) -> Envelope {
 fn hellos() {
     for (input, events, written) in [
         ("220 a\r\n250 b\r\n", "Ready", "EHLO us.example\r\n"),
-        (
-            "220-a\r\n220 b\r\n250-c\r\n250 d\r\n",
-            "Ready",
-            "EHLO us.example\r\n",
-        ),
+        ("220-a\r\n220 b\r\n250-c\r\n250 d\r\n", "Ready", "EHLO us.example\r\n"),
         ("220 a\n250 b\n", "Ready", "EHLO us.example\r\n"),
         ("220\r\n250\r\n", "Ready", "EHLO us.example\r\n"),
-        (
-            "220 a\r\n500 b\r\n250 c\r\n",
-            "Ready",
-            "EHLO us.example\r\nHELO us.example\r\n",
-        ),
-        (
-            "220 a\r\n500 b\r\n550 c\r\n",
-            "Refused 550",
-            "EHLO us.example\r\nHELO us.example\r\n",
-        ),
+        ("220 a\r\n500 b\r\n250 c\r\n", "Ready", "EHLO us.example\r\nHELO us.example\r\n"),
+        ("220 a\r\n500 b\r\n550 c\r\n", "Refused 550", "EHLO us.example\r\nHELO us.example\r\n"),
         ("220 a\r\n450 b\r\n", "Refused 450", "EHLO us.example\r\n"),
         ("554 a\r\n250 b\r\n", "Refused 554", ""),
         ("421 a\r\n", "Closing 421", ""),
-        (
-            "220 a\r\n421 a\r\n250 b\r\n",
-            "Closing 421",
-            "EHLO us.example\r\n",
-        ),
+        ("220 a\r\n421 a\r\n250 b\r\n", "Closing 421", "EHLO us.example\r\n"),
         ("hello\r\n", "Broken not a reply", ""),
         ("220-a\r\n250 b\r\n", "Broken codes differ within a reply", ""),
-        (
-            "220 a\r\n250 b\r\n250 c\r\n",
-            "Ready, Broken a reply to nothing",
-            "EHLO us.example\r\n",
-        ),
-        (
-            "220 a\r\n250 b\r\n421 c\r\n",
-            "Ready, Closing 421",
-            "EHLO us.example\r\n",
-        ),
+        ("220 a\r\n250 b\r\n250 c\r\n", "Ready, Broken a reply to nothing", "EHLO us.example\r\n"),
+        ("220 a\r\n250 b\r\n421 c\r\n", "Ready, Closing 421", "EHLO us.example\r\n"),
     ] {
         let mut link = Link::default();
         assert_eq!(link.hear(input.as_bytes()).join(", "), events, "{input:?}");
@@ -152,24 +121,11 @@ fn capabilities_are_learnt() {
     };
     assert_eq!(found, expected);
     link = Link::ready(b"220 a\r\n250-PIPELINING\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n250 SIZE\r\n");
-    let expected = Capabilities {
-        utf8: true,
-        chunking: true,
-        size: Some(0),
-        ..Capabilities::default()
-    };
-    assert_eq!(
-        link.client.capabilities(),
-        expected,
-        "the first line is the upstream's name"
-    );
+    let expected = Capabilities { utf8: true, chunking: true, size: Some(0), ..Capabilities::default() };
+    assert_eq!(link.client.capabilities(), expected, "the first line is the upstream's name");
     let mut fallen_back = Link::default();
     fallen_back.hear(b"220 a\r\n550-a\r\n550-DSN\r\n550 x\r\n250-b\r\n250 DSN\r\n");
-    assert_eq!(
-        fallen_back.client.capabilities(),
-        Capabilities::default(),
-        "HELO has none"
-    );
+    assert_eq!(fallen_back.client.capabilities(), Capabilities::default(), "HELO has none");
 }
 
 #[test]
@@ -178,20 +134,9 @@ fn what_it_lacks() {
     let mut lacks = |body, utf8, size| {
         (mail.body, mail.utf8) = (body, utf8);
         let mut envelope = Envelope::default();
-        envelope.set_sender(&Mail {
-            path: b"",
-            parameters: mail,
-        });
-        let some = Capabilities {
-            size: Some(100),
-            ..Capabilities::default()
-        };
-        let all = Capabilities {
-            eight_bit: true,
-            utf8: true,
-            size: Some(0),
-            ..some
-        };
+        envelope.set_sender(&Mail { path: b"", parameters: mail });
+        let some = Capabilities { size: Some(100), ..Capabilities::default() };
+        let all = Capabilities { eight_bit: true, utf8: true, size: Some(0), ..some };
         assert_eq!(all.lacks(&envelope, size), None);
         some.lacks(&envelope, size)
     };
@@ -206,17 +151,11 @@ fn pipelined_transactions_overlap() {
     let mut link = Link::ready(PIPELINING);
     let (one, two) = (envelope("a@b", &["c@d", "e@f"]), envelope("", &["g@h"]));
     link.begin(&one);
-    assert_eq!(
-        link.written(),
-        "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRCPT TO:<e@f>\r\nDATA\r\n"
-    );
+    assert_eq!(link.written(), "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRCPT TO:<e@f>\r\nDATA\r\n");
     assert!(!link.client.can_begin() && !link.client.is_idle());
     assert!(!link.client.break_off(), "DATA is under way");
     let events = link.hear(b"250 a\r\n250 b\r\n550 c\r\n354 d\r\n");
-    assert_eq!(
-        events,
-        ["Mail 250", "Recipient 0 250", "Recipient 1 550", "Data 354"]
-    );
+    assert_eq!(events, ["Mail 250", "Recipient 0 250", "Recipient 1 550", "Data 354"]);
     assert!(!link.client.can_begin());
     assert!(link.advance(&one).is_empty());
     link.client.body_written();
@@ -235,17 +174,11 @@ fn a_refused_data_is_followed_by_rset() {
     let mut link = Link::ready(PIPELINING);
     let message = envelope("a@b", &["c@d"]);
     link.begin(&message);
-    assert_eq!(
-        link.hear(b"550 a\r\n503 b\r\n503 c\r\n"),
-        ["Mail 550", "Recipient 0 503", "Data 503"]
-    );
+    assert_eq!(link.hear(b"550 a\r\n503 b\r\n503 c\r\n"), ["Mail 550", "Recipient 0 503", "Data 503"]);
     assert!(link.client.is_idle());
     link.written();
     link.begin(&message);
-    assert_eq!(
-        link.written(),
-        "RSET\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n"
-    );
+    assert_eq!(link.written(), "RSET\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n");
     let events = link.hear(b"250 reset\r\n250 a\r\n250 b\r\n354 c\r\n");
     assert_eq!(events, ["Mail 250", "Recipient 0 250", "Data 354"]);
 }
@@ -351,10 +284,7 @@ fn replies_have_a_bound() {
         text = String::from_utf8_lossy(reply.text).into_owned();
     }
     assert_eq!(text.len(), 4096);
-    assert_eq!(
-        link.hear("250-x\r\n".repeat(10_000).as_bytes()),
-        ["Broken reply too long"]
-    );
+    assert_eq!(link.hear("250-x\r\n".repeat(10_000).as_bytes()), ["Broken reply too long"]);
     let mut unending = Link::ready(PIPELINING);
     assert_eq!(unending.hear(&[b'2'; 70_000]), ["Broken reply too long"]);
 }

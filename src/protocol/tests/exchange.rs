@@ -29,21 +29,12 @@ impl Letter {
         let mut envelope = Envelope::default();
         let parameters = MailParameters {
             size: None,
-            body: if self.eight_bit {
-                BodyKind::EightBit
-            } else {
-                BodyKind::SevenBit
-            },
+            body: if self.eight_bit { BodyKind::EightBit } else { BodyKind::SevenBit },
             utf8: self.utf8,
-            ret: self
-                .ret
-                .map(|full| if full { Return::Full } else { Return::Headers }),
+            ret: self.ret.map(|full| if full { Return::Full } else { Return::Headers }),
             envid: self.envid.as_deref().map(str::as_bytes),
         };
-        envelope.set_sender(&Mail {
-            path: self.sender.as_bytes(),
-            parameters,
-        });
+        envelope.set_sender(&Mail { path: self.sender.as_bytes(), parameters });
         for (path, notify, orcpt) in &self.recipients {
             let notify = notify.map(|(success, failure, delay)| Notify {
                 never: !(success || failure || delay),
@@ -52,11 +43,7 @@ impl Letter {
                 delay,
             });
             let orcpt = orcpt.as_deref().map(str::as_bytes);
-            envelope.push_recipient(&Recipient {
-                path: path.as_bytes(),
-                notify,
-                orcpt,
-            });
+            envelope.push_recipient(&Recipient { path: path.as_bytes(), notify, orcpt });
         }
         envelope
     }
@@ -113,10 +100,7 @@ impl Wires {
             }
             let mut said = std::mem::take(&mut self.session.out);
             if !self.offers_pipelining {
-                said = String::from_utf8(said)
-                    .expect("text")
-                    .replace("250-PIPELINING\r\n", "")
-                    .into_bytes();
+                said = String::from_utf8(said).expect("text").replace("250-PIPELINING\r\n", "").into_bytes();
             }
             to_client.extend_from_slice(&said);
         }
@@ -195,11 +179,8 @@ fn letter() -> impl Strategy<Value = Letter> {
         prop::option::of(any::<(bool, bool, bool)>()),
         prop::option::of("rfc822;[a-z]{1,20}\\+40b"),
     );
-    let line = prop_oneof![
-        Just(b"\n".to_vec()),
-        Just(b".".to_vec()),
-        prop::collection::vec(32u8..=255, 0..80)
-    ];
+    let line =
+        prop_oneof![Just(b"\n".to_vec()), Just(b".".to_vec()), prop::collection::vec(32u8..=255, 0..80)];
     (
         prop_oneof![
             Just(String::new()),
@@ -269,20 +250,10 @@ fn an_envelope_is_used_again() {
         assert!(envelope.is_empty() && envelope.sender().is_empty());
         assert_eq!(envelope.mail(), MailParameters::default());
         let path = format!("r{round}@example.org");
-        let parameters = MailParameters {
-            size: Some(round),
-            envid: Some(b"id"),
-            ..MailParameters::default()
-        };
-        envelope.set_sender(&Mail {
-            path: path.as_bytes(),
-            parameters,
-        });
-        envelope.push_recipient(&Recipient {
-            path: path.as_bytes(),
-            notify: None,
-            orcpt: Some(b"rfc822;x"),
-        });
+        let parameters =
+            MailParameters { size: Some(round), envid: Some(b"id"), ..MailParameters::default() };
+        envelope.set_sender(&Mail { path: path.as_bytes(), parameters });
+        envelope.push_recipient(&Recipient { path: path.as_bytes(), notify: None, orcpt: Some(b"rfc822;x") });
         assert_eq!(envelope.len(), 1);
         assert_eq!(envelope.sender(), path.as_bytes());
         assert_eq!(envelope.mail(), parameters);

@@ -5,10 +5,7 @@ use crate::protocol::wire::command::{BodyKind, Fault, Mail, Notify, Recipient, R
 
 fn parsed(text: &str) -> Result<String, AddressFault> {
     let (path, rest) = address::path(text.as_bytes())?;
-    assert!(
-        rest.is_empty() || rest[0] == b' ',
-        "nothing of {text:?} is left over: {rest:?}"
-    );
+    assert!(rest.is_empty() || rest[0] == b' ', "nothing of {text:?} is left over: {rest:?}");
     Ok(String::from_utf8(path.to_vec()).expect("valid"))
 }
 
@@ -182,20 +179,12 @@ fn mail_that_is_faulty() {
         ("FROM:<a@b> =1", bad),
         ("FROM:<a@b> S!ZE=1", bad),
     ] {
-        assert_eq!(
-            Mail::parse(arguments.as_bytes(), true).err(),
-            Some(fault),
-            "{arguments}"
-        );
+        assert_eq!(Mail::parse(arguments.as_bytes(), true).err(), Some(fault), "{arguments}");
     }
     let envid = |len| format!("FROM:<> ENVID={}", "e".repeat(len));
     assert!(Mail::parse(envid(100).as_bytes(), true).is_ok());
     assert_eq!(Mail::parse(envid(101).as_bytes(), true).err(), Some(bad));
-    assert_eq!(
-        Mail::parse(b"FROM:<> SIZE=1", false).err(),
-        Some(Fault::ParameterUnknown),
-        "after HELO"
-    );
+    assert_eq!(Mail::parse(b"FROM:<> SIZE=1", false).err(), Some(Fault::ParameterUnknown), "after HELO");
     assert!(Mail::parse("FROM:<ü@b> SMTPUTF8".as_bytes(), true).is_ok());
 }
 
@@ -203,23 +192,10 @@ fn mail_that_is_faulty() {
 fn recipients() {
     let parse = |text: &'static str, utf8| Recipient::parse(text.as_bytes(), true, utf8);
     let full = parse("TO:<a@b> NOTIFY=success,DELAY ORCPT=rfc822;a+40b", false).expect("valid");
-    assert_eq!(
-        full.notify,
-        Some(Notify {
-            success: true,
-            delay: true,
-            ..Notify::default()
-        })
-    );
+    assert_eq!(full.notify, Some(Notify { success: true, delay: true, ..Notify::default() }));
     assert_eq!(full.orcpt, Some(&b"rfc822;a+40b"[..]));
     let never = parse("TO:<Postmaster> NOTIFY=NEVER", false).expect("valid");
-    assert_eq!(
-        never.notify,
-        Some(Notify {
-            never: true,
-            ..Notify::default()
-        })
-    );
+    assert_eq!(never.notify, Some(Notify { never: true, ..Notify::default() }));
     let bad = Fault::ParameterBad;
     for (arguments, fault) in [
         ("TO:<>", Fault::Address(AddressFault::Syntax)),
@@ -242,8 +218,5 @@ fn recipients() {
     assert!(parse("TO:<a@ü> ORCPT=utf-8;ü", true).is_ok());
     let orcpt = |len: usize| format!("TO:<a@b> ORCPT=rfc822;{}", "o".repeat(len - 7));
     assert!(Recipient::parse(orcpt(500).as_bytes(), true, false).is_ok());
-    assert_eq!(
-        Recipient::parse(orcpt(501).as_bytes(), true, false).err(),
-        Some(bad)
-    );
+    assert_eq!(Recipient::parse(orcpt(501).as_bytes(), true, false).err(), Some(bad));
 }

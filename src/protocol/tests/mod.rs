@@ -14,19 +14,10 @@ use super::{Envelope, MailParameters};
 
 pub(super) const OK: Reply<'static> = Reply::new(250, Enhanced(2, 1, 5), "fine");
 pub(super) const NO: Reply<'static> = Reply::new(550, Enhanced(5, 1, 1), "none such");
-pub(super) const GO: Reply<'static> = Reply {
-    code: 354,
-    enhanced: None,
-    text: b"go on",
-};
+pub(super) const GO: Reply<'static> = Reply { code: 354, enhanced: None, text: b"go on" };
 
 pub(super) fn options() -> Options {
-    Options {
-        hostname: "mx.example".into(),
-        size_max: 1000,
-        recipients_max: 3,
-        faults_max: 20,
-    }
+    Options { hostname: "mx.example".into(), size_max: 1000, recipients_max: 3, faults_max: 20 }
 }
 
 /// A session with all it heard: events as text, and messages taken with their envelopes.
@@ -43,14 +34,7 @@ pub(super) struct Session {
 impl Session {
     /// Feeds all of `input`, as a piece. Answers every event at once: paths that begin with `no` are refused.
     pub(super) fn feed(&mut self, input: &[u8], options: &Options) {
-        let Session {
-            server,
-            out,
-            events,
-            taken,
-            envelope,
-            body,
-        } = self;
+        let Session { server, out, events, taken, envelope, body } = self;
         let mut at = 0;
         loop {
             let (taken_octets, event) = server.receive(&input[at..], options, out);
@@ -105,17 +89,12 @@ impl Session {
     /// The codes of all replies so far, one per reply, with the enhanced codes where there are any.
     pub(super) fn said(&self) -> Vec<String> {
         let text = std::str::from_utf8(&self.out).expect("we say UTF-8");
-        let last_lines = text
-            .split_terminator("\r\n")
-            .filter(|line| line.as_bytes()[3] == b' ');
+        let last_lines = text.split_terminator("\r\n").filter(|line| line.as_bytes()[3] == b' ');
         last_lines
             .map(|line| {
                 let mut words = line.split(' ');
                 let code = words.next().expect("a code");
-                match words
-                    .next()
-                    .filter(|word| word.starts_with(['2', '4', '5']) && word.contains('.'))
-                {
+                match words.next().filter(|word| word.starts_with(['2', '4', '5']) && word.contains('.')) {
                     Some(enhanced) => format!("{code} {enhanced}"),
                     None => code.to_owned(),
                 }
@@ -129,26 +108,13 @@ fn describe(event: &Event<'_>) -> String {
     match event {
         Event::Hello { name, extended } => format!("hello {} {extended}", text(name)),
         Event::Mail(mail) => {
-            let MailParameters {
-                size,
-                body,
-                utf8,
-                ret,
-                envid,
-            } = mail.parameters;
+            let MailParameters { size, body, utf8, ret, envid } = mail.parameters;
             let envid = envid.map(text);
-            format!(
-                "mail {} {size:?} {body:?} {utf8} {ret:?} {envid:?}",
-                text(mail.path)
-            )
+            format!("mail {} {size:?} {body:?} {utf8} {ret:?} {envid:?}", text(mail.path))
         }
         Event::Recipient(recipient) => {
             let orcpt = recipient.orcpt.map(text);
-            format!(
-                "recipient {} {:?} {orcpt:?}",
-                text(recipient.path),
-                recipient.notify
-            )
+            format!("recipient {} {:?} {orcpt:?}", text(recipient.path), recipient.notify)
         }
         other => format!("{other:?}"),
     }

@@ -15,54 +15,12 @@ fn written(reply: Reply<'_>) -> Vec<u8> {
 fn wire_form() {
     let enhanced = Some(Enhanced(2, 1, 0));
     for (reply, wire) in [
-        (
-            Reply {
-                code: 250,
-                enhanced,
-                text: b"a\nb",
-            },
-            "250-2.1.0 a\r\n250 2.1.0 b\r\n",
-        ),
-        (
-            Reply {
-                code: 250,
-                enhanced,
-                text: b"",
-            },
-            "250 2.1.0\r\n",
-        ),
-        (
-            Reply {
-                code: 354,
-                enhanced: None,
-                text: b"go",
-            },
-            "354 go\r\n",
-        ),
-        (
-            Reply {
-                code: 250,
-                enhanced: None,
-                text: b"",
-            },
-            "250 \r\n",
-        ),
-        (
-            Reply {
-                code: 550,
-                enhanced: None,
-                text: b"a\rb\0\x7f\tc",
-            },
-            "550 a?b??\tc\r\n",
-        ),
-        (
-            Reply {
-                code: 550,
-                enhanced: None,
-                text: b"a\n\n",
-            },
-            "550-a\r\n550-\r\n550 \r\n",
-        ),
+        (Reply { code: 250, enhanced, text: b"a\nb" }, "250-2.1.0 a\r\n250 2.1.0 b\r\n"),
+        (Reply { code: 250, enhanced, text: b"" }, "250 2.1.0\r\n"),
+        (Reply { code: 354, enhanced: None, text: b"go" }, "354 go\r\n"),
+        (Reply { code: 250, enhanced: None, text: b"" }, "250 \r\n"),
+        (Reply { code: 550, enhanced: None, text: b"a\rb\0\x7f\tc" }, "550 a?b??\tc\r\n"),
+        (Reply { code: 550, enhanced: None, text: b"a\n\n" }, "550-a\r\n550-\r\n550 \r\n"),
     ] {
         assert_eq!(String::from_utf8(written(reply)).expect("text"), wire);
     }
@@ -100,17 +58,11 @@ fn lines() {
     ] {
         assert_eq!(
             Line::parse(line.as_bytes()),
-            Some(Line {
-                code,
-                last,
-                rest: rest.as_bytes()
-            }),
+            Some(Line { code, last, rest: rest.as_bytes() }),
             "{line:?}"
         );
     }
-    for line in [
-        "", "25", "150 a", "650 a", "2x0 a", "250a", "250_a", "2500", "hello", "\r\n",
-    ] {
+    for line in ["", "25", "150 a", "650 a", "2x0 a", "250a", "250_a", "2500", "hello", "\r\n"] {
         assert_eq!(Line::parse(line.as_bytes()), None, "{line:?}");
     }
 }
@@ -140,24 +92,14 @@ fn the_enhanced_code_of_further_lines() {
     for (wire, enhanced, text) in [
         ("550-5.1.1 a\r\n550 5.1.1 b\r\n", Some(Enhanced(5, 1, 1)), "a\nb"),
         ("550-5.1.1 a\r\n550 b\r\n", Some(Enhanced(5, 1, 1)), "a\nb"),
-        (
-            "550-5.1.1 a\n550-5.1.2 b\n550\n",
-            Some(Enhanced(5, 1, 1)),
-            "a\n5.1.2 b\n",
-        ),
+        ("550-5.1.1 a\n550-5.1.2 b\n550\n", Some(Enhanced(5, 1, 1)), "a\n5.1.2 b\n"),
         ("550-a\r\n550 5.1.1 b\r\n", None, "a\n5.1.1 b"),
         ("550-\r\n550 \r\n", None, "\n"),
     ] {
         let mut reader = ReplyReader::default();
         let mut replies = Vec::new();
-        reader
-            .read(wire.as_bytes(), &mut |reply| replies.push(reply.to_buf()))
-            .expect("legal");
-        let expected = Reply {
-            code: 550,
-            enhanced,
-            text: text.as_bytes(),
-        };
+        reader.read(wire.as_bytes(), &mut |reply| replies.push(reply.to_buf())).expect("legal");
+        let expected = Reply { code: 550, enhanced, text: text.as_bytes() };
         assert_eq!(replies, [expected.to_buf()], "{wire:?}");
     }
 }
@@ -167,9 +109,7 @@ fn the_bound_is_on_one_reply() {
     let mut reader = ReplyReader::default();
     let wire = "250-a line\r\n250 another\r\n".repeat(10_000);
     let mut count = 0;
-    reader
-        .read(wire.as_bytes(), &mut |_| count += 1)
-        .expect("each is short");
+    reader.read(wire.as_bytes(), &mut |_| count += 1).expect("each is short");
     assert_eq!(count, 10_000);
 }
 

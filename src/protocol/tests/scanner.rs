@@ -16,10 +16,7 @@ fn oracle(message: &[u8]) -> (Option<usize>, bool, u64) {
         b'\n' => i == 0 || part[i - 1] != b'\r',
         _ => false,
     });
-    let stuffed = part
-        .windows(4)
-        .filter(|w| w.starts_with(b"\r\n.") && w[3] != b'\r')
-        .count();
+    let stuffed = part.windows(4).filter(|w| w.starts_with(b"\r\n.") && w[3] != b'\r').count();
     (end.map(|end| end - 2), is_bare, (part.len() - 2 - stuffed) as u64)
 }
 
@@ -32,10 +29,7 @@ fn check(message: &[u8], cuts: &[usize]) {
     while !rest.is_empty() && !scanner.is_ended() {
         let len = rest.len().min(*cuts.next().unwrap_or(&usize::MAX));
         let piece = scanner.push(&rest[..len]);
-        assert!(
-            piece == len || scanner.is_ended(),
-            "all is taken but what follows the end"
-        );
+        assert!(piece == len || scanner.is_ended(), "all is taken but what follows the end");
         taken += piece;
         rest = &rest[len..];
     }

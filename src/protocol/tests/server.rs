@@ -26,10 +26,7 @@ fn greeting_and_hello() {
     let text = String::from_utf8(session.out.clone()).expect("text");
     let mut lines: Vec<_> = text.split_terminator("\r\n").collect();
     assert_eq!(lines.remove(0), "250-mx.example");
-    assert!(
-        lines.pop().is_some_and(|line| line.starts_with("250 ")),
-        "the last line has no dash"
-    );
+    assert!(lines.pop().is_some_and(|line| line.starts_with("250 ")), "the last line has no dash");
     for offer in ["PIPELINING", "SIZE 1000", "8BITMIME", "SMTPUTF8", "DSN"] {
         assert!(lines.contains(&format!("250-{offer}").as_str()), "{offer}");
     }
@@ -88,40 +85,22 @@ fn transactions() {
         ("MAIL FROM:<é@b> SMTPUTF8\r\n", "250 2.1.5"),
         ("MAIL FROM:<no@b>\r\nRCPT TO:<a@b>\r\n", "550 5.1.1, 503 5.5.1"),
         ("MAIL FROM:<a@b>\r\nMAIL FROM:<a@b>\r\n", "250 2.1.5, 503 5.5.1"),
-        (
-            "MAIL FROM:<a@b>\r\nRSET\r\nMAIL FROM:<a@b>\r\n",
-            "250 2.1.5, 250 2.0.0, 250 2.1.5",
-        ),
+        ("MAIL FROM:<a@b>\r\nRSET\r\nMAIL FROM:<a@b>\r\n", "250 2.1.5, 250 2.0.0, 250 2.1.5"),
         ("MAIL FROM:<>\r\nRCPT TO:a\r\n", "250 2.1.5, 501 5.1.3"),
         ("MAIL FROM:<>\r\nRCPT a\r\n", "250 2.1.5, 501 5.5.4"),
         ("MAIL FROM:<>\r\nRCPT TO:<>\r\n", "250 2.1.5, 501 5.1.3"),
         ("MAIL FROM:<>\r\nRCPT TO:<é@b>\r\n", "250 2.1.5, 553 5.6.7"),
-        (
-            "MAIL FROM:<> SMTPUTF8\r\nRCPT TO:<é@b>\r\n",
-            "250 2.1.5, 250 2.1.5",
-        ),
+        ("MAIL FROM:<> SMTPUTF8\r\nRCPT TO:<é@b>\r\n", "250 2.1.5, 250 2.1.5"),
         (
             "MAIL FROM:<> SMTPUTF8\r\nRSET\r\nMAIL FROM:<>\r\nRCPT TO:<é@b>\r\n",
             "250 2.1.5, 250 2.0.0, 250 2.1.5, 553 5.6.7",
         ),
         ("MAIL FROM:<>\r\nRCPT TO:<a@b> SIZE=1\r\n", "250 2.1.5, 555 5.5.4"),
-        (
-            "MAIL FROM:<>\r\nRCPT TO: <postmaster>\r\n",
-            "250 2.1.5, 250 2.1.5",
-        ),
+        ("MAIL FROM:<>\r\nRCPT TO: <postmaster>\r\n", "250 2.1.5, 250 2.1.5"),
         ("MAIL FROM:<>\r\nDATA\r\n", "250 2.1.5, 503 5.5.1"),
-        (
-            "MAIL FROM:<>\r\nRCPT TO:<no@b>\r\nDATA\r\n",
-            "250 2.1.5, 550 5.1.1, 503 5.5.1",
-        ),
-        (
-            "MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA x\r\n",
-            "250 2.1.5, 250 2.1.5, 501 5.5.4",
-        ),
-        (
-            "MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nEHLO x\r\nDATA\r\n",
-            "250 2.1.5, 250 2.1.5, 250, 503 5.5.1",
-        ),
+        ("MAIL FROM:<>\r\nRCPT TO:<no@b>\r\nDATA\r\n", "250 2.1.5, 550 5.1.1, 503 5.5.1"),
+        ("MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA x\r\n", "250 2.1.5, 250 2.1.5, 501 5.5.4"),
+        ("MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nEHLO x\r\nDATA\r\n", "250 2.1.5, 250 2.1.5, 250, 503 5.5.1"),
         (
             "MAIL FROM:<late@b>\r\nRCPT TO:<a@b>\r\nDATA\r\nRSET\r\n",
             "250 2.1.5, 250 2.1.5, 550 5.1.1, 250 2.0.0",
@@ -138,10 +117,7 @@ fn transactions() {
 
 #[test]
 fn before_and_after_helo() {
-    assert_eq!(
-        said_after("", "MAIL FROM:<>\r\nDATA\r\nNOOP\r\n"),
-        ["503 5.5.1", "503 5.5.1", "250 2.0.0"]
-    );
+    assert_eq!(said_after("", "MAIL FROM:<>\r\nDATA\r\nNOOP\r\n"), ["503 5.5.1", "503 5.5.1", "250 2.0.0"]);
     let helo = "HELO c\r\n";
     assert_eq!(said_after(helo, "MAIL FROM:<> SIZE=1\r\n"), ["555 5.5.4"]);
     assert_eq!(
@@ -180,33 +156,21 @@ fn lines_have_a_bound() {
         let mut split = Session::default();
         split.feed(b"EHLO c\r\n", &options());
         split.out.clear();
-        lines
-            .as_bytes()
-            .chunks(7)
-            .for_each(|piece| split.feed(piece, &options()));
+        lines.as_bytes().chunks(7).for_each(|piece| split.feed(piece, &options()));
         assert_eq!(split.said().join(", "), replies, "in pieces");
     }
 }
 
 #[test]
 fn too_many_faults() {
-    let options = Options {
-        faults_max: 2,
-        ..options()
-    };
+    let options = Options { faults_max: 2, ..options() };
     let mut session = Session::default();
     session.feed(b"X\r\nNOOP\r\nX\r\nX\r\nNOOP\r\n", &options);
-    assert_eq!(
-        session.said(),
-        ["500 5.5.2", "250 2.0.0", "500 5.5.2", "421 4.7.0"]
-    );
+    assert_eq!(session.said(), ["500 5.5.2", "250 2.0.0", "500 5.5.2", "421 4.7.0"]);
     assert_eq!(session.events, ["Hangup"]);
     let mut forgiven = Session::default();
     let message = "MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n.\r\n";
-    forgiven.feed(
-        format!("EHLO c\r\nX\r\nX\r\n{message}X\r\nX\r\n{message}").as_bytes(),
-        &options,
-    );
+    forgiven.feed(format!("EHLO c\r\nX\r\nX\r\n{message}X\r\nX\r\n{message}").as_bytes(), &options);
     assert_eq!(forgiven.taken.len(), 2, "a message taken clears the count");
 }
 
@@ -244,16 +208,8 @@ fn messages() {
         assert!(session.server.in_data());
         session.feed([message, "NOOP\r\n"].concat().as_bytes(), &options());
         assert!(!session.server.in_data());
-        assert_eq!(
-            session.events.last().map(String::as_str),
-            Some(end),
-            "{message:?}"
-        );
-        assert_eq!(
-            session.said().last().map(String::as_str),
-            Some("250 2.0.0"),
-            "{message:?}"
-        );
+        assert_eq!(session.events.last().map(String::as_str), Some(end), "{message:?}");
+        assert_eq!(session.said().last().map(String::as_str), Some("250 2.0.0"), "{message:?}");
         match end.contains("Ok") {
             true => assert_eq!(session.taken[0].1, message.as_bytes()),
             false => assert!(session.taken.is_empty()),

@@ -9,11 +9,7 @@ use crate::protocol::{Envelope, Mail, MailParameters, Recipient};
 /// Pieces of `input`, their sizes by `cuts` in turn.
 pub(super) fn pieces<'a>(mut input: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
     let mut found = Vec::new();
-    for &cut in cuts
-        .iter()
-        .cycle()
-        .take(if cuts.is_empty() { 0 } else { input.len() })
-    {
+    for &cut in cuts.iter().cycle().take(if cuts.is_empty() { 0 } else { input.len() }) {
         let (piece, rest) = input.split_at(cut.min(input.len()));
         found.push(piece);
         input = rest;
@@ -100,16 +96,9 @@ fn upstream() -> impl Strategy<Value = Vec<u8>> {
 /// and quits after `transactions_max`.
 fn link(pieces: &[&[u8]], transactions_max: u32) -> (Vec<String>, Vec<u8>) {
     let mut envelope = Envelope::default();
-    envelope.set_sender(&Mail {
-        path: b"a@b",
-        parameters: MailParameters::default(),
-    });
+    envelope.set_sender(&Mail { path: b"a@b", parameters: MailParameters::default() });
     for path in [&b"c@d"[..], b"e@f"] {
-        envelope.push_recipient(&Recipient {
-            path,
-            notify: None,
-            orcpt: None,
-        });
+        envelope.push_recipient(&Recipient { path, notify: None, orcpt: None });
     }
     let (mut client, mut out, mut events) = (Client::new(), Vec::new(), Vec::new());
     let (mut begun, mut accepted) = (0, 0);

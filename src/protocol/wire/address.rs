@@ -78,20 +78,14 @@ fn local_part(text: &[u8]) -> Result<usize, Fault> {
         [b'"', ..] => quoted(text).ok_or(Fault::Syntax)?,
         _ => dotted(text, is_atext, |_| true).ok_or(Fault::Syntax)?,
     };
-    if len > LOCAL_MAX {
-        Err(Fault::LocalTooLong)
-    } else {
-        Ok(len)
-    }
+    if len > LOCAL_MAX { Err(Fault::LocalTooLong) } else { Ok(len) }
 }
 
 /// Length of the domain or address literal at the front of `text`.
 fn domain_part(text: &[u8]) -> Result<usize, Fault> {
     let len = match text {
         [b'[', ..] => literal(text),
-        _ => dotted(text, is_ldh, |label| {
-            label[0] != b'-' && label[label.len() - 1] != b'-'
-        }),
+        _ => dotted(text, is_ldh, |label| label[0] != b'-' && label[label.len() - 1] != b'-'),
     };
     match len {
         Some(len) if len > DOMAIN_MAX => Err(Fault::DomainTooLong),
@@ -104,10 +98,7 @@ fn domain_part(text: &[u8]) -> Result<usize, Fault> {
 fn dotted(text: &[u8], is_element: fn(u8) -> bool, is_whole: fn(&[u8]) -> bool) -> Option<usize> {
     let mut at = 0;
     loop {
-        let len = text[at..]
-            .iter()
-            .position(|&b| !is_element(b))
-            .unwrap_or(text.len() - at);
+        let len = text[at..].iter().position(|&b| !is_element(b)).unwrap_or(text.len() - at);
         if len == 0 || !is_whole(&text[at..at + len]) {
             return None;
         }
@@ -145,9 +136,7 @@ fn literal(text: &[u8]) -> Option<usize> {
         matches!(tag, [.., b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z'])
             && tag.iter().all(|&b| is_ldh(b) && b.is_ascii())
             && !content.is_empty()
-            && content
-                .iter()
-                .all(|b| matches!(b, 33..=90 | 94..=126) && *b != b'@')
+            && content.iter().all(|b| matches!(b, 33..=90 | 94..=126) && *b != b'@')
     } else {
         std::str::from_utf8(inner).is_ok_and(|a| a.parse::<Ipv4Addr>().is_ok())
     };

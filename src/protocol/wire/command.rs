@@ -215,11 +215,7 @@ impl<'a> Recipient<'a> {
         if !utf8 && !path.is_ascii() {
             return Err(Fault::Utf8);
         }
-        let mut found = Recipient {
-            path,
-            notify: None,
-            orcpt: None,
-        };
+        let mut found = Recipient { path, notify: None, orcpt: None };
         while let Some((keyword, value)) = parameter(&mut rest, extended)? {
             if keyword.eq_ignore_ascii_case(b"NOTIFY") {
                 once(&mut found.notify, value.and_then(Notify::parse))?;
@@ -258,9 +254,7 @@ impl Notify {
             return Some(notify);
         }
         for word in value.split(|&b| b == b',') {
-            let position = Self::NAMES
-                .iter()
-                .position(|name| word.eq_ignore_ascii_case(name))?;
+            let position = Self::NAMES.iter().position(|name| word.eq_ignore_ascii_case(name))?;
             *[&mut notify.success, &mut notify.failure, &mut notify.delay][position] = true;
         }
         Some(notify)
@@ -296,13 +290,7 @@ pub(in crate::protocol) struct Offered {
 impl Mail<'_> {
     /// Writes the MAIL command with those parameters that are offered. SIZE 0 is not written.
     pub(in crate::protocol) fn write(&self, offered: Offered, out: &mut Vec<u8>) {
-        let MailParameters {
-            size,
-            body,
-            utf8,
-            ret,
-            envid,
-        } = self.parameters;
+        let MailParameters { size, body, utf8, ret, envid } = self.parameters;
         out.extend_from_slice(b"MAIL FROM:<");
         out.extend_from_slice(self.path);
         out.push(b'>');
@@ -399,9 +387,7 @@ fn is_orcpt(value: &[u8], utf8: bool) -> bool {
     let (kind, address) = (&value[..semicolon], &value[semicolon + 1..]);
     value.len() <= ORCPT_MAX
         && !kind.is_empty()
-        && kind
-            .iter()
-            .all(|b| matches!(b, 33..=126) && !b"()<>@,;:\\\"/[]?.=+".contains(b))
+        && kind.iter().all(|b| matches!(b, 33..=126) && !b"()<>@,;:\\\"/[]?.=+".contains(b))
         && !address.is_empty()
         && is_xtext(address, utf8)
         && (address.is_ascii() || std::str::from_utf8(address).is_ok())

@@ -134,10 +134,7 @@ impl Survey {
     #[inline(never)]
     fn of(block: &[u8]) -> Survey {
         let Some((&first, rest)) = block.split_first() else {
-            return Survey {
-                bare: false,
-                dots: false,
-            };
+            return Survey { bare: false, dots: false };
         };
         let mut bare = u8::from(first == b'\n' || first == 0);
         let mut dots = 0;
@@ -145,9 +142,6 @@ impl Survey {
             bare |= u8::from((before == b'\r') != (byte == b'\n')) | u8::from(byte == 0);
             dots |= u8::from(before == b'\n') & u8::from(byte == b'.');
         }
-        Survey {
-            bare: bare != 0,
-            dots: dots != 0,
-        }
+        Survey { bare: bare != 0, dots: dots != 0 }
     }
 }

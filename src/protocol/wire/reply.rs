@@ -66,11 +66,7 @@ pub struct Reply<'a> {
 impl<'a> Reply<'a> {
     /// A reply of ours.
     pub const fn new(code: u16, enhanced: Enhanced, text: &'a str) -> Self {
-        Reply {
-            code,
-            enhanced: Some(enhanced),
-            text: text.as_bytes(),
-        }
+        Reply { code, enhanced: Some(enhanced), text: text.as_bytes() }
     }
 
     /// 2xx: done.
@@ -107,10 +103,7 @@ impl<'a> Reply<'a> {
                 out.push(b' ');
             }
             let (line, rest) = fold(text, LINE_MAX - 2 - (out.len() - start));
-            out.extend(
-                line.iter()
-                    .map(|&b| if b < 32 && b != b'\t' || b == 127 { b'?' } else { b }),
-            );
+            out.extend(line.iter().map(|&b| if b < 32 && b != b'\t' || b == 127 { b'?' } else { b }));
             if line.is_empty() && self.enhanced.is_some() {
                 out.pop();
             }
@@ -135,11 +128,7 @@ impl<'a> Reply<'a> {
             }
             _ => Text::Boxed(self.text.into()),
         };
-        ReplyBuf {
-            code: self.code,
-            enhanced: self.enhanced,
-            text,
-        }
+        ReplyBuf { code: self.code, enhanced: self.enhanced, text }
     }
 }
 
@@ -184,11 +173,7 @@ impl ReplyBuf {
             Text::Inline(len, bytes) => &bytes[..usize::from(*len)],
             Text::Boxed(bytes) => bytes,
         };
-        Reply {
-            code: self.code,
-            enhanced: self.enhanced,
-            text,
-        }
+        Reply { code: self.code, enhanced: self.enhanced, text }
     }
 }
 
@@ -227,28 +212,15 @@ impl<'a> Line<'a> {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let (code, rest) = match line {
-            [a @ b'2'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] => (
-                u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0'),
-                rest,
-            ),
+            [a @ b'2'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] => {
+                (u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0'), rest)
+            }
             _ => return None,
         };
         match rest {
-            [] => Some(Line {
-                code,
-                last: true,
-                rest,
-            }),
-            [b' ', rest @ ..] => Some(Line {
-                code,
-                last: true,
-                rest,
-            }),
-            [b'-', rest @ ..] => Some(Line {
-                code,
-                last: false,
-                rest,
-            }),
+            [] => Some(Line { code, last: true, rest }),
+            [b' ', rest @ ..] => Some(Line { code, last: true, rest }),
+            [b'-', rest @ ..] => Some(Line { code, last: false, rest }),
             _ => None,
         }
     }

@@ -98,10 +98,7 @@ pub(in crate::protocol) fn strip_prefix_ignore_case<'a>(text: &'a [u8], prefix: 
 
 /// The word up to the first blank, and what follows the blanks.
 pub(in crate::protocol) fn split_word(text: &[u8]) -> (&[u8], &[u8]) {
-    let end = text
-        .iter()
-        .position(|b| matches!(b, b' ' | b'\t'))
-        .unwrap_or(text.len());
+    let end = text.iter().position(|b| matches!(b, b' ' | b'\t')).unwrap_or(text.len());
     (&text[..end], trim_start(&text[end..]))
 }
 
