@@ -140,6 +140,8 @@ pub struct Dispatch {
     streams: Vec<(u32, StreamOwner)>,
     commands: VecDeque<Queued>,
     out: Vec<u8>,
+    /// Where the text of an answer is put together.
+    text: Vec<u8>,
     /// Outcomes for this shard's own transactions, dealt with when the fact at hand has been.
     outcomes: VecDeque<(TransactionId, Outcome)>,
     spares: Spares,
@@ -187,6 +189,7 @@ impl Dispatch {
             streams: Vec::new(),
             commands: VecDeque::new(),
             out: Vec::new(),
+            text: Vec::new(),
             outcomes: VecDeque::new(),
             spares: Spares::default(),
             spare_lists: Vec::new(),

@@ -1,5 +1,6 @@
 //! The shard that took a message: groups out, outcomes in, one answer to the session.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use super::bounce;
@@ -121,9 +122,11 @@ impl Dispatch {
                 self.bounce(&transaction.message, &transaction.refused, now, buffers);
             }
             if let Some(session) = transaction.session {
-                let text = accepted_text(accepted.as_reply(), &transaction);
+                let mut text = std::mem::take(&mut self.text);
+                accepted_text(accepted.as_reply(), &transaction, &mut text);
                 let enhanced = Some(accepted.as_reply().enhanced.unwrap_or(Enhanced(2, 0, 0)));
                 self.session_verdict(session, Reply { code: 250, enhanced, text: &text }, now, buffers);
+                self.text = text;
             }
         } else if let Some(session) = transaction.session {
             let worst = bounce::worst(&transaction.refused);
@@ -175,12 +178,14 @@ impl Dispatch {
 }
 
 /// The upstream's text where one upstream answered for all, and always the message's id.
-fn accepted_text(reply: Reply<'_>, transaction: &Transaction) -> Vec<u8> {
+fn accepted_text(reply: Reply<'_>, transaction: &Transaction, text: &mut Vec<u8>) {
+    text.clear();
     let id = transaction.message.id;
-    if transaction.groups > 1 {
-        return format!("Ok: accepted as {id}").into_bytes();
-    }
-    let mut text = reply.text.to_vec();
-    text.extend_from_slice(format!(" (id {id})").as_bytes());
-    text
+    let written = if transaction.groups > 1 {
+        write!(text, "Ok: accepted as {id}")
+    } else {
+        text.extend_from_slice(reply.text);
+        write!(text, " (id {id})")
+    };
+    written.expect("writing to memory");
 }
