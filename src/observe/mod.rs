@@ -2,12 +2,16 @@
 //! store (relaxed), never a locked instruction; the control thread reads them whenever it likes.
 
 mod histogram;
+mod names;
 pub mod prometheus;
 pub mod status;
 
+use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use histogram::{Histogram, Snapshot};
+pub use names::{ListenerName, Names, PoolName, Standing, State, UpstreamName};
 
 /// A number that one thread writes and any thread reads.
 #[derive(Debug, Default)]
@@ -114,23 +118,101 @@ pub struct UpstreamStats {
     pub ejections: Counter,
     /// The moving estimate of its response time, nanoseconds.
     pub estimate_nanos: Counter,
+    /// Times it asked for less (421, too many connections) and got fewer links.
+    pub pressures: Counter,
+    /// Why it is ejected: 0 it is not, 1 failures in a row, 2 more failures than the others.
+    pub ejected_for: Counter,
     stages: [Histogram; 5],
+    failures: [Counter; 5],
 }
 
 impl UpstreamStats {
+    /// Those of an upstream nothing is known of.
+    pub fn healthy() -> UpstreamStats {
+        let stats = UpstreamStats::default();
+        stats.healthy.set(1);
+        stats
+    }
+
+    /// Failed transactions by how far they had come.
+    pub fn failures(&self, at: FailedAt) -> &Counter {
+        &self.failures[at as usize]
+    }
+
     /// Response times of one stage.
     pub fn stage(&self, stage: Stage) -> &Histogram {
         &self.stages[stage as usize]
     }
 }
 
-/// All that one shard counts.
+/// How far a transaction had come when it failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FailedAt {
+    /// Opening the link, greeting and hello.
+    Open,
+    /// Until the reply to MAIL.
+    Mail,
+    /// A reply to RCPT.
+    Rcpt,
+    /// Until the go-ahead for the body.
+    Data,
+    /// From the body until the final reply.
+    Eod,
+}
+
+impl FailedAt {
+    /// All of them, in the order of a dialogue.
+    pub const ALL: [FailedAt; 5] =
+        [FailedAt::Open, FailedAt::Mail, FailedAt::Rcpt, FailedAt::Data, FailedAt::Eod];
+
+    /// The metric's label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            FailedAt::Open => "open",
+            FailedAt::Mail => "mail",
+            FailedAt::Rcpt => "rcpt",
+            FailedAt::Data => "data",
+            FailedAt::Eod => "eod",
+        }
+    }
+}
+
+/// What a shard has under way for one pool: while any of it is left the pool's place is not free.
 #[derive(Debug, Default)]
+pub struct PoolStats {
+    /// Groups of recipients sent there and not answered yet, of messages that this shard took.
+    pub groups: Counter,
+    /// Deliveries in it now, of groups that this shard was sent.
+    pub deliveries: Counter,
+}
+
+/// All that one shard counts. What belongs to a listener or an upstream outlives a reload with it; the rest is in
+/// the [`Totals`].
+#[derive(Clone, Debug, Default)]
 pub struct Stats {
-    /// By listener, as configured.
-    pub listeners: Vec<ListenerStats>,
-    /// By pool and upstream, as configured.
-    pub pools: Vec<Vec<UpstreamStats>>,
+    /// By a listener's place; the addresses of one listener share theirs.
+    pub listeners: Vec<Arc<ListenerStats>>,
+    /// By place of pool and upstream.
+    pub pools: Vec<Vec<Arc<UpstreamStats>>>,
+    /// By place of pool.
+    pub pool_stats: Vec<Arc<PoolStats>>,
+    /// The rest.
+    pub totals: Arc<Totals>,
+}
+
+impl Deref for Stats {
+    type Target = Totals;
+
+    fn deref(&self) -> &Totals {
+        &self.totals
+    }
+}
+
+/// What one shard counts of nothing in particular.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// The last edition of the options that it has taken.
+    pub edition: Counter,
     /// Transactions repeated although an upstream may have taken them.
     pub in_doubt: Counter,
     /// Bounces made because a message's groups ended differently.
@@ -162,15 +244,12 @@ pub struct Stats {
 impl Stats {
     /// For so many listeners, and pools of so many upstreams.
     pub fn new(listeners: usize, pools: &[usize]) -> Self {
-        let upstreams = |n: &usize| {
-            let fleet: Vec<UpstreamStats> = (0..*n).map(|_| UpstreamStats::default()).collect();
-            fleet.iter().for_each(|upstream| upstream.healthy.set(1));
-            fleet
-        };
+        let upstreams = |n: &usize| (0..*n).map(|_| Arc::new(UpstreamStats::healthy())).collect();
         Stats {
-            listeners: (0..listeners).map(|_| ListenerStats::default()).collect(),
+            listeners: (0..listeners).map(|_| Arc::default()).collect(),
             pools: pools.iter().map(upstreams).collect(),
-            ..Stats::default()
+            pool_stats: pools.iter().map(|_| Arc::default()).collect(),
+            totals: Arc::default(),
         }
     }
 }

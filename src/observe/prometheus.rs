@@ -4,16 +4,10 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use super::{Counter, Histogram, ListenerStats, Snapshot, Stage, Stats, UpstreamStats};
-
-/// What listeners, pools and upstreams are called, in configuration order.
-#[derive(Clone, Debug, Default)]
-pub struct Names {
-    /// Listeners.
-    pub listeners: Vec<String>,
-    /// Pools and their upstreams.
-    pub pools: Vec<(String, Vec<String>)>,
-}
+use super::{
+    Counter, FailedAt, Histogram, ListenerStats, Names, Snapshot, Stage, State, Stats, UpstreamName,
+    UpstreamStats,
+};
 
 /// All metrics. `busy`: each shard's busy share of the last second or so.
 pub fn text(names: &Names, shards: &[Arc<Stats>], busy: &[f64]) -> String {
@@ -27,7 +21,8 @@ pub fn text(names: &Names, shards: &[Arc<Stats>], busy: &[f64]) -> String {
 }
 
 fn listeners(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
-    let labels: Vec<String> = names.listeners.iter().map(|name| format!("listener=\"{name}\"")).collect();
+    let labels: Vec<(usize, String)> =
+        names.listeners.iter().map(|l| (l.place, format!("listener=\"{}\"", l.name))).collect();
     let sum = |i: usize, of: fn(&ListenerStats) -> &Counter| -> u64 {
         shards.iter().map(|stats| of(&stats.listeners[i]).get()).sum()
     };
@@ -36,9 +31,9 @@ fn listeners(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
     let outcomes: [Part; 3] =
         [("accepted", |s| &s.accepted), ("deferred", |s| &s.deferred), ("rejected", |s| &s.rejected)];
     page.head("postlane_messages_total", "counter", "Messages answered after their end of data.");
-    for (i, label) in labels.iter().enumerate() {
+    for (i, label) in &labels {
         for (outcome, of) in outcomes {
-            page.line("postlane_messages_total", &format!("{label},outcome=\"{outcome}\""), sum(i, of));
+            page.line("postlane_messages_total", &format!("{label},outcome=\"{outcome}\""), sum(*i, of));
         }
     }
     let rest: [(&str, &str, &str, OfListener); 3] = [
@@ -50,22 +45,14 @@ fn listeners(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
     ];
     for (name, kind, help, of) in rest {
         page.head(name, kind, help);
-        labels.iter().enumerate().for_each(|(i, label)| page.line(name, label, sum(i, of)));
+        labels.iter().for_each(|(i, label)| page.line(name, label, sum(*i, of)));
     }
 }
 
 fn upstreams(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
-    let fleet: Vec<(usize, usize, String)> = names
-        .pools
-        .iter()
-        .enumerate()
-        .flat_map(|(p, (pool, upstreams))| {
-            upstreams
-                .iter()
-                .enumerate()
-                .map(move |(u, up)| (p, u, format!("pool=\"{pool}\",upstream=\"{up}\"")))
-        })
-        .collect();
+    let named = named_upstreams(names);
+    let fleet: Vec<(usize, usize, String)> =
+        named.iter().map(|(p, u, label)| (*p, u.place, label.clone())).collect();
     type Of = fn(&UpstreamStats) -> &Counter;
     let sum = |p: usize, u: usize, of: Of| -> u64 { shards.iter().map(|s| of(&s.pools[p][u]).get()).sum() };
     let outcomes: [(&str, Of); 3] =
@@ -75,7 +62,7 @@ fn upstreams(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
     page.by_part("postlane_deliveries_total", "outcome", &fleet, &outcomes, sum);
     page.head("postlane_upstream_links", "gauge", "Links now, by state.");
     page.by_part("postlane_upstream_links", "state", &fleet, &states, sum);
-    let rest: [(&str, &str, &str, Of); 5] = [
+    let rest: [(&str, &str, &str, Of); 6] = [
         ("postlane_upstream_in_flight", "gauge", "Transactions under way.", |s| &s.in_flight),
         ("postlane_upstream_links_opened_total", "counter", "Links ever opened.", |s| &s.opened),
         ("postlane_upstream_connect_failures_total", "counter", "Links that could not be opened.", |s| {
@@ -83,22 +70,63 @@ fn upstreams(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
         }),
         ("postlane_upstream_links_lost_total", "counter", "Links lost in a transaction.", |s| &s.lost_links),
         ("postlane_upstream_ejections_total", "counter", "Times an upstream was ejected.", |s| &s.ejections),
+        ("postlane_upstream_pressure_total", "counter", "Times it asked for fewer links.", |s| &s.pressures),
     ];
     for (name, kind, help, of) in rest {
         page.head(name, kind, help);
         fleet.iter().for_each(|(p, u, label)| page.line(name, label, sum(*p, *u, of)));
     }
-    page.head("postlane_upstream_healthy", "gauge", "1 unless some shard has it ejected.");
-    for (p, u, label) in &fleet {
-        let healthy = shards.iter().all(|s| s.pools[*p][*u].healthy.get() == 1);
-        page.line("postlane_upstream_healthy", label, u64::from(healthy));
-    }
+    let failures = FailedAt::ALL.map(|at| (at.label(), at));
+    page.head("postlane_upstream_failures_total", "counter", "Failed transactions by how far they had come.");
+    page.by_part("postlane_upstream_failures_total", "stage", &fleet, &failures, |p, u, at| {
+        shards.iter().map(|s| s.pools[p][u].failures(at).get()).sum()
+    });
+    standings(page, &named);
     page.head("postlane_upstream_response_seconds", "histogram", "Response times by stage of the dialogue.");
     for (p, u, label) in &fleet {
         for stage in Stage::ALL {
             let label = format!("{label},stage=\"{}\"", stage.label());
             let histograms = shards.iter().map(|s| s.pools[*p][*u].stage(stage));
             page.histogram("postlane_upstream_response_seconds", &label, histograms);
+        }
+    }
+}
+
+/// Upstreams with their pool's place and their labels. Those leaving are not shown: their names may be others' now.
+fn named_upstreams(names: &Names) -> Vec<(usize, &UpstreamName, String)> {
+    let of_pool = |pool: &super::PoolName, upstream: &UpstreamName| {
+        format!("pool=\"{}\",upstream=\"{}\"", pool.name, upstream.name)
+    };
+    let mut named = Vec::new();
+    for pool in &names.pools {
+        let staying = pool.upstreams.iter().filter(|upstream| upstream.standing.state != State::Leaving);
+        named.extend(staying.map(|upstream| (pool.place, upstream, of_pool(pool, upstream))));
+    }
+    named
+}
+
+fn standings(page: &mut Page, named: &[(usize, &UpstreamName, String)]) {
+    page.head(
+        "postlane_upstream_healthy",
+        "gauge",
+        "1 if it is up: neither down, ejected, drained nor disabled.",
+    );
+    for (_, upstream, label) in named {
+        page.line("postlane_upstream_healthy", label, u64::from(upstream.standing.state == State::Up));
+    }
+    page.head("postlane_upstream_weight", "gauge", "Its share, as in force.");
+    named
+        .iter()
+        .for_each(|(_, upstream, label)| page.line("postlane_upstream_weight", label, upstream.weight));
+    page.head("postlane_upstream_state_changes_total", "counter", "Times its state changed.");
+    for (_, upstream, label) in named {
+        page.line("postlane_upstream_state_changes_total", label, upstream.standing.changes);
+    }
+    page.head("postlane_upstream_probes_total", "counter", "Probes by how they went.");
+    for (_, upstream, label) in named {
+        let standing = &upstream.standing;
+        for (result, probes) in [("good", standing.probes_good), ("bad", standing.probes_bad)] {
+            page.line("postlane_upstream_probes_total", &format!("{label},result=\"{result}\""), probes);
         }
     }
 }
@@ -192,14 +220,24 @@ mod tests {
 
     #[test]
     fn sums_over_shards_and_names_what_the_contract_names() {
+        let upstream = |place: usize, state| UpstreamName {
+            name: format!("mta{}", place + 1),
+            place,
+            address: ([10, 0, 0, 1], 25).into(),
+            weight: 1,
+            standing: super::super::Standing { state, ..Default::default() },
+        };
         let names = Names {
-            listeners: vec!["apps".into()],
-            pools: vec![("farm".into(), vec!["mta1".into(), "mta2".into()])],
+            listeners: vec![super::super::ListenerName { name: "apps".into(), place: 0 }],
+            pools: vec![super::super::PoolName {
+                name: "farm".into(),
+                place: 0,
+                upstreams: vec![upstream(0, State::Up), upstream(1, State::Ejected)],
+            }],
         };
         let shards: Vec<Arc<Stats>> = (0..2).map(|_| Arc::new(Stats::new(1, &[2]))).collect();
         shards[0].listeners[0].accepted.add(2);
         shards[1].listeners[0].accepted.add(3);
-        shards[1].pools[0][1].healthy.set(0);
         shards[0].pools[0][0].stage(Stage::Eod).record(1_500_000);
         let text = text(&names, &shards, &[0.25, 0.5]);
         for line in [

@@ -1,11 +1,11 @@
 //! What the fleet is doing, as plain values: for `/api/v1/status`, `postlane status` and the demo's live line.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::prometheus::Names;
-use super::{Snapshot, Stage, Stats};
+use super::{FailedAt, Names, PoolName, Snapshot, Stage, Stats};
 
 /// The whole instance.
 #[derive(Clone, Debug, Serialize)]
@@ -14,6 +14,10 @@ pub struct Status {
     pub version: &'static str,
     /// How many shards.
     pub shards: usize,
+    /// When this was so, in seconds since 1970.
+    pub time: f64,
+    /// Reloads applied so far.
+    pub edition: u64,
     /// Seconds since it started.
     pub uptime_seconds: f64,
     /// By listener.
@@ -55,8 +59,16 @@ pub struct PoolStatus {
 pub struct UpstreamStatus {
     /// Its name.
     pub name: String,
-    /// `up`, or `ejected` while some shard keeps it out.
+    /// Where it listens.
+    pub address: String,
+    /// Its share, as in force.
+    pub weight: u32,
+    /// `up`, `ejected` while some shard keeps it out, `down` by its probes, `draining`, `disabled`, `leaving`.
     pub state: &'static str,
+    /// Since when, in seconds since 1970.
+    pub since: f64,
+    /// Why, in words.
+    pub why: String,
     /// Recipients delivered.
     pub delivered: u64,
     /// Offers put off.
@@ -81,14 +93,23 @@ pub struct UpstreamStatus {
     pub links_lost: u64,
     /// Times it was ejected.
     pub ejections: u64,
+    /// Times it asked for fewer links.
+    pub pressures: u64,
+    /// Failed transactions by how far they had come: `open`, `mail`, `rcpt`, `data`, `eod`.
+    pub failures: BTreeMap<&'static str, u64>,
+    /// Probes that went well.
+    pub probes_good: u64,
+    /// Probes that did not.
+    pub probes_bad: u64,
 }
 
-/// Adds the shards up.
-pub fn status(names: &Names, shards: &[Arc<Stats>], uptime_seconds: f64) -> Status {
-    let listeners = names.listeners.iter().enumerate().map(|(i, name)| {
+/// Adds the shards up. `time`: now, in seconds since 1970.
+pub fn status(names: &Names, shards: &[Arc<Stats>], uptime_seconds: f64, time: f64) -> Status {
+    let listeners = names.listeners.iter().map(|listener| {
+        let i = listener.place;
         let sum = |of: fn(&super::ListenerStats) -> u64| shards.iter().map(|s| of(&s.listeners[i])).sum();
         ListenerStatus {
-            name: name.clone(),
+            name: listener.name.clone(),
             sessions: sum(|l| l.sessions.get()),
             accepted: sum(|l| l.accepted.get()),
             deferred: sum(|l| l.deferred.get()),
@@ -98,24 +119,34 @@ pub fn status(names: &Names, shards: &[Arc<Stats>], uptime_seconds: f64) -> Stat
     Status {
         version: env!("CARGO_PKG_VERSION"),
         shards: shards.len(),
+        time,
         uptime_seconds,
+        edition: shards.iter().map(|s| s.edition.get()).min().unwrap_or_default(),
         listeners: listeners.collect(),
-        pools: names.pools.iter().enumerate().map(|(p, pool)| pool_status(p, pool, shards)).collect(),
+        pools: names.pools.iter().map(|pool| pool_status(pool, shards)).collect(),
         in_doubt: shards.iter().map(|s| s.in_doubt.get()).sum(),
         under_way: shards.iter().map(|s| s.under_way.get()).sum(),
     }
 }
 
-fn pool_status(p: usize, (name, upstreams): &(String, Vec<String>), shards: &[Arc<Stats>]) -> PoolStatus {
+fn pool_status(pool: &PoolName, shards: &[Arc<Stats>]) -> PoolStatus {
+    let p = pool.place;
     let all: u64 = shards.iter().flat_map(|s| &s.pools[p]).map(|u| u.delivered.get()).sum();
-    let upstreams = upstreams.iter().enumerate().map(|(u, name)| {
+    let upstreams = pool.upstreams.iter().map(|upstream| {
+        let u = upstream.place;
         let sum =
             |of: fn(&super::UpstreamStats) -> u64| shards.iter().map(|s| of(&s.pools[p][u])).sum::<u64>();
-        let up = shards.iter().all(|s| s.pools[p][u].healthy.get() == 1);
+        let failures = FailedAt::ALL
+            .map(|at| (at.label(), shards.iter().map(|s| s.pools[p][u].failures(at).get()).sum::<u64>()));
+        let standing = &upstream.standing;
         let delivered = sum(|u| u.delivered.get());
         UpstreamStatus {
-            name: name.clone(),
-            state: if up { "up" } else { "ejected" },
+            name: upstream.name.clone(),
+            address: upstream.address.to_string(),
+            weight: upstream.weight,
+            state: standing.state.label(),
+            since: standing.since_unix,
+            why: standing.why.clone(),
             delivered,
             deferred: sum(|u| u.deferred.get()),
             bounced: sum(|u| u.bounced.get()),
@@ -128,9 +159,13 @@ fn pool_status(p: usize, (name, upstreams): &(String, Vec<String>), shards: &[Ar
             connect_failures: sum(|u| u.connect_failures.get()),
             links_lost: sum(|u| u.lost_links.get()),
             ejections: sum(|u| u.ejections.get()),
+            pressures: sum(|u| u.pressures.get()),
+            failures: failures.into_iter().collect(),
+            probes_good: standing.probes_good,
+            probes_bad: standing.probes_bad,
         }
     });
-    PoolStatus { name: name.clone(), upstreams: upstreams.collect() }
+    PoolStatus { name: pool.name.clone(), upstreams: upstreams.collect() }
 }
 
 /// One upstream's final replies over all shards, so far.
@@ -152,38 +187,68 @@ impl std::fmt::Display for Status {
             )?;
         }
         for pool in &self.pools {
-            writeln!(f, "pool {}", pool.name)?;
-            writeln!(
-                f,
-                "  {:<16} {:<8} {:>10} {:>7} {:>10} {:>9} {:>16} {:>9} {:>8} {:>6}",
-                "upstream",
-                "state",
-                "delivered",
-                "share",
-                "estimate",
-                "in flight",
-                "links idle/busy",
-                "deferred",
-                "bounced",
-                "lost"
-            )?;
-            for u in &pool.upstreams {
-                writeln!(
-                    f,
-                    "  {:<16} {:<8} {:>10} {:>6.1}% {:>7.2} ms {:>9} {:>16} {:>9} {:>8} {:>6}",
-                    u.name,
-                    u.state,
-                    u.delivered,
-                    u.share * 100.0,
-                    u.estimate_seconds * 1e3,
-                    u.in_flight,
-                    format!("{}/{}", u.links_idle, u.links_busy),
-                    u.deferred,
-                    u.bounced,
-                    u.links_lost
-                )?;
-            }
+            self.write_pool(f, pool)?;
         }
         writeln!(f, "{} under way, {} in doubt", self.under_way, self.in_doubt)
+    }
+}
+
+impl Status {
+    fn write_pool(&self, f: &mut std::fmt::Formatter<'_>, pool: &PoolStatus) -> std::fmt::Result {
+        writeln!(f, "pool {}", pool.name)?;
+        writeln!(
+            f,
+            "  {:<16} {:<9} {:>8} {:>10} {:>7} {:>10} {:>9} {:>15} {:>9} {:>8}",
+            "upstream",
+            "state",
+            "for",
+            "delivered",
+            "share",
+            "estimate",
+            "in flight",
+            "links idle/busy",
+            "put off",
+            "bounced"
+        )?;
+        for u in &pool.upstreams {
+            writeln!(
+                f,
+                "  {:<16} {:<9} {:>8} {:>10} {:>6.1}% {:>7.2} ms {:>9} {:>15} {:>9} {:>8}",
+                u.name,
+                u.state,
+                span(self.time - u.since),
+                u.delivered,
+                u.share * 100.0,
+                u.estimate_seconds * 1e3,
+                u.in_flight,
+                format!("{}/{}", u.links_idle, u.links_busy),
+                u.deferred,
+                u.bounced
+            )?;
+            let failures: Vec<String> = FailedAt::ALL
+                .iter()
+                .filter_map(|at| {
+                    u.failures.get(at.label()).filter(|n| **n > 0).map(|n| format!("{n} at {}", at.label()))
+                })
+                .collect();
+            if !failures.is_empty() {
+                writeln!(f, "    failures: {}", failures.join(", "))?;
+            }
+            if u.state != "up" {
+                writeln!(f, "    {}: {}", u.state, u.why)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Seconds as people say them, in one unit.
+fn span(seconds: f64) -> String {
+    let seconds = seconds.max(0.0) as u64;
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
     }
 }

@@ -1,6 +1,7 @@
 //! One core's loop and hands: takes what the network and the other shards bring to dispatch, and carries out
 //! what dispatch says. Knows nothing of mail.
 
+mod edition;
 pub mod mailbox;
 
 use std::io;
@@ -14,6 +15,7 @@ use crate::handle::{ListenerId, ShardId};
 use crate::net::{Event, Net};
 use crate::observe::Stats;
 use crate::time::Instant;
+pub use edition::{Desk, Edition};
 use mailbox::Mailbox;
 
 /// Events taken in one turn: enough to fill the sends, few enough that their bytes stay in the cache.
@@ -68,6 +70,11 @@ pub struct Shard<N> {
     events: Vec<Event>,
     now: Instant,
     publish_at: Instant,
+    /// By listener, where this shard listens.
+    listening: Vec<Option<SocketAddr>>,
+    /// Where new editions of the options lie, and the last one taken.
+    desk: Option<Arc<Desk>>,
+    edition: u64,
 }
 
 impl<N: Net> Shard<N> {
@@ -92,12 +99,69 @@ impl<N: Net> Shard<N> {
             events: Vec::with_capacity(EVENTS_PER_TURN),
             now,
             publish_at: now,
+            listening: Vec::new(),
+            desk: None,
+            edition: 0,
         }
+    }
+
+    /// From here on it looks for new editions of its options there.
+    pub fn attend(&mut self, desk: Arc<Desk>) {
+        self.desk = Some(desk);
     }
 
     /// Listens; the address with its port.
     pub fn listen(&mut self, listener: ListenerId, address: SocketAddr) -> io::Result<SocketAddr> {
-        self.net.listen(listener, address)
+        let bound = self.net.listen(listener, address)?;
+        let place = usize::from(listener.0);
+        self.listening.resize(self.listening.len().max(place + 1), None);
+        self.listening[place] = Some(bound);
+        Ok(bound)
+    }
+
+    /// Takes a new edition, if there is one: all of it or, where a listener cannot be had, nothing.
+    fn look_at_desk(&mut self) {
+        let Some(desk) = &self.desk else { return };
+        let Some(edition) = desk.take(self.edition) else { return };
+        let desk = desk.clone();
+        let number = edition.number;
+        self.edition = number;
+        let result = self.apply(*edition);
+        if result.is_ok() {
+            self.stats[self.id.index()].edition.set(number);
+        }
+        desk.reply(number, result);
+    }
+
+    fn apply(&mut self, edition: Edition) -> Result<(), String> {
+        let Edition { options, stats, scoreboard, listen, .. } = edition;
+        let before = std::mem::take(&mut self.listening);
+        self.listening = before.clone();
+        self.listening.resize(listen.len(), None);
+        let had = |place: usize| before.get(place).copied().flatten();
+        if self.obeyed == Order::Run {
+            for (place, wanted) in listen.iter().enumerate().filter(|(place, _)| had(*place).is_none()) {
+                let Some(address) = *wanted else { continue };
+                if let Err(error) = self.listen(ListenerId(place as u16), address) {
+                    self.close_listeners(|place| had(place).is_none());
+                    return Err(format!("shard {} cannot listen on {address}: {error}", self.id.0));
+                }
+            }
+        }
+        self.stats = stats;
+        let own = self.stats[self.id.index()].clone();
+        self.dispatch.apply(options, own, scoreboard, self.now);
+        self.close_listeners(|place| listen.get(place).copied().flatten().is_none());
+        Ok(())
+    }
+
+    fn close_listeners(&mut self, which: impl Fn(usize) -> bool) {
+        for (place, listening) in self.listening.iter_mut().enumerate() {
+            if listening.is_some() && which(place) {
+                self.net.unlisten(ListenerId(place as u16));
+                *listening = None;
+            }
+        }
     }
 
     /// Waits for something to happen, at most a nap, and deals with it.
@@ -117,12 +181,14 @@ impl<N: Net> Shard<N> {
             self.dispatch.handle_letter(letter, self.now, &mut self.net);
         }
         self.obey();
+        self.look_at_desk();
         if self.dispatch.next_deadline() <= self.now {
             self.dispatch.handle_deadlines(self.now, &mut self.net);
         }
         self.carry_out();
         if self.publish_at <= self.now {
             self.publish_at = self.now + NAP;
+            self.dispatch.tend(self.now);
             self.dispatch.publish(self.now);
         }
         let stats = &self.stats[self.id.index()];
@@ -215,8 +281,7 @@ impl<N: Net> Shard<N> {
             self.dispatch.drain(self.now);
         }
         if order == Order::Stop {
-            let listeners = self.stats[self.id.index()].listeners.len();
-            (0..listeners).for_each(|n| self.net.unlisten(ListenerId(n as u16)));
+            self.close_listeners(|_| true);
             self.dispatch.stop(self.now);
         }
         self.obeyed = order;
