@@ -49,6 +49,11 @@ impl Health {
         self.ejected_until.is_some_and(|until| now < until)
     }
 
+    /// Has its ejection ended, and nothing gone well there since?
+    pub fn is_on_probation(&self, now: Instant) -> bool {
+        self.ejected_until.is_some_and(|until| now >= until)
+    }
+
     /// May one more transaction go there? After an ejection only one at a time, until one went well.
     pub(super) fn admits(&self, in_flight: u32, now: Instant) -> bool {
         match self.ejected_until {

@@ -7,7 +7,7 @@ use super::link::Link;
 use super::message::{Letter, Message, Outcome, TransactionId};
 use super::verdict::{Blame, Fault, Retry, ours};
 use super::{Dispatch, PoolState, Queued};
-use crate::balance::{Pick, Tried};
+use crate::balance::{Ask, Pick, Policy, Tried, key};
 use crate::handle::{LinkId, ShardId};
 use crate::limits::{MESSAGE_TIME_MAX, REPEATS_PER_PASS, STALE_LINKS_MAX};
 use crate::pool::Lease;
@@ -50,6 +50,8 @@ pub(super) struct Attempt {
     stamp: u64,
     /// When its commands were written.
     pub(super) begun_at: Instant,
+    /// How long the reply to its MAIL took.
+    pub(super) mail_nanos: u64,
     /// Some reply to it has come.
     pub(super) heard: bool,
     /// Its body and final dot have been written.
@@ -143,7 +145,10 @@ impl Dispatch {
             self.give_up(id, reply);
             return Placed::Yes;
         }
-        match self.pools[pool].fleet.pick(&delivery.tried, now, random) {
+        self.look_around(pool, now);
+        let delivery = &mut self.deliveries[id.0 as usize];
+        let ask = ask(delivery, self.options.pools[pool].policy, random);
+        match self.pools[pool].fleet.pick(&ask, now) {
             Pick::Wait => Placed::NotNow,
             Pick::Nobody => {
                 let reply = delivery.last.take().unwrap_or_else(|| ours(1, "no upstream could be reached"));
@@ -165,7 +170,7 @@ impl Dispatch {
         let stamp = u64::from(self.next_generation());
         self.deliveries[id.0 as usize].attempt.restart(upstream, stamp);
         let state = &mut self.pools[pool];
-        state.fleet.members[upstream].in_flight += 1;
+        state.fleet.began(upstream);
         state.ages[upstream].push_back((now, id, stamp));
         match lease {
             Lease::Idle(link) => {
@@ -197,7 +202,7 @@ impl Dispatch {
         let attempt = &mut self.deliveries[id.0 as usize].attempt;
         attempt.stamp = 0;
         let upstream = attempt.upstream;
-        self.pools[pool].fleet.members[upstream].in_flight -= 1;
+        self.pools[pool].fleet.ended(upstream);
         self.refresh(pool, upstream);
         upstream
     }
@@ -212,10 +217,13 @@ impl Dispatch {
         while ages.front().is_some_and(|&(_, id, stamp)| over(id, stamp)) {
             ages.pop_front();
         }
-        let member = &mut fleet.members[upstream];
-        member.oldest = ages.front().map_or(Instant::NEVER, |&(since, ..)| since);
-        member.has_room = links[upstream].has_room();
+        let oldest = ages.front().map_or((Instant::NEVER, 0), |&(since, id, _)| {
+            (since, self.deliveries[id.0 as usize].message.wire_size())
+        });
+        let links = &links[upstream];
+        fleet.set_links(upstream, links.has_room(), links.must_open(), oldest);
         *stirred = true;
+        self.show(pool, upstream);
     }
 
     /// The upstream took it for `accepted` of the recipients.
@@ -257,12 +265,11 @@ impl Dispatch {
         }
         let fleet = &mut self.pools[pool].fleet;
         if fault.blame != Blame::Nobody {
-            let median = fleet.median_nanos(now);
-            fleet.members[upstream].estimate.punish(median, now);
+            fleet.punish(upstream, now);
         }
         if fault.blame == Blame::Upstream {
             let rules = &self.options.pools[pool].health;
-            if fleet.members[upstream].health.failure(rules, now) {
+            if fleet.failed(upstream, rules, now) {
                 stats.ejections.add(1);
             }
         }
@@ -326,6 +333,23 @@ impl Dispatch {
             let letter = Letter::Verdict { transaction, message, outcome };
             self.commands.push_back(Queued::Post { shard: origin, letter });
         }
+    }
+}
+
+/// What balance is told of a delivery. Of several recipients the first stands for all.
+fn ask(delivery: &Delivery, policy: Policy, random: u64) -> Ask<'_> {
+    let recipient = match (policy, delivery.recipients.first()) {
+        (Policy::RecipientHash, Some(&first)) => {
+            key(delivery.message.envelope.recipient(usize::from(first)).path)
+        }
+        _ => 0,
+    };
+    Ask {
+        tried: &delivery.tried,
+        recipient,
+        source: delivery.message.source,
+        bytes: delivery.message.wire_size(),
+        random,
     }
 }
 

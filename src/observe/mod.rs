@@ -3,11 +3,18 @@
 
 mod histogram;
 pub mod prometheus;
+mod scoreboard;
 pub mod status;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use histogram::{Histogram, Snapshot};
+pub use scoreboard::{Figures, Scoreboard};
+
+/// Where the scoreboard takes its atomics from; its test under loom has others.
+mod atomics {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
+}
 
 /// A number that one thread writes and any thread reads.
 #[derive(Debug, Default)]
