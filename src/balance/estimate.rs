@@ -10,6 +10,8 @@ use crate::time::Instant;
 pub(super) const FLOOR: f32 = 20e3;
 /// Nor slower than this.
 const CEILING: f32 = 60e9;
+/// However often it fails, it is not taken to be slower than this many of the others.
+const FAILURES_COST_MAX: f32 = 16.0;
 /// How much of a worse / a better sample is believed at the least.
 const RISE: f32 = 0.125;
 const FALL: f32 = 0.0625;
@@ -116,10 +118,11 @@ impl ResponseTimes {
         self.body.slope / PIVOT
     }
 
-    /// A failure: at least twice what it was, and never better than `least` nanoseconds.
-    pub fn punish(&mut self, least: f32, now: Instant) {
+    /// A failure: twice what it was, never better than the others, who take `others` nanoseconds. Many at once (all
+    /// that was in flight when it died) do not add up without end.
+    pub fn punish(&mut self, others: f32, now: Instant) {
         let all = self.nanos();
-        let worse = (all * 2.0).max(least).clamp(FLOOR, CEILING);
+        let worse = (all * 2.0).min(all.max(others * FAILURES_COST_MAX)).max(others).clamp(FLOOR, CEILING);
         self.body.base += worse - all;
         self.body.at = now;
     }

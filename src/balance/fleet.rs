@@ -4,6 +4,7 @@
 //! changes by time alone (a hang, an ejection that ends) is looked at every half a millisecond. A pick itself only
 //! compares.
 
+use super::estimate::Line;
 use super::health::Rules;
 use super::least_response_time::{self, Common};
 use super::random::Alias;
@@ -47,6 +48,8 @@ pub struct Fleet {
     whole: Whole,
     /// Members that are not ejected.
     standing: usize,
+    /// Members whose ejection is over and of whom nothing good is known yet.
+    on_trial: usize,
     /// When all were looked at last, and whether that must be done before the next pick.
     looked_at: Instant,
     stale: bool,
@@ -70,6 +73,7 @@ impl Fleet {
             common: Common::default(),
             whole: Whole::default(),
             standing: members.len(),
+            on_trial: 0,
             looked_at: Instant::default(),
             stale: true,
             last: members.len().saturating_sub(1),
@@ -82,6 +86,11 @@ impl Fleet {
     /// The upstreams, in configuration order.
     pub fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// Has it an upstream that nothing is held against?
+    pub fn has_healthy(&self, now: Instant) -> bool {
+        self.members.iter().any(|member| !member.health.is_ejected(now))
     }
 
     /// Is it time for [`Fleet::elsewhere`]?
@@ -105,7 +114,8 @@ impl Fleet {
     /// Picks for a message.
     ///
     /// Ejected upstreams are passed over while another is left; when none is, the marks are ignored, because
-    /// trying is better than refusing mail outright.
+    /// trying is better than refusing mail outright. One whose ejection is over gets the next message, and no
+    /// second one before that went well: what is known of it is from its bad times.
     pub fn pick(&mut self, ask: &Ask<'_>, now: Instant) -> Pick {
         if self.members.is_empty() {
             return Pick::Nobody;
@@ -117,6 +127,14 @@ impl Fleet {
             true => self.standing > 0,
             false => self.untried(ask).any(|i| !self.members[i].health.is_ejected(now)),
         };
+        let on_trial = match self.on_trial > 0 {
+            true => self.untried(ask).find(|i| self.awaits_trial(*i, now)),
+            false => None,
+        };
+        if let Some(i) = on_trial {
+            self.picked(i);
+            return Pick::Now(i);
+        }
         let choice = match ask.tried.is_empty() && heed_marks {
             true => self.choose(ask, |member| member.has_room && member.admitted),
             false => self.choose_among(ask, heed_marks),
@@ -135,6 +153,11 @@ impl Fleet {
 
     fn untried<'a>(&'a self, ask: &'a Ask<'_>) -> impl Iterator<Item = usize> + 'a {
         (0..self.members.len()).filter(|i| !ask.tried.contains(*i))
+    }
+
+    fn awaits_trial(&self, i: usize, now: Instant) -> bool {
+        let member = &self.members[i];
+        member.has_room && member.health.awaits_trial(member.in_flight, now)
     }
 
     /// For a new message while somebody is well: the usual case.
@@ -215,17 +238,18 @@ impl Fleet {
         self.looked_at = now;
         self.stale = false;
         self.turn_base = self.turn;
-        let (mut standing, mut weight, mut least) = (0, 0, f32::INFINITY);
+        let (mut standing, mut on_trial, mut weight, mut least) = (0, 0, 0, f32::INFINITY);
         for member in &mut self.members {
             member.admitted = member.health.admits(member.in_flight, now);
             standing += usize::from(!member.health.is_ejected(now));
+            on_trial += usize::from(member.health.awaits_trial(0, now));
             if member.admitted {
                 weight += u64::from(member.weight);
                 let nanos = member.times.nanos();
                 least = if nanos > 0.0 && nanos < least { nanos } else { least };
             }
         }
-        self.standing = standing;
+        (self.standing, self.on_trial) = (standing, on_trial);
         self.whole.weight = weight;
         self.common.least = if least.is_finite() { least } else { 0.0 };
         if self.is_ranked() {
@@ -294,24 +318,26 @@ impl Fleet {
             Heard::Mail => times.mail.observe(nanos, now),
             Heard::Data => times.data.observe(nanos, now),
             Heard::Done { bytes } => {
+                if member.health.success() {
+                    // What is known of it is from its bad times.
+                    times.body = Line::default();
+                    self.stale = true;
+                }
                 times.body.observe(nanos, bytes, now);
                 let nanos = times.nanos();
                 member.own_nanos = nanos;
                 let is_slow = self.common.is_slow(nanos);
                 member.heard(is_slow, now);
-                if member.health.success() {
-                    self.stale = true;
-                }
             }
         }
         self.weigh(upstream);
     }
 
-    /// A transaction failed there: it costs at least as much as the middle of the fleet, and twice what it did.
+    /// A transaction failed there: that never makes it look fast.
     pub fn punish(&mut self, upstream: usize, now: Instant) {
-        let middle = self.median_nanos();
+        let others = self.middle_of_others(upstream);
         let member = &mut self.members[upstream];
-        member.times.punish(middle, now);
+        member.times.punish(others, now);
         member.own_nanos = member.times.nanos();
         member.heard(true, now);
         self.weigh(upstream);
@@ -323,12 +349,13 @@ impl Fleet {
         self.members[upstream].health.failure(rules, now)
     }
 
-    /// The middle of the fleet's estimates, in nanoseconds.
-    fn median_nanos(&self) -> f32 {
+    /// The middle of the other upstreams' estimates, in nanoseconds; 0 if there are none.
+    fn middle_of_others(&self, upstream: usize) -> f32 {
         // A small fixed sample: exact for usual fleets, near enough for large ones, and no allocation.
         let mut sample = [0.0f32; 16];
-        let n = self.members.len().min(sample.len());
-        for (slot, member) in sample.iter_mut().zip(&self.members) {
+        let n = (self.members.len() - 1).min(sample.len());
+        let others = self.members.iter().enumerate().filter(|(i, _)| *i != upstream);
+        for (slot, (_, member)) in sample.iter_mut().zip(others) {
             *slot = member.times.nanos();
         }
         sample[..n].sort_unstable_by(f32::total_cmp);

@@ -31,14 +31,12 @@ impl Common {
     }
 }
 
-/// Is it this one's turn to be tried again, with nothing in flight anywhere? After an ejection at once.
+/// Is it this one's turn to be tried again, with nothing in flight anywhere?
 pub(super) fn is_due(member: &Member, common: &Common, now: Instant) -> bool {
     let silence = now.nanos_since(member.heard_at);
     let patient = silence >= member.patience_nanos && member.times.nanos() > 0.0;
     let others_had_theirs = common.picks >= DUE_EVERY_PICKS || silence >= DUE_SILENCE_NANOS;
-    member.in_flight + member.elsewhere == 0
-        && member.has_room
-        && (member.health.is_on_probation(now) || patient && others_had_theirs)
+    member.in_flight + member.elsewhere == 0 && member.has_room && patient && others_had_theirs
 }
 
 /// Nanoseconds for an empty message, and for each octet.

@@ -124,6 +124,11 @@ impl Tried {
         }
     }
 
+    /// No more can be remembered.
+    pub fn is_full(&self) -> bool {
+        usize::from(self.len) == Tried::MAX
+    }
+
     /// Was it there?
     pub fn contains(&self, upstream: usize) -> bool {
         self.list[..self.len as usize].contains(&(upstream as u16))

@@ -79,6 +79,21 @@ fn failures_eject_for_longer_each_time_and_one_success_forgives() {
 }
 
 #[test]
+fn one_that_died_with_much_in_flight_is_soon_back() {
+    let mut fleet = known(Policy::LeastResponseTime, &[1, 5]);
+    for _ in 0..32 {
+        fleet.punish(0, at(0));
+        fleet.failed(0, &rules(5, 1000), at(0));
+    }
+    assert_eq!(fleet.members()[0].times().nanos(), 80e6);
+    assert_eq!(fleet.pick(&ask(0), at(500)), Pick::Now(1));
+    // The first message after its ejection tells.
+    assert_eq!(fleet.pick(&ask(0), at(1000)), Pick::Now(0));
+    fleet.heard(0, Heard::Done { bytes: 0 }, MS, at(1001));
+    assert_eq!(fleet.members()[0].times().nanos(), 1e6);
+}
+
+#[test]
 fn when_all_are_ejected_the_marks_are_ignored() {
     for policy in Policy::ALL {
         let mut fleet = known(policy, &[1, 5]);
