@@ -54,6 +54,17 @@ fn the_example_loads() {
 }
 
 #[test]
+fn every_policy_has_its_word() {
+    for balance in Balance::ALL {
+        let word = balance.label();
+        let pool = REST.replace("name = 'farm'", &format!("name = 'farm'\nbalance = '{word}'"));
+        let config = Config::parse("p.toml", &format!("{LISTENER}{pool}"), &machine()).expect(word);
+        assert_eq!(config.pools[0].balance, balance);
+        assert_eq!(plan(&config, &machine()).pools[0].balance, word);
+    }
+}
+
+#[test]
 fn the_least_text_gets_the_defaults() {
     let config = with_rest("").expect("enough");
     assert_eq!(config.hostname, "box.example.net");
@@ -240,13 +251,13 @@ fn every_mistake_at_once() {
         "13:16: `max_sessions` is beyond all bounds: write a value from 1 to 1000000",
         "14:16: `idle_timeout` takes a duration like `\"250ms\"`, `\"30s\"`, `\"5m\"`, `\"2h\"`, `\"7d\"`, not `\"5 minutes\"`",
         "15:1: unknown key `hostname` in `[[listener]]`; it belongs at the top of the file, before the first `[section]`",
-        "18:11: `balance` cannot be `\"fastest\"`: write `\"least-response-time\"` or `\"round-robin\"`",
+        "18:11: `balance` cannot be `\"fastest\"`: write `\"least-response-time\"`, `\"round-robin\"`, `\"weighted-round-robin\"`, `\"least-connections\"`, `\"weighted-least-connections\"`, `\"power-of-two\"`, `\"recipient-hash\"`, `\"source-hash\"` or `\"random\"`",
         "19:1: `idle_links` is 9, but `links_per_shard` is 8: lower it, or raise `links_per_shard`",
         "20:28: `::1` is already in `source_addresses`, at tests/config/wrong.toml:20:21: choose another",
         "20:35: `source_addresses`: `0.0.0.0` cannot be sent from: write an address of this machine",
         "21:12: `attempts` is 0: write a value from 1 to 20",
         "22:12: `fallback`: there is no pool `b`; did you mean `a`?",
-        "24:9: `probe` cannot be `\"ping\"`: write `\"smtp\"` or `\"tcp\"` or `\"off\"`",
+        "24:9: `probe` cannot be `\"ping\"`: write `\"smtp\"`, `\"tcp\"` or `\"off\"`",
         "25:13: `eject_for` is 10m: write a value from 10ms to 5m",
         "28:11: `10.0.0.1:25` cannot be reached from `source_addresses`: add an IPv4 address to them",
         "29:10: `weight` is 65536: write a value from 1 to 65535",
@@ -372,7 +383,6 @@ fn later_keys_are_refused_once_each() {
         "auth",
         "proxy_protocol",
         "bare_newline",
-        "balance",
         "tls",
         "auth",
         "mode",

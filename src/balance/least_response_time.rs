@@ -1,44 +1,58 @@
 //! The least of estimate × (in flight + 1) / weight.
 //!
 //! An upstream whose oldest transaction has been out longer than its estimate is as slow as that: a hang shows
-//! before any reply does. The best upstream may be full; waiting for it beats one whose cost is higher.
+//! before any reply does. The best upstream may be full; waiting for it beats one whose cost is higher. One found
+//! slow is tried again with a single live message when it is due.
 
-use super::{Member, Pick};
+use super::Member;
+use super::estimate::FLOOR;
 use crate::time::Instant;
 
-pub(super) fn pick(
-    members: &[Member],
-    eligible: impl Fn(usize, &Member) -> bool,
-    now: Instant,
-    random: u64,
-) -> Pick {
-    let n = members.len();
-    if n == 0 {
-        return Pick::Nobody;
-    }
-    // Shards that start at different places do not herd onto the same one of several equals.
-    let start = (random % n as u64) as usize;
-    let mut best: Option<(u128, usize)> = None;
-    for i in (start..n).chain(0..start) {
-        let member = &members[i];
-        if !eligible(i, member) {
-            continue;
-        }
-        let cost = cost(member, now);
-        if best.is_none_or(|(least, _)| cost < least) {
-            best = Some((cost, i));
-        }
-    }
-    match best {
-        Some((_, i)) if members[i].has_room => Pick::Now(i),
-        Some(_) => Pick::Wait,
-        None => Pick::Nobody,
+/// At most one pick in so many goes to an upstream because it is due.
+pub(super) const DUE_EVERY_PICKS: u32 = 256;
+/// A fleet with hardly any mail tries a slow upstream again after this all the same.
+const DUE_SILENCE_NANOS: u64 = 300_000_000_000;
+/// Slower than the fastest by this factor is slow.
+const SLOW: f32 = 2.0;
+
+/// What the fleet has in common.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Common {
+    /// The fastest upstream's estimate.
+    pub(super) least: f32,
+    /// Picks since one was made because it was due.
+    pub(super) picks: u32,
+}
+
+impl Common {
+    /// Is an estimate of `nanos` slow in this fleet?
+    pub(super) fn is_slow(&self, nanos: f32) -> bool {
+        nanos > self.least * SLOW
     }
 }
 
-/// In nanoseconds, scaled by 2^16 so that weights divide without loss.
-fn cost(member: &Member, now: Instant) -> u128 {
-    let waited = if member.oldest == Instant::NEVER { 0 } else { now.nanos_since(member.oldest) };
-    let nanos = member.estimate.nanos(now).max(waited);
-    (u128::from(nanos) << 16) * u128::from(member.in_flight + 1) / u128::from(member.weight)
+/// Is it this one's turn to be tried again, with nothing in flight anywhere?
+pub(super) fn is_due(member: &Member, common: &Common, now: Instant) -> bool {
+    let silence = now.nanos_since(member.heard_at);
+    let patient = silence >= member.patience_nanos && member.times.nanos() > 0.0;
+    let others_had_theirs = common.picks >= DUE_EVERY_PICKS || silence >= DUE_SILENCE_NANOS;
+    member.in_flight + member.elsewhere == 0 && member.has_room && patient && others_had_theirs
+}
+
+/// Nanoseconds for an empty message, and for each octet.
+pub(super) fn cost(member: &Member, common: &Common, now: Instant) -> (f32, f32) {
+    let per_byte = member.times.nanos_per_byte();
+    let known = member.times.nanos();
+    let least = common.least.max(FLOOR);
+    if member.due {
+        return (0.0, 0.0);
+    }
+    let estimate = if known == 0.0 { least } else { known };
+    let waited = match member.oldest == Instant::NEVER {
+        true => 0.0,
+        false => now.nanos_since(member.oldest) as f32 - member.oldest_bytes as f32 * per_byte,
+    };
+    let opening = if member.must_open { member.times.connect.nanos() } else { 0.0 };
+    let scale = member.load() * member.inverse;
+    (estimate.max(waited) * scale + opening, per_byte * scale)
 }

@@ -1,13 +1,26 @@
-//! From a fleet, a key, the time and a random number: a pick. Pure; one file per policy.
+//! From a fleet, what is known of a message, the time and a random number: a pick. Pure; one file per policy.
 
 pub mod estimate;
+mod fleet;
 pub mod health;
+mod least_connections;
 mod least_response_time;
+mod member;
+mod power_of_two;
+mod random;
+mod recipient_hash;
+mod rendezvous;
 mod round_robin;
+mod scan;
+mod source_hash;
+mod weighted_round_robin;
 
-use crate::time::Instant;
-use estimate::Estimate;
-use health::Health;
+use std::hash::Hasher;
+
+use siphasher::sip::SipHasher13;
+
+pub use fleet::{Fleet, Heard};
+pub use member::Member;
 
 /// How a pool chooses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -17,42 +30,79 @@ pub enum Policy {
     LeastResponseTime,
     /// One after the other, whatever they are like.
     RoundRobin,
+    /// One after the other, the heavier more often, evenly spread.
+    WeightedRoundRobin,
+    /// The fewest in flight.
+    LeastConnections,
+    /// The fewest in flight for its weight.
+    WeightedLeastConnections,
+    /// The less busy of two drawn at random.
+    PowerOfTwo,
+    /// By the recipient, bounded by the load of the others.
+    RecipientHash,
+    /// By the address the message came from.
+    SourceHash,
+    /// At random, the heavier more often.
+    Random,
 }
 
-/// One upstream of a fleet as a shard sees it.
-#[derive(Clone, Debug)]
-pub struct Member {
-    /// Its share where response times are equal; at least 1.
-    pub weight: u32,
-    /// Transactions given to it and not yet ended.
-    pub in_flight: u32,
-    /// Whether its links could take one more now.
-    pub has_room: bool,
-    /// When the oldest transaction in flight began; `NEVER` if none is.
-    pub oldest: Instant,
-    /// Its response time.
-    pub estimate: Estimate,
-    /// Whether live traffic may go there.
-    pub health: Health,
-}
+impl Policy {
+    /// All of them.
+    pub const ALL: [Policy; 9] = [
+        Policy::LeastResponseTime,
+        Policy::RoundRobin,
+        Policy::WeightedRoundRobin,
+        Policy::LeastConnections,
+        Policy::WeightedLeastConnections,
+        Policy::PowerOfTwo,
+        Policy::RecipientHash,
+        Policy::SourceHash,
+        Policy::Random,
+    ];
 
-impl Member {
-    /// A new upstream: nothing known, nothing held against it.
-    pub fn new(weight: u32) -> Self {
-        Member {
-            weight: weight.max(1),
-            in_flight: 0,
-            has_room: true,
-            oldest: Instant::NEVER,
-            estimate: Estimate::default(),
-            health: Health::default(),
+    /// Its name in the configuration.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Policy::LeastResponseTime => "least-response-time",
+            Policy::RoundRobin => "round-robin",
+            Policy::WeightedRoundRobin => "weighted-round-robin",
+            Policy::LeastConnections => "least-connections",
+            Policy::WeightedLeastConnections => "weighted-least-connections",
+            Policy::PowerOfTwo => "power-of-two",
+            Policy::RecipientHash => "recipient-hash",
+            Policy::SourceHash => "source-hash",
+            Policy::Random => "random",
         }
     }
+}
 
-    /// May a transaction be given to it, by its health alone?
-    fn is_usable(&self, now: Instant) -> bool {
-        self.health.admits(self.in_flight, now)
+/// What a pick is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// Where the message has been already.
+    pub tried: &'a Tried,
+    /// The recipient's [`key`]; only `RecipientHash` looks at it.
+    pub recipient: u64,
+    /// The [`key`] of the address it came from; only `SourceHash` looks at it.
+    pub source: u64,
+    /// How long the message is.
+    pub bytes: u64,
+    /// Anything: spreads ties, and is the chance in the policies that draw.
+    pub random: u64,
+}
+
+/// A stable key of a name (an address, an upstream's name), blind to ASCII case: the same in every process and for
+/// ever, so that what is hashed by it stays where it is after a restart.
+pub fn key(name: &[u8]) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(0x706f_7374_6c61_6e65, 0x6261_6c61_6e63_6521);
+    let mut lower = [0u8; 320];
+    for piece in name.chunks(lower.len()) {
+        let lower = &mut lower[..piece.len()];
+        lower.copy_from_slice(piece);
+        lower.make_ascii_lowercase();
+        hasher.write(lower);
     }
+    hasher.finish()
 }
 
 /// The upstreams that a message has been to already.
@@ -83,10 +133,15 @@ impl Tried {
     pub fn contains(&self, upstream: usize) -> bool {
         self.list[..self.len as usize].contains(&(upstream as u16))
     }
+
+    /// Has it been nowhere yet?
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
 }
 
 /// What a policy says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Pick {
     /// This one, now.
     Now(usize),
@@ -94,84 +149,6 @@ pub enum Pick {
     Wait,
     /// There is none that has not been tried.
     Nobody,
-}
-
-/// The upstreams of one pool and what the policy remembers between picks.
-#[derive(Clone, Debug)]
-pub struct Fleet {
-    policy: Policy,
-    /// The upstreams, in configuration order.
-    pub members: Vec<Member>,
-    last: usize,
-}
-
-impl Fleet {
-    /// A fleet of unknown upstreams with these weights.
-    pub fn new(policy: Policy, weights: impl IntoIterator<Item = u32>) -> Self {
-        Fleet { policy, members: weights.into_iter().map(Member::new).collect(), last: usize::MAX }
-    }
-
-    /// Has it an upstream that nothing is held against?
-    pub fn has_healthy(&self, now: Instant) -> bool {
-        self.members.iter().any(|member| !member.health.is_ejected(now))
-    }
-
-    /// Picks for a message that has been to `tried`. `random` spreads ties.
-    ///
-    /// Ejected upstreams are passed over while another is left; when none is, the marks are ignored, because
-    /// trying is better than refusing mail outright. One whose ejection is over gets the next message, and no
-    /// second one before that went well: what is known of it is from its bad times.
-    pub fn pick(&mut self, tried: &Tried, now: Instant, random: u64) -> Pick {
-        let mut someone_usable = false;
-        for (i, member) in self.members.iter().enumerate().filter(|(i, _)| !tried.contains(*i)) {
-            someone_usable |= !member.health.is_ejected(now);
-            if member.has_room && member.health.awaits_trial(member.in_flight, now) {
-                self.last = i;
-                return Pick::Now(i);
-            }
-        }
-        let eligible = |i: usize, m: &Member| !tried.contains(i) && (!someone_usable || m.is_usable(now));
-        let pick = match self.policy {
-            Policy::LeastResponseTime => least_response_time::pick(&self.members, eligible, now, random),
-            Policy::RoundRobin => round_robin::pick(&self.members, eligible, self.last),
-        };
-        match pick {
-            Pick::Now(i) => self.last = i,
-            // Those on probation may have their one message under way: not nobody, only not yet.
-            Pick::Nobody if someone_usable => return Pick::Wait,
-            _ => {}
-        }
-        pick
-    }
-
-    /// The upstream took a message, that long after its final dot.
-    pub fn succeeded(&mut self, upstream: usize, nanos: u64, now: Instant) {
-        let member = &mut self.members[upstream];
-        if member.health.success() {
-            member.estimate.restart(nanos, now);
-        } else {
-            member.estimate.observe(nanos, now);
-        }
-    }
-
-    /// It failed: that never makes it look fast.
-    pub fn failed(&mut self, upstream: usize, now: Instant) {
-        let others = self.median_of_others(upstream, now);
-        self.members[upstream].estimate.punish(others, now);
-    }
-
-    /// The middle of the other upstreams' estimates, in nanoseconds; 0 if there are none.
-    fn median_of_others(&self, upstream: usize, now: Instant) -> u64 {
-        // A small fixed sample: exact for usual fleets, near enough for large ones, and no allocation.
-        let mut sample = [0u64; 16];
-        let others = self.members.iter().enumerate().filter(|(i, _)| *i != upstream);
-        let n = (self.members.len() - 1).min(sample.len());
-        for (slot, (_, member)) in sample.iter_mut().zip(others) {
-            *slot = member.estimate.nanos(now);
-        }
-        sample[..n].sort_unstable();
-        if n == 0 { 0 } else { sample[n / 2] }
-    }
 }
 
 #[cfg(test)]

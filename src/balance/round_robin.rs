@@ -1,18 +1,13 @@
 //! One after the other; whoever has no room is passed over.
 
-use super::{Member, Pick};
-
-pub(super) fn pick(members: &[Member], eligible: impl Fn(usize, &Member) -> bool, last: usize) -> Pick {
-    let n = members.len();
-    let mut someone = false;
-    for step in 1..=n {
-        let i = last.wrapping_add(step) % n;
-        if eligible(i, &members[i]) {
-            if members[i].has_room {
-                return Pick::Now(i);
-            }
-            someone = true;
+/// The first from the one after `last` on that can be had.
+pub(super) fn pick(n: usize, last: usize, can_be_had: impl Fn(usize) -> bool) -> Option<usize> {
+    let mut i = last;
+    for _ in 0..n {
+        i = if i + 1 < n { i + 1 } else { 0 };
+        if can_be_had(i) {
+            return Some(i);
         }
     }
-    if someone { Pick::Wait } else { Pick::Nobody }
+    None
 }

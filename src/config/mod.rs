@@ -158,13 +158,7 @@ pub struct Pool {
 }
 
 /// `balance`: how an upstream is picked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Balance {
-    /// Least of estimated response time × (in flight + 1) / weight.
-    LeastResponseTime,
-    /// Each in turn.
-    RoundRobin,
-}
+pub use crate::balance::Policy as Balance;
 
 /// `[pool.health]`: how upstreams are watched, and when one is left alone for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

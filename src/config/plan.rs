@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Serialize;
 
 use super::units::{Size, Span};
-use super::{Balance, Config, CpuList, Listener, Machine, Mode, Pool, Probe, ShardBy, Shards};
+use super::{Config, CpuList, Listener, Machine, Mode, Pool, Probe, ShardBy, Shards};
 
 /// The effective plan. Displays as text for people; the JSON is the contract.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -166,10 +166,7 @@ fn pool_plan(pool: &Pool, shard_count: u64) -> PoolPlan {
     };
     PoolPlan {
         name: pool.name.clone(),
-        balance: match pool.balance {
-            Balance::LeastResponseTime => "least-response-time",
-            Balance::RoundRobin => "round-robin",
-        },
+        balance: pool.balance.label(),
         links_per_shard: pool.links_per_shard,
         idle_links: pool.idle_links,
         links: shard_count * pool.upstreams.len() as u64 * u64::from(pool.links_per_shard),

@@ -166,7 +166,10 @@ impl<'t, 'r> Section<'t, 'r> {
             return Some(*value);
         }
         let words: Vec<String> = now.iter().map(|(word, _)| format!("`\"{word}\"`")).collect();
-        let write = words.join(" or ");
+        let write = match words.split_last() {
+            Some((last, first)) if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+            _ => words.concat(),
+        };
         let value = text.value.escape_debug();
         let message = match later.contains(&text.value.as_str()) {
             true => format!("`{key} = \"{value}\"` is not available in this version: write {write}"),

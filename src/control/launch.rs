@@ -15,8 +15,8 @@ use crate::dispatch::{Dispatch, Letter};
 use crate::handle::{ListenerId, ShardId};
 use crate::net::Net;
 use crate::net::uring::{self, Uring, UringOptions};
-use crate::observe::Stats;
 use crate::observe::prometheus::Names;
+use crate::observe::{Scoreboard, Stats};
 use crate::shard::mailbox::{Mailbox, mailboxes};
 use crate::shard::{Order, Orders, Shard};
 use crate::sys::arena::{Arenas, BUFFER_BYTES};
@@ -108,6 +108,7 @@ struct Seat {
     mailbox: Mailbox<Letter>,
     orders: Arc<Orders>,
     stats: Arc<[Arc<Stats>]>,
+    scoreboard: Arc<Scoreboard>,
     /// By listener, the addresses to listen on.
     listen: Vec<(ListenerId, SocketAddr)>,
 }
@@ -136,6 +137,7 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
     let fleets: Vec<usize> = config.pools.iter().map(|pool| pool.upstreams.len()).collect();
     let stats: Arc<[Arc<Stats>]> =
         (0..shards).map(|_| Arc::new(Stats::new(config.listeners.len(), &fleets))).collect();
+    let scoreboard = Arc::new(Scoreboard::new(usize::from(shards), &fleets));
     let orders = Arc::new(Orders::default());
     let view =
         View { names: names(config), shards: stats.clone(), orders: orders.clone(), started: Instant::now() };
@@ -164,6 +166,7 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
             mailbox,
             orders: orders.clone(),
             stats: stats.clone(),
+            scoreboard: scoreboard.clone(),
             listen: listen.clone(),
         };
         match start(seat) {
@@ -229,7 +232,8 @@ impl Seat {
         let net = Uring::new(self.uring, self.arenas, self.rings)
             .map_err(|error: uring::Error| Failure { exit: 71, message: error.to_string() })?;
         let features = net.features().to_string();
-        let dispatch = Dispatch::new(self.options, self.stats[self.id.index()].clone(), unix_at_zero());
+        let mut dispatch = Dispatch::new(self.options, self.stats[self.id.index()].clone(), unix_at_zero());
+        dispatch.set_scoreboard(self.scoreboard);
         let mut shard = Shard::new(self.id, net, dispatch, self.mailbox, self.orders.clone(), self.stats);
         let mut bound = Vec::new();
         for (listener, address) in self.listen {

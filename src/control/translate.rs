@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::balance::Policy;
 use crate::balance::health::Rules;
-use crate::config::{Balance, Config, ShardBy};
+use crate::config::{Config, ShardBy};
 use crate::dispatch::options::{self, Options};
 use crate::dispatch::owner;
 use crate::handle::ShardId;
@@ -62,10 +61,7 @@ fn pool_number(config: &Config, name: &str) -> Option<usize> {
 
 fn pool_options(pool: &crate::config::Pool, config: &Config) -> options::Pool {
     options::Pool {
-        policy: match pool.balance {
-            Balance::LeastResponseTime => Policy::LeastResponseTime,
-            Balance::RoundRobin => Policy::RoundRobin,
-        },
+        policy: pool.balance,
         links_max: usize::from(pool.links_per_shard),
         idle_links: usize::from(pool.idle_links),
         idle_timeout: pool.idle_timeout,

@@ -8,7 +8,7 @@ use super::message::{Letter, Message, Outcome, TransactionId};
 use super::owner::Way;
 use super::verdict::{Blame, Fault, Retry, ours};
 use super::{Dispatch, PoolState, Queued};
-use crate::balance::{Pick, Tried};
+use crate::balance::{Ask, Pick, Policy, Tried, key};
 use crate::handle::{LinkId, ShardId};
 use crate::limits::{MESSAGE_TIME_MAX, REPEATS_PER_PASS, STALE_LINKS_MAX};
 use crate::pool::Lease;
@@ -52,6 +52,8 @@ pub(super) struct Attempt {
     stamp: u64,
     /// When its commands were written.
     pub(super) begun_at: Instant,
+    /// How long the reply to its MAIL took.
+    pub(super) mail_nanos: u64,
     /// Some reply to it has come.
     pub(super) heard: bool,
     /// Its body and final dot have been written.
@@ -150,8 +152,10 @@ impl Dispatch {
             self.move_to(fallback, id);
             return Placed::Yes;
         }
-        let delivery = &mut self.deliveries[id.0 as usize];
-        match self.pools[pool].fleet.pick(&delivery.tried, now, random) {
+        self.look_around(pool, now);
+        let delivery = &self.deliveries[id.0 as usize];
+        let ask = ask(delivery, self.options.pools[pool].policy, random);
+        match self.pools[pool].fleet.pick(&ask, now) {
             Pick::Wait => Placed::NotNow,
             Pick::Nobody => {
                 self.exhausted(pool, id, ours(1, "no upstream could be reached"));
@@ -172,7 +176,7 @@ impl Dispatch {
         let stamp = u64::from(self.next_generation());
         self.deliveries[id.0 as usize].attempt.restart(upstream, stamp);
         let state = &mut self.pools[pool];
-        state.fleet.members[upstream].in_flight += 1;
+        state.fleet.began(upstream);
         state.ages[upstream].push_back((now, id, stamp));
         match lease {
             Lease::Idle(link) => {
@@ -204,7 +208,7 @@ impl Dispatch {
         let attempt = &mut self.deliveries[id.0 as usize].attempt;
         attempt.stamp = 0;
         let upstream = attempt.upstream;
-        self.pools[pool].fleet.members[upstream].in_flight -= 1;
+        self.pools[pool].fleet.ended(upstream);
         self.refresh(pool, upstream);
         upstream
     }
@@ -219,10 +223,13 @@ impl Dispatch {
         while ages.front().is_some_and(|&(_, id, stamp)| over(id, stamp)) {
             ages.pop_front();
         }
-        let member = &mut fleet.members[upstream];
-        member.oldest = ages.front().map_or(Instant::NEVER, |&(since, ..)| since);
-        member.has_room = links[upstream].has_room();
+        let oldest = ages.front().map_or((Instant::NEVER, 0), |&(since, id, _)| {
+            (since, self.deliveries[id.0 as usize].message.wire_size())
+        });
+        let links = &links[upstream];
+        fleet.set_links(upstream, links.has_room(), links.must_open(), oldest);
         *stirred = true;
+        self.show(pool, upstream);
     }
 
     /// The upstream took it for `accepted` of the recipients.
@@ -264,11 +271,11 @@ impl Dispatch {
         }
         let fleet = &mut self.pools[pool].fleet;
         if fault.blame != Blame::Nobody {
-            fleet.failed(upstream, now);
+            fleet.punish(upstream, now);
         }
         if fault.blame == Blame::Upstream {
             let rules = &self.options.pools[pool].health;
-            if fleet.members[upstream].health.failure(rules, now) {
+            if fleet.failed(upstream, rules, now) {
                 stats.ejections.add(1);
             }
         }
@@ -366,6 +373,23 @@ impl Dispatch {
             let letter = Letter::Verdict { transaction, message, outcome };
             self.commands.push_back(Queued::Post { shard: origin, letter });
         }
+    }
+}
+
+/// What balance is told of a delivery. Of several recipients the first stands for all.
+fn ask(delivery: &Delivery, policy: Policy, random: u64) -> Ask<'_> {
+    let recipient = match (policy, delivery.recipients.first()) {
+        (Policy::RecipientHash, Some(&first)) => {
+            key(delivery.message.envelope.recipient(usize::from(first)).path)
+        }
+        _ => 0,
+    };
+    Ask {
+        tried: &delivery.tried,
+        recipient,
+        source: delivery.message.source,
+        bytes: delivery.message.wire_size(),
+        random,
     }
 }
 

@@ -6,6 +6,7 @@
 use super::delivery::{Delivery, DeliveryId};
 use super::verdict::{Fault, Phase, Trouble, judge};
 use super::{Dispatch, Queued};
+use crate::balance::Heard as Told;
 use crate::handle::{Buffers, Cause, Extent, LinkId, StreamId};
 use crate::limits::LINGER;
 use crate::observe::Stage;
@@ -29,9 +30,13 @@ pub(super) struct Link {
     next_begun: bool,
     /// Transactions ended on it.
     served: u32,
+    /// When it was asked for.
+    asked_at: Instant,
     /// It has been idle.
     rested: bool,
     since: Instant,
+    /// When the current one's body began to leave.
+    body_at: Instant,
     /// When the current one's final dot left.
     dot_at: Instant,
     /// Extents of the current body may still be in use.
@@ -84,8 +89,10 @@ impl Link {
             next: None,
             next_begun: false,
             served: 0,
+            asked_at: now,
             rested: false,
             since: now,
+            body_at: now,
             dot_at: now,
             body_leaving: false,
             early: None,
@@ -183,6 +190,8 @@ impl Dispatch {
         let stats = &self.stats.pools[link.pool][link.upstream];
         stats.stage(Stage::Ehlo).record(now.nanos_since(link.since));
         stats.opened.add(1);
+        let nanos = now.nanos_since(link.asked_at);
+        self.pools[link.pool].fleet.heard(link.upstream, Told::Connected, nanos, now);
         self.pools[link.pool].links[link.upstream].opened();
         if link.current.is_some() {
             self.begin_on(id, now);
@@ -268,7 +277,9 @@ impl Dispatch {
                 self.current_failed(id, now);
             }
         } else {
+            delivery.attempt.mail_nanos = waited;
             self.stats.pools[pool][upstream].stage(Stage::Mail).record(waited);
+            self.pools[pool].fleet.heard(upstream, Told::Mail, waited, now);
             self.advance(id);
         }
     }
@@ -328,7 +339,9 @@ impl Dispatch {
         } else {
             let waited = now.nanos_since(attempt.begun_at);
             let (pool, upstream) = (link.pool, link.upstream);
+            let since_mail = waited.saturating_sub(attempt.mail_nanos);
             self.stats.pools[pool][upstream].stage(Stage::Data).record(waited);
+            self.pools[pool].fleet.heard(upstream, Told::Data, since_mail, now);
             self.write_body(id, now);
         }
     }
@@ -349,6 +362,7 @@ impl Dispatch {
         let Some(stream) = link.stream else { return };
         delivery.attempt.dotted = true;
         link.client.body_written();
+        link.body_at = now;
         link.dot_at = now;
         let message = delivery.message.clone();
         link.body_leaving = !message.body.is_empty();
@@ -387,7 +401,9 @@ impl Dispatch {
             let waited = now.nanos_since(link.dot_at);
             let current = link.current.take();
             link.served += 1;
-            self.pools[pool].fleet.succeeded(upstream, waited, now);
+            let bytes = delivery.message.wire_size();
+            let nanos = now.nanos_since(link.body_at);
+            self.pools[pool].fleet.heard(upstream, Told::Done { bytes }, nanos, now);
             self.stats.pools[pool][upstream].stage(Stage::Eod).record(waited);
             if let Some(current) = current {
                 self.taken(pool, current, reply);

@@ -39,6 +39,8 @@ pub struct Message {
     pub head: Vec<u8>,
     /// The body in wire form, dot-stuffed, its final dot included. In the arena of the shard that took it.
     pub body: Vec<Extent>,
+    /// The key of the address it came from, for picks by source.
+    pub source: u64,
     /// Octets of the body.
     pub size: u64,
     /// Made here (a bounce): nobody waits for an answer, and it is never bounced itself.
@@ -81,6 +83,7 @@ impl Message {
         self.envelope.clear();
         self.ways.clear();
         self.head.clear();
+        self.source = 0;
         self.size = 0;
         self.internal = false;
     }

@@ -8,6 +8,7 @@ mod bounce;
 mod date;
 mod delivery;
 mod link;
+mod lookout;
 mod message;
 pub mod options;
 pub mod owner;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use crate::balance::Fleet;
+use crate::balance::{Fleet, key};
 use crate::handle::{Buffers, Cause, Extent, LinkId, ListenerId, ShardId, StreamId};
 use crate::limits::WAITING_TICK;
 use crate::observe::Stats;
@@ -33,6 +34,7 @@ use date::DateLine;
 use delivery::Delivery;
 pub use delivery::DeliveryId;
 use link::Link;
+use lookout::Lookout;
 use message::Spares;
 pub use message::{Letter, Message, MessageId, Outcome, TransactionId};
 use options::Options;
@@ -156,6 +158,8 @@ pub struct Dispatch {
     numbers: u64,
     generation: u32,
     random: u64,
+    /// The other shards, if there are any.
+    lookout: Option<Lookout>,
     /// Sessions between MAIL and the final dot.
     receiving: usize,
     next_tick: Instant,
@@ -167,7 +171,7 @@ impl Dispatch {
     /// A shard with nothing in it. `unix_at_zero`: seconds since 1970 when the clock read zero.
     pub fn new(options: Options, stats: Arc<Stats>, unix_at_zero: i64) -> Self {
         let pools = options.pools.iter().map(|pool| PoolState {
-            fleet: Fleet::new(pool.policy, pool.upstreams.iter().map(|u| u.weight)),
+            fleet: Fleet::new(pool.policy, pool.upstreams.iter().map(|u| (u.weight, key(u.name.as_bytes())))),
             links: pool.upstreams.iter().map(|_| Links::new(pool.links_max)).collect(),
             ages: pool.upstreams.iter().map(|_| VecDeque::new()).collect(),
             waiting: VecDeque::new(),
@@ -199,6 +203,7 @@ impl Dispatch {
             unix_at_zero,
             numbers: 0,
             generation: 0,
+            lookout: None,
             receiving: 0,
             next_tick: Instant::NEVER,
             draining: false,
@@ -371,14 +376,14 @@ impl Dispatch {
     /// Writes the gauges that are not kept as things happen.
     pub fn publish(&self, now: Instant) {
         for (pool, stats) in self.pools.iter().zip(&self.stats.pools) {
-            for ((member, links), stats) in pool.fleet.members.iter().zip(&pool.links).zip(stats) {
+            for ((member, links), stats) in pool.fleet.members().iter().zip(&pool.links).zip(stats) {
                 let (idle, opening, total) = links.counts();
                 stats.idle.set(idle as u64);
                 stats.opening.set(opening as u64);
                 stats.busy.set((total - opening - idle) as u64);
-                stats.in_flight.set(u64::from(member.in_flight));
-                stats.healthy.set(u64::from(!member.health.is_ejected(now)));
-                stats.estimate_nanos.set(member.estimate.nanos(now));
+                stats.in_flight.set(u64::from(member.in_flight()));
+                stats.healthy.set(u64::from(!member.health().is_ejected(now)));
+                stats.estimate_nanos.set(member.times().nanos() as u64);
             }
         }
         self.stats.under_way.set(self.under_way() as u64);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::message::{Message, TransactionId, unshared};
 use super::{Dispatch, Queued, StreamOwner};
+use crate::balance::key;
 use crate::handle::{Buffers, Extent, ListenerId, StreamId};
 use crate::limits::{
     APPEND_BYTES_MAX, BUFFERS_RESERVED, LINGER, PENDING_BYTES_MAX, PENDING_EXTENTS_MAX, REPLIES_BYTES_MAX,
@@ -20,6 +21,8 @@ pub(super) struct Session {
     pub(super) stream: StreamId,
     pub(super) listener: ListenerId,
     pub(super) peer: SocketAddr,
+    /// The peer address's key.
+    source: u64,
     pub(super) server: Server,
     /// The name in its HELO or EHLO.
     pub(super) hello: Vec<u8>,
@@ -92,6 +95,7 @@ impl Dispatch {
             stream,
             listener,
             peer,
+            source: key(peer.ip().to_string().as_bytes()),
             server: Server::default(),
             hello: Vec::new(),
             trusted,
@@ -217,6 +221,7 @@ impl Dispatch {
                     self.receiving += 1;
                     self.spares.take()
                 });
+                unshared(message).source = session.source;
                 unshared(message).envelope.set_sender(&mail);
                 session.mail_at = now;
                 session.overflown = false;

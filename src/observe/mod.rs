@@ -4,6 +4,7 @@
 mod histogram;
 mod names;
 pub mod prometheus;
+mod scoreboard;
 pub mod status;
 
 use std::ops::Deref;
@@ -12,6 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use histogram::{Histogram, Snapshot};
 pub use names::{ListenerName, Names, PoolName, Standing, State, UpstreamName};
+pub use scoreboard::{Figures, Scoreboard};
+
+/// Where the scoreboard takes its atomics from; its test under loom has others.
+mod atomics {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
+}
 
 /// A number that one thread writes and any thread reads.
 #[derive(Debug, Default)]

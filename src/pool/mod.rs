@@ -36,6 +36,11 @@ impl Links {
         !self.idle.is_empty() || self.total < self.max || !self.joinable.is_empty()
     }
 
+    /// Would the next lease open a new link?
+    pub fn must_open(&self) -> bool {
+        self.idle.is_empty() && self.total < self.max
+    }
+
     /// Leases a link: an idle one, else a new one, else a place behind a transaction.
     pub fn lease(&mut self) -> Option<Lease> {
         if let Some(link) = self.idle.pop() {

@@ -9,7 +9,7 @@ use postlane::dispatch::options::{Listener, Options, Pool, Upstream};
 use postlane::dispatch::owner::ShardBy;
 use postlane::handle::{ListenerId, ShardId};
 use postlane::net::sim::{Faults, SimNet, World};
-use postlane::observe::Stats;
+use postlane::observe::{Scoreboard, Stats};
 use postlane::protocol::server;
 use postlane::shard::mailbox::mailboxes;
 use postlane::shard::{Order, Orders, Shard};
@@ -97,6 +97,7 @@ impl Stage {
         let orders = Arc::new(Orders::default());
         let upstreams = setup.pool.upstreams.len();
         let stats: Arc<[Arc<Stats>]> = (0..shards).map(|_| Arc::new(Stats::new(1, &[upstreams]))).collect();
+        let scoreboard = Arc::new(Scoreboard::new(shards, &[upstreams]));
         let inlet = SocketAddr::from(([127, 0, 0, 1], 2525));
         let mut shards: Vec<Shard<SimNet>> = mailboxes(setup.shards)
             .into_iter()
@@ -104,7 +105,8 @@ impl Stage {
             .map(|(n, mailbox)| {
                 let id = ShardId(n as u16);
                 let options = setup.options(id);
-                let dispatch = Dispatch::new(options, stats[n].clone(), 1_700_000_000);
+                let mut dispatch = Dispatch::new(options, stats[n].clone(), 1_700_000_000);
+                dispatch.set_scoreboard(scoreboard.clone());
                 let net = world.net(id);
                 let mut shard = Shard::new(id, net, dispatch, mailbox, orders.clone(), stats.clone());
                 shard.listen(ListenerId(0), inlet).expect("the address is free");

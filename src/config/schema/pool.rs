@@ -12,16 +12,6 @@ use crate::config::{Balance, Health, Pool, Probe, Upstream};
 const UPSTREAMS_MAX: usize = 1024;
 const SOURCES_MAX: usize = 256;
 
-const LATER_BALANCES: [&str; 7] = [
-    "weighted-round-robin",
-    "least-connections",
-    "weighted-least-connections",
-    "power-of-two",
-    "recipient-hash",
-    "source-hash",
-    "random",
-];
-
 const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
@@ -61,9 +51,7 @@ fn one(table: &Table, report: &mut Report, named: &mut Taken<String>) -> Option<
     let least = Duration::from_millis(10);
     let mut section = Section::new(table, "in `[[pool]]`", report);
     let name = names::name(&mut section, "[[pool]]", named);
-    let balances =
-        [("least-response-time", Balance::LeastResponseTime), ("round-robin", Balance::RoundRobin)];
-    let balance = section.choice("balance", &balances, &LATER_BALANCES);
+    let balance = section.choice("balance", &Balance::ALL.map(|balance| (balance.label(), balance)), &[]);
     let (links_per_shard, idle_links) = links(&mut section);
     let transactions_per_link = section.count("transactions_per_link", 0, 0..=1_000_000_000);
     let connect_timeout = section.duration("connect_timeout", seconds(5), least..=seconds(300));

@@ -1,0 +1,109 @@
+//! One upstream of a fleet as a shard sees it.
+
+use super::estimate::ResponseTimes;
+use super::health::Health;
+use crate::time::Instant;
+
+/// How long an upstream that was found slow is left alone before live mail tries it again; doubles each time it is
+/// still slow.
+const PATIENCE_MIN_NANOS: u64 = 500_000_000;
+const PATIENCE_MAX_NANOS: u64 = 8_000_000_000;
+
+/// One upstream.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its share where all else is equal; at least 1.
+    pub(super) weight: u32,
+    /// 1 / weight.
+    pub(super) inverse: f32,
+    /// This shard's transactions given to it and not yet ended.
+    pub(super) in_flight: u32,
+    /// The other shards'.
+    pub(super) elsewhere: u32,
+    pub(super) has_room: bool,
+    /// The next transaction would need a new link.
+    pub(super) must_open: bool,
+    /// When the oldest transaction in flight began; `NEVER` if none is.
+    pub(super) oldest: Instant,
+    /// And how long its message is.
+    pub(super) oldest_bytes: u64,
+    pub(super) times: ResponseTimes,
+    /// The last estimate made from an answer to this shard.
+    pub(super) own_nanos: f32,
+    pub(super) health: Health,
+    /// Health lets a transaction go there.
+    pub(super) admitted: bool,
+    /// It is its turn to be tried again.
+    pub(super) due: bool,
+    /// When it last ended a transaction.
+    pub(super) heard_at: Instant,
+    pub(super) patience_nanos: u64,
+    /// Its place in the order of weighted turns.
+    pub(super) pass: f64,
+}
+
+impl Member {
+    /// A new upstream: nothing known, nothing held against it.
+    pub(super) fn new(weight: u32) -> Self {
+        let weight = weight.max(1);
+        Member {
+            weight,
+            inverse: 1.0 / weight as f32,
+            in_flight: 0,
+            elsewhere: 0,
+            has_room: true,
+            must_open: false,
+            oldest: Instant::NEVER,
+            oldest_bytes: 0,
+            times: ResponseTimes::default(),
+            own_nanos: 0.0,
+            health: Health::default(),
+            admitted: true,
+            due: false,
+            heard_at: Instant::default(),
+            patience_nanos: PATIENCE_MIN_NANOS,
+            pass: 0.5 / f64::from(weight),
+        }
+    }
+
+    /// Its share where all else is equal.
+    pub fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    /// This shard's transactions given to it and not yet ended.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// What is known of its response times.
+    pub fn times(&self) -> &ResponseTimes {
+        &self.times
+    }
+
+    /// The last estimate made from an answer to this shard itself, nanoseconds; 0: none yet.
+    pub fn own_nanos(&self) -> f32 {
+        self.own_nanos
+    }
+
+    /// Whether live traffic may go there.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Transactions in flight on the whole machine, and one more.
+    pub(super) fn load(&self) -> f32 {
+        (self.in_flight + self.elsewhere + 1) as f32
+    }
+
+    /// A transaction ended there after some silence.
+    pub(super) fn heard(&mut self, is_slow: bool, now: Instant) {
+        let was_tried = now.nanos_since(self.heard_at) >= self.patience_nanos;
+        if !is_slow {
+            self.patience_nanos = PATIENCE_MIN_NANOS;
+        } else if was_tried {
+            self.patience_nanos = (self.patience_nanos * 2).min(PATIENCE_MAX_NANOS);
+        }
+        self.heard_at = now;
+    }
+}

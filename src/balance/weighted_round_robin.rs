@@ -1,0 +1,17 @@
+//! Weighted turns, smoothly: each pick moves an upstream on by 1 / weight, and the one that is furthest behind is
+//! next, so that a heavy one's turns are spread evenly between the others' (stride scheduling).
+
+use super::Member;
+
+/// How far it is ahead of where the turn is.
+pub(super) fn cost(member: &Member, turn: f64) -> f32 {
+    (member.pass - turn) as f32
+}
+
+/// It had its turn; where the turn is now. Whoever could not be had for a while does not make up for all of it.
+pub(super) fn picked(member: &mut Member, turn: f64) -> f64 {
+    let stride = 1.0 / f64::from(member.weight);
+    let turn = member.pass.max(turn);
+    member.pass = turn + stride;
+    turn
+}
