@@ -16,6 +16,8 @@ pub const APPEND_BYTES_MAX: u32 = 4 << 10;
 pub const REPLIES_BYTES_MAX: usize = 32 << 10;
 /// A stream that is closed in order and cannot get rid of its last octets for this long is cut.
 pub const LINGER: Duration = Duration::from_secs(10);
+/// An upstream that asked for fewer links may have one more so often.
+pub const EASE_EVERY: Duration = Duration::from_secs(1);
 /// How often waiting messages look for an upstream again when nothing else makes them.
 pub const WAITING_TICK: Duration = Duration::from_millis(10);
 /// Waiting repeats that are looked at, one by one, in a pass.

@@ -5,7 +5,7 @@
 //! compares.
 
 use super::estimate::Line;
-use super::health::Rules;
+use super::health::{Cause, Rules};
 use super::least_response_time::{self, Common};
 use super::random::Alias;
 use super::recipient_hash::Whole;
@@ -14,6 +14,7 @@ use super::scan::{Costs, below};
 use super::{Ask, Member, Pick, Policy, power_of_two, random, recipient_hash, round_robin, source_hash};
 use super::{least_connections, weighted_round_robin};
 use crate::time::Instant;
+use std::time::Duration;
 
 /// What time alone changes is looked at so often.
 const LOOK_NANOS: u64 = 500_000;
@@ -36,18 +37,30 @@ pub enum Heard {
     },
 }
 
+/// How a fleet treats those who come back, and its own bad times.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Care {
+    /// How long one that was down takes to its full share; one that was ejected at most as long as that lasted.
+    pub slow_start: Duration,
+    /// With a smaller healthy part than this, in thousandths, marks are ignored.
+    pub panic_below_permille: u16,
+}
+
 /// The upstreams of one pool.
 #[derive(Clone, Debug)]
 pub struct Fleet {
     policy: Policy,
+    care: Care,
     members: Vec<Member>,
     costs: Costs,
     seats: Seats,
     alias: Alias,
     common: Common,
     whole: Whole,
-    /// Members that are not ejected.
+    /// Members that nothing is held against.
     standing: usize,
+    /// So few are healthy that marks are ignored.
+    panics: bool,
     /// Members whose ejection is over and of whom nothing good is known yet.
     on_trial: usize,
     /// When all were looked at last, and whether that must be done before the next pick.
@@ -67,12 +80,14 @@ impl Fleet {
             upstreams.into_iter().map(|(weight, identity)| (Member::new(weight), identity)).unzip();
         Fleet {
             policy,
+            care: Care::default(),
             costs: Costs::new(members.len()),
             seats: Seats::new(&members, &identities),
             alias: Alias::new(&members),
             common: Common::default(),
             whole: Whole::default(),
             standing: members.len(),
+            panics: false,
             on_trial: 0,
             looked_at: Instant::default(),
             stale: true,
@@ -90,7 +105,46 @@ impl Fleet {
 
     /// Has it an upstream that nothing is held against?
     pub fn has_healthy(&self, now: Instant) -> bool {
-        self.members.iter().any(|member| !member.health.is_ejected(now))
+        self.members.iter().any(|member| !member.health.is_out(now))
+    }
+
+    /// Sets how it treats those who come back.
+    pub fn set_care(&mut self, care: Care) {
+        (self.care, self.stale) = (care, true);
+    }
+
+    /// Another policy, other weights, more upstreams: as in [`Fleet::new`]. What is known of those that were there
+    /// stays, but for the places of which `is_new` says that somebody else has them now; these start slowly.
+    pub fn refit(
+        &mut self,
+        policy: Policy,
+        upstreams: impl IntoIterator<Item = (u32, u64)>,
+        is_new: impl Fn(usize) -> bool,
+        now: Instant,
+    ) {
+        let mut next = Fleet { care: self.care, turn: self.turn, ..Fleet::new(policy, upstreams) };
+        let mut members = std::mem::take(&mut self.members).into_iter();
+        for (i, member) in next.members.iter_mut().enumerate() {
+            match members.next() {
+                Some(known) if !is_new(i) => member.inherit(known),
+                _ => {
+                    member.start_slowly(next.care.slow_start, now);
+                    member.pass += self.turn;
+                }
+            }
+        }
+        let all = |member: &Member| u64::from(member.in_flight) + u64::from(member.elsewhere);
+        next.whole.in_flight = next.members.iter().map(all).sum();
+        *self = next;
+    }
+
+    /// What the control thread says of one: whether it is closed, whether its probes find it down.
+    pub fn mark(&mut self, upstream: usize, is_closed: bool, is_down: bool, now: Instant) {
+        let member = &mut self.members[upstream];
+        if member.health.set_marks(is_closed, is_down) {
+            member.start_slowly(self.care.slow_start, now);
+        }
+        self.stale = true;
     }
 
     /// Is it time for [`Fleet::elsewhere`]?
@@ -124,8 +178,9 @@ impl Fleet {
             self.look(now);
         }
         let heed_marks = match ask.tried.is_empty() {
+            _ if self.panics => false,
             true => self.standing > 0,
-            false => self.untried(ask).any(|i| !self.members[i].health.is_ejected(now)),
+            false => self.untried(ask).any(|i| !self.members[i].health.is_out(now)),
         };
         let on_trial = match self.on_trial > 0 {
             true => self.untried(ask).find(|i| self.awaits_trial(*i, now)),
@@ -138,6 +193,15 @@ impl Fleet {
         let choice = match ask.tried.is_empty() && heed_marks {
             true => self.choose(ask, |member| member.has_room && member.admitted),
             false => self.choose_among(ask, heed_marks),
+        };
+        let choice = match choice {
+            Some(i) if self.members[i].sits_out(ask.random, now) => {
+                let mut tried = *ask.tried;
+                tried.push(i);
+                let others = Ask { tried: &tried, ..*ask };
+                self.choose_among(&others, heed_marks).filter(|i| self.members[*i].has_room).or(choice)
+            }
+            _ => choice,
         };
         match choice {
             Some(i) if self.members[i].has_room => {
@@ -152,7 +216,7 @@ impl Fleet {
     }
 
     fn untried<'a>(&'a self, ask: &'a Ask<'_>) -> impl Iterator<Item = usize> + 'a {
-        (0..self.members.len()).filter(|i| !ask.tried.contains(*i))
+        (0..self.members.len()).filter(|i| !ask.tried.contains(*i) && !self.members[*i].health.is_closed())
     }
 
     fn awaits_trial(&self, i: usize, now: Instant) -> bool {
@@ -170,8 +234,8 @@ impl Fleet {
 
     /// For one that has been somewhere, or when nobody is well.
     fn choose_among(&self, ask: &Ask<'_>, heed_marks: bool) -> Option<usize> {
-        let eligible =
-            |i: usize| (self.members[i].admitted || !heed_marks) && !ask.tried.contains(i) && self.counts(i);
+        let may = |member: &Member| member.admitted || !heed_marks && !member.health.is_closed();
+        let eligible = |i: usize| may(&self.members[i]) && !ask.tried.contains(i) && self.counts(i);
         if !self.is_ranked() {
             return self.draw(ask, eligible);
         }
@@ -238,10 +302,12 @@ impl Fleet {
         self.looked_at = now;
         self.stale = false;
         self.turn_base = self.turn;
-        let (mut standing, mut on_trial, mut weight, mut least) = (0, 0, 0, f32::INFINITY);
+        let (mut standing, mut open, mut on_trial, mut weight, mut least) = (0, 0, 0, 0, f32::INFINITY);
         for member in &mut self.members {
             member.admitted = member.health.admits(member.in_flight, now);
-            standing += usize::from(!member.health.is_ejected(now));
+            standing += usize::from(!member.health.is_out(now));
+            open += usize::from(!member.health.is_closed());
+            member.ramp = member.ramp.filter(|(_, to)| now < *to);
             on_trial += usize::from(member.health.awaits_trial(0, now));
             if member.admitted {
                 weight += u64::from(member.weight);
@@ -250,6 +316,7 @@ impl Fleet {
             }
         }
         (self.standing, self.on_trial) = (standing, on_trial);
+        self.panics = standing * 1000 < open * usize::from(self.care.panic_below_permille);
         self.whole.weight = weight;
         self.common.least = if least.is_finite() { least } else { 0.0 };
         if self.is_ranked() {
@@ -312,19 +379,19 @@ impl Fleet {
     /// It answered, after so many nanoseconds.
     pub fn heard(&mut self, upstream: usize, what: Heard, nanos: u64, now: Instant) {
         let member = &mut self.members[upstream];
-        let times = &mut member.times;
         match what {
-            Heard::Connected => times.connect.observe(nanos, now),
-            Heard::Mail => times.mail.observe(nanos, now),
-            Heard::Data => times.data.observe(nanos, now),
+            Heard::Connected => member.times.connect.observe(nanos, now),
+            Heard::Mail => member.times.mail.observe(nanos, now),
+            Heard::Data => member.times.data.observe(nanos, now),
             Heard::Done { bytes } => {
-                if member.health.success() {
+                if let Some(ejected) = member.health.success() {
+                    member.start_slowly(self.care.slow_start.min(ejected), now);
                     // What is known of it is from its bad times.
-                    times.body = Line::default();
+                    member.times.body = Line::default();
                     self.stale = true;
                 }
-                times.body.observe(nanos, bytes, now);
-                let nanos = times.nanos();
+                member.times.body.observe(nanos, bytes, now);
+                let nanos = member.times.nanos();
                 member.own_nanos = nanos;
                 let is_slow = self.common.is_slow(nanos);
                 member.heard(is_slow, now);
@@ -343,10 +410,42 @@ impl Fleet {
         self.weigh(upstream);
     }
 
-    /// A failure by the upstream's own fault. True if that ejects it (anew).
-    pub fn failed(&mut self, upstream: usize, rules: &Rules, now: Instant) -> bool {
+    /// A failure by the upstream's own fault. Why that ejects it (anew), if it does: for failures in a row however
+    /// the others are, for its share of failures only while at most half of the fleet is out.
+    pub fn failed(&mut self, upstream: usize, rules: &Rules, now: Instant) -> Option<Cause> {
         self.stale = true;
-        self.members[upstream].health.failure(rules, now)
+        if self.members[upstream].health.failure(rules, now) {
+            return Some(Cause::InARow);
+        }
+        let health = &self.members[upstream].health;
+        let fails_beyond = !health.is_out(now) && health.fails_beyond(self.others_failing(upstream, now)?);
+        if !fails_beyond || !self.can_spare_one(now) {
+            return None;
+        }
+        self.members[upstream].health.eject_by_share(rules, now);
+        Some(Cause::MoreThanOthers)
+    }
+
+    /// Would at most half of those that could be used be out, if one more were?
+    fn can_spare_one(&self, now: Instant) -> bool {
+        let open = self.members.iter().filter(|member| !member.health.is_closed());
+        let (all, out) =
+            open.fold((0, 0), |(all, out), m| (all + 1, out + usize::from(m.health.is_out(now))));
+        (out + 1) * 2 <= all
+    }
+
+    /// The middle share of failures of the other upstreams that are in use.
+    fn others_failing(&self, upstream: usize, now: Instant) -> Option<f32> {
+        let mut sample = [0.0f32; 16];
+        let others = self.members.iter().enumerate().filter(|(i, _)| *i != upstream);
+        let shares = others.filter(|(_, m)| !m.health.is_out(now)).filter_map(|(_, m)| m.health.failing());
+        let mut n = 0;
+        for (slot, share) in sample.iter_mut().zip(shares) {
+            *slot = share;
+            n += 1;
+        }
+        sample[..n].sort_unstable_by(f32::total_cmp);
+        (n > 0).then(|| sample[n / 2])
     }
 
     /// The middle of the other upstreams' estimates, in nanoseconds; 0 if there are none.

@@ -1,4 +1,5 @@
-//! What live traffic says of an upstream's health: ejected after failures in a row, back on probation later.
+//! What is held against an upstream: ejected for failures that live traffic met, in a row or many more than the
+//! others have, and back on probation later; down by its probes; closed by an operator or a reload.
 
 use std::time::Duration;
 
@@ -22,49 +23,134 @@ impl Default for Rules {
 /// No ejection is longer.
 const EJECT_MAX: Duration = Duration::from_secs(300);
 
+/// Transactions that a share of failures is taken over, and the fewest that it says anything about.
+const SHARE_OVER: f32 = 64.0;
+const SHARE_SEEN_MIN: u32 = 48;
+/// So much larger than twice the others' an upstream's share of failures must be.
+const SHARE_BEYOND: f32 = 0.2;
+/// After so many without such an ejection, earlier ones are forgotten.
+const FORGIVEN_AFTER: u32 = 2_000;
+
+/// Why an upstream is ejected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// It failed again and again.
+    InARow,
+    /// Its share of failures is far beyond the others'.
+    MoreThanOthers,
+}
+
 /// One upstream's standing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Health {
     failures: u32,
     ejections: u32,
-    ejected_until: Option<Instant>,
+    ejected: Option<Ejected>,
+    /// The share of failures among the last transactions, and how many it has been taken over.
+    failing: f32,
+    seen: u32,
+    ejections_by_share: u32,
+    is_down: bool,
+    is_closed: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ejected {
+    until: Instant,
+    time: Duration,
+    cause: Cause,
 }
 
 impl Health {
-    /// A transaction or an opening went well: all is forgiven. True if it had been ejected.
-    pub fn success(&mut self) -> bool {
-        let returned = self.ejected_until.is_some();
-        *self = Health::default();
-        returned
+    /// A transaction or an opening went well: failures in a row are forgiven. How long it had been ejected, if it
+    /// had been.
+    pub fn success(&mut self) -> Option<Duration> {
+        self.count(0.0);
+        (self.failures, self.ejections) = (0, 0);
+        self.ejected.take().map(|ejected| ejected.time)
     }
 
     /// One failed by the upstream's fault. True if that ejects it (anew).
     pub fn failure(&mut self, rules: &Rules, now: Instant) -> bool {
+        self.count(1.0);
         self.failures = self.failures.saturating_add(1);
         if self.failures < rules.eject_after || self.is_ejected(now) {
             return false;
         }
-        let time = rules.eject_for.saturating_mul(1 << self.ejections.min(10)).min(EJECT_MAX);
         self.ejections += 1;
-        self.ejected_until = Some(now + time);
+        self.eject(Cause::InARow, self.ejections, rules, now);
         true
     }
 
-    /// Is it out of the fleet now?
+    /// Ejects it because it fails so much more than the others.
+    pub(super) fn eject_by_share(&mut self, rules: &Rules, now: Instant) {
+        self.ejections_by_share += 1;
+        (self.failing, self.seen) = (0.0, 0);
+        self.eject(Cause::MoreThanOthers, self.ejections_by_share, rules, now);
+    }
+
+    fn eject(&mut self, cause: Cause, nth: u32, rules: &Rules, now: Instant) {
+        let time = rules.eject_for.saturating_mul(1 << (nth - 1).min(10)).min(EJECT_MAX);
+        self.ejected = Some(Ejected { until: now + time, time, cause });
+    }
+
+    fn count(&mut self, failure: f32) {
+        self.seen = self.seen.saturating_add(1);
+        if self.seen >= FORGIVEN_AFTER {
+            self.ejections_by_share = 0;
+        }
+        self.failing += (failure - self.failing) / (self.seen as f32).min(SHARE_OVER);
+    }
+
+    /// The share of failures among its last transactions, if there were enough.
+    pub(super) fn failing(&self) -> Option<f32> {
+        (self.seen >= SHARE_SEEN_MIN).then_some(self.failing)
+    }
+
+    /// Does it fail far more than others, whose middle share is `others`?
+    pub(super) fn fails_beyond(&self, others: f32) -> bool {
+        self.failing().is_some_and(|share| share > 2.0 * others + SHARE_BEYOND)
+    }
+
+    /// What the control thread says. True if it may be used again, which it could not before.
+    pub(super) fn set_marks(&mut self, is_closed: bool, is_down: bool) -> bool {
+        let was_out = self.is_closed || self.is_down;
+        (self.is_closed, self.is_down) = (is_closed, is_down);
+        was_out && !(is_closed || is_down)
+    }
+
+    /// Is it ejected now?
     pub fn is_ejected(&self, now: Instant) -> bool {
-        self.ejected_until.is_some_and(|until| now < until)
+        self.ejected.is_some_and(|ejected| now < ejected.until)
+    }
+
+    /// Why it is ejected, if it is now.
+    pub fn ejected_for(&self, now: Instant) -> Option<Cause> {
+        self.ejected.filter(|ejected| now < ejected.until).map(|ejected| ejected.cause)
+    }
+
+    /// May it get nothing at all, whatever becomes of the others?
+    pub fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// Is anything held against it?
+    pub fn is_out(&self, now: Instant) -> bool {
+        self.is_closed || self.is_down || self.is_ejected(now)
     }
 
     /// Is its ejection over, and nothing known yet of how it is now?
     pub(super) fn awaits_trial(&self, in_flight: u32, now: Instant) -> bool {
-        in_flight == 0 && self.ejected_until.is_some_and(|until| now >= until)
+        let is_over = self.ejected.is_some_and(|ejected| now >= ejected.until);
+        in_flight == 0 && is_over && !self.is_closed && !self.is_down
     }
 
     /// May one more transaction go there? After an ejection only one at a time, until one went well.
     pub(super) fn admits(&self, in_flight: u32, now: Instant) -> bool {
-        match self.ejected_until {
+        match self.ejected {
+            _ if self.is_closed || self.is_down => false,
             None => true,
-            Some(until) => now >= until && in_flight == 0,
+            Some(ejected) => now >= ejected.until && in_flight == 0,
         }
     }
 }

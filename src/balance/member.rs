@@ -3,6 +3,7 @@
 use super::estimate::ResponseTimes;
 use super::health::Health;
 use crate::time::Instant;
+use std::time::Duration;
 
 /// How long an upstream that was found slow is left alone before live mail tries it again; doubles each time it is
 /// still slow.
@@ -40,6 +41,8 @@ pub struct Member {
     pub(super) patience_nanos: u64,
     /// Its place in the order of weighted turns.
     pub(super) pass: f64,
+    /// It came back at the first of these, and has its full share from the second on.
+    pub(super) ramp: Option<(Instant, Instant)>,
 }
 
 impl Member {
@@ -63,6 +66,7 @@ impl Member {
             heard_at: Instant::default(),
             patience_nanos: PATIENCE_MIN_NANOS,
             pass: 0.5 / f64::from(weight),
+            ramp: None,
         }
     }
 
@@ -94,6 +98,25 @@ impl Member {
     /// Transactions in flight on the whole machine, and one more.
     pub(super) fn load(&self) -> f32 {
         (self.in_flight + self.elsewhere + 1) as f32
+    }
+
+    /// What is known of another goes over to this one, but for the weight.
+    pub(super) fn inherit(&mut self, other: Member) {
+        *self = Member { weight: self.weight, inverse: self.inverse, ..other };
+    }
+
+    /// From here on its share grows, and is whole after `time`.
+    pub(super) fn start_slowly(&mut self, time: Duration, now: Instant) {
+        self.ramp = (!time.is_zero()).then_some((now, now + time));
+    }
+
+    /// Just back, it takes part in a growing share of the picks only, at first in one of twenty. `chance`: any
+    /// number.
+    pub(super) fn sits_out(&self, chance: u64, now: Instant) -> bool {
+        let Some((from, to)) = self.ramp else { return false };
+        let share = now.nanos_since(from) as f64 / to.nanos_since(from).max(1) as f64;
+        let chance = chance.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        chance as f64 / f64::from(u32::MAX) >= share.max(0.05)
     }
 
     /// A transaction ended there after some silence.

@@ -1,5 +1,6 @@
 //! From a fleet, what is known of a message, the time and a random number: a pick. Pure; one file per policy.
 
+pub mod board;
 pub mod estimate;
 mod fleet;
 pub mod health;
@@ -19,7 +20,7 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher13;
 
-pub use fleet::{Fleet, Heard};
+pub use fleet::{Care, Fleet, Heard};
 pub use member::Member;
 
 /// How a pool chooses.

@@ -48,7 +48,7 @@ pub(super) fn run() -> ExitCode {
         eprint!("{WELCOME}");
     };
     let mut live = LiveLine::default();
-    let code = serve::end(control::serve(&config, &machine, announce, move |view| live.show(view)));
+    let code = serve::end(control::serve(&config, None, &machine, announce, move |view| live.show(view)));
     for (sink, (name, _)) in sinks.into_iter().zip(UPSTREAMS) {
         if let Ok((counts, _)) = sink.stop() {
             eprintln!("upstream {name} took {} messages", counts.messages);
@@ -99,7 +99,7 @@ impl LiveLine {
         let still = accepted == self.accepted;
         self.accepted = accepted;
         for (i, upstream) in upstreams.iter().enumerate() {
-            let replies = final_replies(&view.shards, 0, i);
+            let replies = final_replies(&view.shards(), 0, i);
             let p50 = replies.since(&self.replies[i]).quantile(0.5) as f64 / 1e6;
             let rate = upstream.delivered - self.delivered[i];
             line += &format!("  | {} {} ({rate}/s, p50 {p50:.1} ms)", upstream.name, upstream.delivered);

@@ -2,11 +2,14 @@
 
 mod bench;
 mod check;
+mod client;
 mod demo;
 mod hw;
+mod reload;
 mod serve;
 mod sink;
 mod status;
+mod upstream;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -28,6 +31,10 @@ pub(crate) enum Command {
     Serve(serve::Arguments),
     /// Check a configuration and print what it comes to
     Check(check::Arguments),
+    /// Have the running instance read its configuration anew, all or nothing
+    Reload(reload::Arguments),
+    /// One upstream of the running instance: drain it, enable it, weigh it
+    Upstream(upstream::Arguments),
     /// Show what the running instance does
     Status(status::Arguments),
     /// Measure a dispatcher, honestly
@@ -43,6 +50,8 @@ impl Command {
         match self {
             Command::Serve(arguments) => serve::run(arguments),
             Command::Check(arguments) => check::run(arguments),
+            Command::Reload(arguments) => reload::run(arguments),
+            Command::Upstream(arguments) => upstream::run(arguments),
             Command::Status(arguments) => status::run(arguments),
             Command::Bench(arguments) => bench::run(*arguments),
             Command::Sink(arguments) => sink::run(arguments),

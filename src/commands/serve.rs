@@ -12,7 +12,7 @@ use super::{BAD_CONFIGURATION, demo, fail, machine};
 /// Example: postlane serve --config /etc/postlane/postlane.toml
 #[derive(Debug, Args)]
 #[command(after_help = "Example: postlane serve --config /etc/postlane/postlane.toml\n\
-    TERM or INT: new mail gets 421, what is under way finishes, exit 0.")]
+    TERM or INT: new mail gets 421, what is under way finishes, exit 0. HUP: as `postlane reload`.")]
 pub(crate) struct Arguments {
     /// The configuration; conf.d/*.toml beside it is read too
     #[arg(long, value_name = "FILE", default_value = "/etc/postlane/postlane.toml", conflicts_with = "demo")]
@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         }
     };
     let announce = |running: &Running| announce(running, &config);
-    end(control::serve(&config, &machine, announce, |_: &View| {}))
+    end(control::serve(&config, Some(&arguments.config), &machine, announce, |_: &View| {}))
 }
 
 /// Says what runs, on stderr: stdout is for facts.

@@ -9,6 +9,7 @@
 //! comes to on a given machine.
 
 mod cpu_list;
+mod difference;
 mod error;
 mod plan;
 mod schema;
@@ -25,6 +26,7 @@ use std::time::Duration;
 pub use crate::network::Network;
 pub use crate::route::{Domain, Glob, HeaderRule};
 pub use cpu_list::CpuList;
+pub use difference::{Difference, difference};
 pub use error::{Error, Errors};
 pub use plan::{Bounds, ListenerPlan, Plan, PoolPlan, ShardPlan, UpstreamPlan, plan};
 pub use units::{parse_duration, parse_size};

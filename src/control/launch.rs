@@ -7,7 +7,8 @@ use std::sync::mpsc;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::translate::shard_options;
+use super::layout::Layout;
+use super::translate;
 use super::{Bound, GOODBYE, View};
 use crate::config::{Config, Machine};
 use crate::dispatch::options::Options;
@@ -15,10 +16,9 @@ use crate::dispatch::{Dispatch, Letter};
 use crate::handle::{ListenerId, ShardId};
 use crate::net::Net;
 use crate::net::uring::{self, Uring, UringOptions};
-use crate::observe::prometheus::Names;
 use crate::observe::{Scoreboard, Stats};
 use crate::shard::mailbox::{Mailbox, mailboxes};
-use crate::shard::{Order, Orders, Shard};
+use crate::shard::{Desk, Order, Orders, Shard};
 use crate::sys::arena::{Arenas, BUFFER_BYTES};
 use crate::sys::ring_table::RingTable;
 use crate::sys::{clock, files};
@@ -80,6 +80,9 @@ pub struct Running {
     pub features: String,
     /// The CPU of each.
     pub cpus: Vec<u32>,
+    pub(super) desks: Vec<Arc<Desk>>,
+    pub(super) epoch_ms: u64,
+    pub(super) room: Room,
     threads: Vec<JoinHandle<Result<(), Failure>>>,
 }
 
@@ -109,13 +112,13 @@ struct Seat {
     orders: Arc<Orders>,
     stats: Arc<[Arc<Stats>]>,
     scoreboard: Arc<Scoreboard>,
-    /// By listener, the addresses to listen on.
-    listen: Vec<(ListenerId, SocketAddr)>,
+    desk: Arc<Desk>,
+    /// By listener, where to listen.
+    listen: Vec<Option<SocketAddr>>,
 }
 
 /// What a shard says once it listens.
 struct Ready {
-    bound: Vec<(ListenerId, SocketAddr)>,
     features: String,
 }
 
@@ -134,46 +137,48 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
         Failure::os("postlane", &e.to_string(), "lower `memory`, the bytes for message bodies")
     })?;
     let rings = RingTable::new(usize::from(shards));
-    let fleets: Vec<usize> = config.pools.iter().map(|pool| pool.upstreams.len()).collect();
-    let stats: Arc<[Arc<Stats>]> =
-        (0..shards).map(|_| Arc::new(Stats::new(config.listeners.len(), &fleets))).collect();
-    let scoreboard = Arc::new(Scoreboard::new(usize::from(shards), &fleets));
-    let orders = Arc::new(Orders::default());
-    let view =
-        View { names: names(config), shards: stats.clone(), orders: orders.clone(), started: Instant::now() };
+    let layout = Layout::new(config, shards);
     let epoch_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+    let base = translate::base(config, shards, epoch_ms);
+    let (stats, scoreboard) = (layout.stats(), layout.scoreboard());
+    let orders = Arc::new(Orders::default());
+    let room = Room::new(config, files_max);
     let mut running = Running {
-        view: Arc::new(view),
+        view: Arc::new(View::new(layout.clone(), stats.clone(), orders.clone())),
         bound: Vec::new(),
         features: String::new(),
         cpus,
+        desks: (0..shards).map(|_| Arc::default()).collect(),
+        epoch_ms,
+        room,
         threads: Vec::new(),
     };
-    let mut listen: Vec<(ListenerId, SocketAddr)> = Vec::new();
-    for (index, listener) in config.listeners.iter().enumerate() {
-        listen.extend(listener.addresses.iter().map(|address| (ListenerId(index as u16), *address)));
-    }
     for (index, mailbox) in mailboxes::<Letter>(shards).into_iter().enumerate() {
         let id = ShardId(index as u16);
         let cpu = running.cpus[index];
         let seat = Seat {
             id,
             cpu,
-            options: shard_options(config, id, shards, epoch_ms),
-            uring: uring_options(config, id, cpu, files_max),
+            options: layout.options(&base, id),
+            uring: UringOptions {
+                shard: id,
+                cpu: Some(cpu),
+                accepted_max: room.sessions,
+                opened_max: room.links,
+                ..UringOptions::default()
+            },
+            desk: running.desks[index].clone(),
             arenas: arenas.clone(),
             rings: rings.clone(),
             mailbox,
             orders: orders.clone(),
             stats: stats.clone(),
             scoreboard: scoreboard.clone(),
-            listen: listen.clone(),
+            listen: layout.listen(),
         };
         match start(seat) {
             Ok((thread, ready)) => {
                 running.threads.push(thread);
-                // A port of the kernel's choice is the same for all shards.
-                listen.clone_from(&ready.bound);
                 running.features = ready.features;
             }
             Err(failure) => {
@@ -183,13 +188,15 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
             }
         }
     }
-    running.bound = listen
-        .iter()
-        .map(|(id, address)| Bound {
-            name: config.listeners[usize::from(id.0)].name.clone(),
-            address: *address,
-        })
-        .collect();
+    let bound = |listener: &crate::config::Listener| {
+        let name = listener.name.clone();
+        listener
+            .addresses
+            .iter()
+            .map(move |address| Bound { name: name.clone(), address: *address })
+            .collect::<Vec<_>>()
+    };
+    running.bound = config.listeners.iter().flat_map(bound).collect();
     Ok(running)
 }
 
@@ -235,14 +242,14 @@ impl Seat {
         let mut dispatch = Dispatch::new(self.options, self.stats[self.id.index()].clone(), unix_at_zero());
         dispatch.set_scoreboard(self.scoreboard);
         let mut shard = Shard::new(self.id, net, dispatch, self.mailbox, self.orders.clone(), self.stats);
-        let mut bound = Vec::new();
-        for (listener, address) in self.listen {
-            let at = shard
-                .listen(listener, address)
+        shard.attend(self.desk);
+        for (place, address) in self.listen.iter().enumerate() {
+            let Some(address) = *address else { continue };
+            shard
+                .listen(ListenerId(place as u16), address)
                 .map_err(|error| Failure::listen(&format!("shard {}", self.id.0), address, &error))?;
-            bound.push((listener, at));
         }
-        Ok((shard, Ready { bound, features }, self.orders))
+        Ok((shard, Ready { features }, self.orders))
     }
 }
 
@@ -274,35 +281,51 @@ fn unix_at_zero() -> i64 {
     unix.as_secs() as i64 - (clock::now().as_nanos() / 1_000_000_000) as i64
 }
 
-fn names(config: &Config) -> Names {
-    let pool = |pool: &crate::config::Pool| {
-        (pool.name.clone(), pool.upstreams.iter().map(|upstream| upstream.name.clone()).collect())
-    };
-    Names {
-        listeners: config.listeners.iter().map(|listener| listener.name.clone()).collect(),
-        pools: config.pools.iter().map(pool).collect(),
+/// How many streams each shard has room for: made at the start, so a reload has to fit into it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    pub(super) sessions: u32,
+    pub(super) links: u32,
+}
+
+impl Room {
+    /// For this configuration and some more, within the limit of open files.
+    fn new(config: &Config, files_max: u64) -> Room {
+        let (sessions, links) = wanted(config);
+        // Twice as many links: those that a reload adds stand beside those that it takes away.
+        let links_max = (2 * links + 64).min(files_max / 2).min(1 << 18);
+        let sessions_max = sessions.min(files_max - links_max);
+        if sessions_max < sessions {
+            eprintln!(
+                "postlane: room for {sessions_max} sessions on each shard, not {sessions}: raise the limit of open files \
+                 to {} (`ulimit -n`, LimitNOFILE= in a systemd unit) or lower max_sessions",
+                sessions + links_max
+            );
+        }
+        Room { sessions: sessions_max.min(1 << 19) as u32, links: links_max as u32 }
+    }
+
+    /// What there is no room for in another configuration, in words.
+    pub(super) fn lacks(&self, running: &Config, next: &Config) -> Option<String> {
+        let ((sessions_now, links_now), (sessions, links)) = (wanted(running), wanted(next));
+        let lack = |what: &str, wanted: u64, room: u32| {
+            format!(
+                "{what} would be {wanted} on each shard, and since its start this process has room for {room}"
+            )
+        };
+        if links > links_now && links > u64::from(self.links) {
+            return Some(lack("links (`links_per_shard` for each upstream)", links, self.links));
+        }
+        if sessions > sessions_now && sessions > u64::from(self.sessions) {
+            return Some(lack("sessions (`max_sessions` of all listeners)", sessions, self.sessions));
+        }
+        None
     }
 }
 
-fn uring_options(config: &Config, shard: ShardId, cpu: u32, files_max: u64) -> UringOptions {
+/// Sessions and links that a shard may have, some sessions more for those that are told that there are too many.
+fn wanted(config: &Config) -> (u64, u64) {
     let sessions: u64 = config.listeners.iter().map(|listener| u64::from(listener.max_sessions)).sum();
-    let links: u64 =
-        config.pools.iter().map(|pool| u64::from(pool.links_per_shard) * pool.upstreams.len() as u64).sum();
-    // Some more, for those that are told that there are too many.
-    let wanted = sessions + sessions / 16 + 64;
-    let (accepted_max, opened_max) = (wanted.min(files_max - (links + 1).min(files_max / 2)), links + 1);
-    if accepted_max < wanted && shard == ShardId(0) {
-        eprintln!(
-            "postlane: room for {accepted_max} sessions on each shard, not {wanted}: raise the limit of open files to \
-             {} (`ulimit -n`, LimitNOFILE= in a systemd unit) or lower max_sessions",
-            wanted + opened_max
-        );
-    }
-    UringOptions {
-        shard,
-        cpu: Some(cpu),
-        accepted_max: accepted_max.min(1 << 19) as u32,
-        opened_max: opened_max.min(files_max / 2).min(1 << 18) as u32,
-        ..UringOptions::default()
-    }
+    let links = |pool: &crate::config::Pool| u64::from(pool.links_per_shard) * pool.upstreams.len() as u64;
+    (sessions + sessions / 16 + 64, config.pools.iter().map(links).sum::<u64>() + 1)
 }

@@ -11,8 +11,8 @@ use crate::config::Config;
 use crate::dispatch::options::{self, Options};
 use crate::handle::ShardId;
 use crate::observe::{
-    ListenerName, ListenerStats, Names, PoolName, PoolStats, Scoreboard, Standing, Stats, Totals, UpstreamName,
-    UpstreamStats,
+    ListenerName, ListenerStats, Names, PoolName, PoolStats, Scoreboard, Standing, Stats, Totals,
+    UpstreamName, UpstreamStats,
 };
 use crate::route::Routes;
 
@@ -154,7 +154,8 @@ impl Layout {
         (options.serial, seat.is_live) = (seat.options.serial, true);
         seat.options = options;
         for upstream in &pool.upstreams {
-            let same = |seat: &&mut UpstreamSeat| seat.name == upstream.name && seat.address == upstream.address;
+            let same =
+                |seat: &&mut UpstreamSeat| seat.name == upstream.name && seat.address == upstream.address;
             if let Some(seat) = seat.upstreams.iter_mut().find(same) {
                 seat.is_live = true;
                 if std::mem::replace(&mut seat.weight, upstream.weight) != upstream.weight {

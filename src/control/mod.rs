@@ -3,74 +3,56 @@
 
 mod admin;
 mod launch;
+mod layout;
 mod notify;
+mod probe;
+mod reload;
 mod translate;
+mod view;
+mod watch;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use glommio::LocalExecutorBuilder;
 use glommio::timer::sleep;
 
 use crate::config::{Config, Machine};
-use crate::observe::Stats;
-use crate::observe::prometheus::Names;
-use crate::observe::status::{Status, status};
-use crate::shard::{Order, Orders};
+use crate::shard::Order;
 use crate::sys::signals;
 
 pub use launch::{Failure, Running, launch};
+use reload::Reloader;
+pub use view::View;
 
 /// How often signals are looked for.
 const GLANCE: Duration = Duration::from_millis(50);
 /// After the order to stop: time for goodbyes to leave.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// What the control thread's tasks share: read-only, or written by shards.
-#[derive(Debug)]
-pub struct View {
-    /// What things are called.
-    pub names: Names,
-    /// Every shard's counters.
-    pub shards: Arc<[Arc<Stats>]>,
-    /// What is wanted of the shards.
-    pub orders: Arc<Orders>,
-    started: Instant,
-}
-
-impl View {
-    /// Everything added up.
-    pub fn status(&self) -> Status {
-        status(&self.names, &self.shards, self.started.elapsed().as_secs_f64())
-    }
-
-    fn under_way(&self) -> u64 {
-        self.shards.iter().map(|stats| stats.under_way.get()).sum()
-    }
-}
-
-/// Runs a checked configuration until TERM or INT and the end of what was under way. `each_second` is called
-/// with the view once a second.
+/// Runs a checked configuration until TERM or INT and the end of what was under way. `source` is the file it came
+/// from, for reloads. `each_second` is called with the view once a second.
 ///
 /// # Errors
 /// What kept it from starting, with the remedy.
 pub fn serve(
     config: &Config,
+    source: Option<&Path>,
     machine: &Machine,
     announce: impl FnOnce(&Running),
     each_second: impl FnMut(&View) + Send + 'static,
 ) -> Result<(), Failure> {
     signals::block();
+    signals::block_hangup();
     let running = launch(config, machine)?;
     announce(&running);
-    notify::ready(&format!("{} shards", running.view.shards.len()));
-    let admin = config.admin.clone();
-    let view = running.view.clone();
-    let drain_timeout = config.drain_timeout;
+    notify::ready(&format!("{} shards", running.view.shards().len()));
+    let reloader = Reloader::new(&running, config.clone(), source.map(Path::to_owned), machine.clone());
     let executor = LocalExecutorBuilder::default()
         .name("control")
-        .spawn(move || control(view, admin, drain_timeout, each_second))
+        .spawn(move || control(reloader, each_second))
         .map_err(|error| Failure::os("the control thread", &error.to_string(), MEMLOCK_REMEDY));
     let ended = match executor {
         Ok(handle) => handle.join().unwrap_or_else(|error| {
@@ -88,18 +70,29 @@ const MEMLOCK_REMEDY: &str =
     "it needs 512 KiB of locked memory: raise `ulimit -l` (LimitMEMLOCK= in a systemd unit)";
 
 async fn control(
-    view: Arc<View>,
-    admin: Option<crate::config::Admin>,
-    drain_timeout: Duration,
+    reloader: Reloader,
     mut each_second: impl FnMut(&View) + Send + 'static,
 ) -> Result<(), Failure> {
+    let reloader = Rc::new(reloader);
+    let view = reloader.view.clone();
+    let admin = reloader.config().admin.clone();
     let _admin = match admin {
-        Some(admin) => Some(admin::serve(view.clone(), admin)?),
+        Some(admin) => Some(admin::serve(reloader.clone(), admin)?),
         None => None,
     };
+    watch::begin(reloader.clone());
     let mut next_second = Instant::now() + Duration::from_secs(1);
     while !signals::pending() {
         sleep(GLANCE).await;
+        view.look();
+        if signals::hangup_pending() {
+            let reloader = reloader.clone();
+            glommio::spawn_local(async move {
+                // What came of it is on stderr.
+                let _ = reloader.reload().await;
+            })
+            .detach();
+        }
         if Instant::now() >= next_second {
             next_second += Duration::from_secs(1);
             each_second(&view);
@@ -108,6 +101,7 @@ async fn control(
             break;
         }
     }
+    let drain_timeout = reloader.config().drain_timeout;
     view.orders.give(Order::Drain);
     notify::stopping();
     let deadline = Instant::now() + drain_timeout;

@@ -4,9 +4,17 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
+use crate::sys::clock;
+
 /// Mail is taken from now on.
 pub(super) fn ready(status: &str) {
     send(&format!("READY=1\nSTATUS=taking mail, {status}\nMAINPID={}", std::process::id()));
+}
+
+/// A reload has begun; [`ready`] says that it is over.
+pub(super) fn reloading() {
+    let monotonic_usec = clock::now().as_nanos() / 1_000;
+    send(&format!("RELOADING=1\nMONOTONIC_USEC={monotonic_usec}"));
 }
 
 /// No new mail is taken.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::balance::Care;
 use crate::balance::health::Rules;
 use crate::config::{Config, ShardBy};
 use crate::dispatch::options::{self, Options};
@@ -13,8 +14,28 @@ use crate::route::{Routes, Rule};
 /// Protocol errors after which a session is closed.
 const FAULTS_MAX: u32 = 20;
 
-pub(super) fn shard_options(config: &Config, shard: ShardId, shards: u16, epoch_ms: u64) -> Options {
-    let listener = |listener: &crate::config::Listener| options::Listener {
+/// What all shards have in common, without listeners, pools and routes.
+pub(super) fn base(config: &Config, shards: u16, epoch_ms: u64) -> Options {
+    Options {
+        shard: ShardId(0),
+        shards,
+        shard_by: match config.shard_by {
+            ShardBy::Address => owner::ShardBy::Address,
+            ShardBy::Domain => owner::ShardBy::Domain,
+        },
+        hostname: config.hostname.clone(),
+        epoch_ms,
+        seed: epoch_ms,
+        bounce_from: config.delivery.bounce_from.clone(),
+        listeners: Vec::new(),
+        pools: Vec::new(),
+        routes: Arc::default(),
+        board: Arc::default(),
+    }
+}
+
+pub(super) fn listener_options(listener: &crate::config::Listener, config: &Config) -> options::Listener {
+    options::Listener {
         name: listener.name.clone(),
         trusted: listener.trusted.clone(),
         server: server::Options {
@@ -25,42 +46,29 @@ pub(super) fn shard_options(config: &Config, shard: ShardId, shards: u16, epoch_
         },
         sessions_max: u64::from(listener.max_sessions),
         idle_timeout: listener.idle_timeout,
-    };
-    Options {
-        shard,
-        shards,
-        shard_by: match config.shard_by {
-            ShardBy::Address => owner::ShardBy::Address,
-            ShardBy::Domain => owner::ShardBy::Domain,
-        },
-        hostname: config.hostname.clone(),
-        epoch_ms,
-        seed: epoch_ms ^ (u64::from(shard.0) << 48),
-        bounce_from: config.delivery.bounce_from.clone(),
-        listeners: config.listeners.iter().map(listener).collect(),
-        pools: config.pools.iter().map(|pool| pool_options(pool, config)).collect(),
-        routes: Arc::new(routes(config)),
     }
 }
 
-fn routes(config: &Config) -> Routes {
+/// `place_of`: a pool's, by its name.
+pub(super) fn routes(config: &Config, place_of: impl Fn(&str) -> Option<usize>) -> Routes {
+    let place = |name: &str| place_of(name).map_or(0, |place| place as u16);
     let rules = config.routes.iter().map(|route| Rule {
         recipient_domains: route.recipient_domain.clone(),
         sender_domains: route.sender_domain.clone(),
         listeners: route.listener.clone(),
         sources: route.source.clone(),
         header: route.header.clone(),
-        pool: pool_number(config, &route.pool).unwrap_or_default() as u16,
+        pool: place(&route.pool),
     });
-    Routes::new(rules.collect(), 0)
+    let otherwise = config.pools.first().map_or(0, |pool| place(&pool.name));
+    Routes::new(rules.collect(), otherwise)
 }
 
-fn pool_number(config: &Config, name: &str) -> Option<usize> {
-    config.pools.iter().position(|pool| pool.name == name)
-}
-
-fn pool_options(pool: &crate::config::Pool, config: &Config) -> options::Pool {
+/// A pool without its place, its upstreams and its fallback.
+pub(super) fn pool_options(pool: &crate::config::Pool) -> options::Pool {
     options::Pool {
+        name: pool.name.clone(),
+        serial: 0,
         policy: pool.balance,
         links_max: usize::from(pool.links_per_shard),
         idle_links: usize::from(pool.idle_links),
@@ -70,16 +78,12 @@ fn pool_options(pool: &crate::config::Pool, config: &Config) -> options::Pool {
         connect_timeout: pool.connect_timeout,
         reply_timeout: pool.reply_timeout,
         attempts: pool.attempts,
-        fallback: pool.fallback.as_deref().and_then(|name| pool_number(config, name)),
+        fallback: None,
         health: Rules { eject_after: pool.health.eject_after, eject_for: pool.health.eject_for },
-        upstreams: pool
-            .upstreams
-            .iter()
-            .map(|upstream| options::Upstream {
-                name: upstream.name.clone(),
-                address: upstream.address,
-                weight: upstream.weight,
-            })
-            .collect(),
+        care: Care {
+            slow_start: pool.health.slow_start,
+            panic_below_permille: pool.health.panic_below_permille,
+        },
+        upstreams: Vec::new(),
     }
 }

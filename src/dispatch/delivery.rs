@@ -10,7 +10,8 @@ use super::verdict::{Blame, Fault, Retry, ours};
 use super::{Dispatch, PoolState, Queued};
 use crate::balance::{Ask, Pick, Policy, Tried, key};
 use crate::handle::{LinkId, ShardId};
-use crate::limits::{MESSAGE_TIME_MAX, REPEATS_PER_PASS, STALE_LINKS_MAX};
+use crate::limits::{EASE_EVERY, MESSAGE_TIME_MAX, REPEATS_PER_PASS, STALE_LINKS_MAX};
+use crate::observe::FailedAt;
 use crate::pool::Lease;
 use crate::protocol::wire::reply::ReplyBuf;
 use crate::time::Instant;
@@ -25,6 +26,9 @@ pub(super) struct Delivery {
     pub(super) message: Arc<Message>,
     origin: ShardId,
     transaction: TransactionId,
+    /// The pool that the group was sent to, and the one it is in.
+    home: u16,
+    pool: usize,
     /// These are all the recipients there are: then a refusal of one, known before the body is sent, is the
     /// refusal of the message, and nothing has been delivered that the client does not know of.
     pub(super) whole: bool,
@@ -72,6 +76,21 @@ impl Attempt {
         *self = Attempt { upstream, stamp, refused, ..Attempt::default() };
     }
 
+    /// How far it had come.
+    fn failed_at(&self) -> FailedAt {
+        if self.dotted {
+            FailedAt::Eod
+        } else if self.begun_at == Instant::default() {
+            FailedAt::Open
+        } else if !self.refused.is_empty() {
+            FailedAt::Rcpt
+        } else if self.accepted > 0 {
+            FailedAt::Data
+        } else {
+            FailedAt::Mail
+        }
+    }
+
     /// The worst refusal of a recipient: a final one before one worth repeating.
     pub(super) fn worst_refusal(&self) -> Option<&Fault> {
         self.refused.iter().map(|(_, fault)| fault).max_by_key(|fault| fault.retry == Retry::Never)
@@ -102,6 +121,8 @@ impl Dispatch {
             message,
             origin,
             transaction,
+            home: pool,
+            pool: usize::from(pool),
             whole,
             recipients,
             refused: Vec::new(),
@@ -114,6 +135,7 @@ impl Dispatch {
             attempt: Attempt::default(),
         });
         let pool = &mut self.pools[usize::from(pool)];
+        pool.deliveries += 1;
         pool.waiting.push_back(DeliveryId(id as u32));
         pool.stirred = true;
     }
@@ -263,19 +285,28 @@ impl Dispatch {
     /// The offer came to nothing.
     pub(super) fn failed(&mut self, pool: usize, id: DeliveryId, fault: Fault, now: Instant) {
         let upstream = self.leave(pool, id);
-        let stats = &self.stats.pools[pool][upstream];
+        let stats = self.stats.pools[pool][upstream].clone();
+        if fault.blame != Blame::Nobody {
+            stats.failures(self.deliveries[id.0 as usize].attempt.failed_at()).add(1);
+        }
         match fault.retry {
             Retry::Never => stats.bounced.add(1),
             Retry::Elsewhere | Retry::InDoubt => stats.deferred.add(1),
             Retry::FreshLink | Retry::Unable => {}
         }
+        let is_pressure = fault.blame == Blame::Pressure && self.pools[pool].links[upstream].press();
+        if is_pressure {
+            stats.pressures.add(1);
+            self.ease_at = now + EASE_EVERY;
+            self.refresh(pool, upstream);
+        }
         let fleet = &mut self.pools[pool].fleet;
-        if fault.blame != Blame::Nobody {
+        if fault.blame != Blame::Nobody && !is_pressure {
             fleet.punish(upstream, now);
         }
-        if fault.blame == Blame::Upstream {
+        if matches!(fault.blame, Blame::Upstream | Blame::Pressure) && !is_pressure {
             let rules = &self.options.pools[pool].health;
-            if fleet.failed(upstream, rules, now) {
+            if fleet.failed(upstream, rules, now).is_some() {
                 stats.ejections.add(1);
             }
         }
@@ -334,6 +365,8 @@ impl Dispatch {
         let delivery = &mut self.deliveries[id.0 as usize];
         delivery.tried = Tried::default();
         delivery.attempts = 0;
+        self.pools[std::mem::replace(&mut delivery.pool, pool)].deliveries -= 1;
+        self.pools[pool].deliveries += 1;
         self.stats.fallbacks.add(1);
         self.pools[pool].waiting.push_back(id);
         self.pools[pool].stirred = true;
@@ -362,15 +395,16 @@ impl Dispatch {
     }
 
     fn end(&mut self, id: DeliveryId, outcome: Outcome) {
-        let Delivery { message, origin, transaction, mut recipients, .. } =
+        let Delivery { message, origin, transaction, home, pool, mut recipients, .. } =
             self.deliveries.remove(id.0 as usize);
+        self.pools[pool].deliveries -= 1;
         recipients.clear();
         self.spare_lists.push(recipients);
         if origin == self.options.shard {
-            self.outcomes.push_back((transaction, outcome));
+            self.outcomes.push_back((transaction, home, outcome));
         } else {
             self.stats.letters.add(1);
-            let letter = Letter::Verdict { transaction, message, outcome };
+            let letter = Letter::Verdict { transaction, message, pool: home, outcome };
             self.commands.push_back(Queued::Post { shard: origin, letter });
         }
     }

@@ -462,7 +462,9 @@ impl Dispatch {
         let link = &mut self.links[id.0 as usize];
         link.rested = true;
         let (pool, upstream) = (link.pool, link.upstream);
-        if self.draining && self.deliveries.is_empty() {
+        let is_closed = self.pools[pool].fleet.members()[upstream].health().is_closed();
+        let is_over = self.pools[pool].links[upstream].is_over();
+        if is_closed || is_over || self.draining && self.deliveries.is_empty() {
             return self.retire_link(id, now);
         }
         self.pools[pool].links[upstream].idle(id);

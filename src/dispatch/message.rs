@@ -159,6 +159,8 @@ pub enum Letter {
         transaction: TransactionId,
         /// The message goes home, so that its allocations can be used again.
         message: Arc<Message>,
+        /// The pool that the group was sent to.
+        pool: u16,
         /// What became of it.
         outcome: Outcome,
     },

@@ -15,6 +15,7 @@ pub mod owner;
 mod received;
 mod router;
 mod session;
+mod tend;
 mod transaction;
 mod verdict;
 
@@ -24,7 +25,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use crate::balance::{Fleet, key};
+use crate::balance::Fleet;
 use crate::handle::{Buffers, Cause, Extent, LinkId, ListenerId, ShardId, StreamId};
 use crate::limits::WAITING_TICK;
 use crate::observe::Stats;
@@ -124,6 +125,10 @@ struct PoolState {
     next_source: usize,
     /// Something changed that may let a waiting delivery go.
     stirred: bool,
+    /// Groups that went there, of messages that this shard took, and that have not ended.
+    groups: u64,
+    /// Deliveries in it.
+    deliveries: u64,
 }
 
 /// One shard's dispatch.
@@ -145,7 +150,7 @@ pub struct Dispatch {
     /// Where the text of an answer is put together.
     text: Vec<u8>,
     /// Outcomes for this shard's own transactions, dealt with when the fact at hand has been.
-    outcomes: VecDeque<(TransactionId, Outcome)>,
+    outcomes: VecDeque<(TransactionId, u16, Outcome)>,
     spares: Spares,
     spare_lists: Vec<Vec<u16>>,
     /// The groups of the message at hand.
@@ -160,6 +165,10 @@ pub struct Dispatch {
     random: u64,
     /// The other shards, if there are any.
     lookout: Option<Lookout>,
+    /// What the board said when marks were last heeded.
+    heard: u64,
+    /// When upstreams that asked for fewer links get one more again.
+    ease_at: Instant,
     /// Sessions between MAIL and the final dot.
     receiving: usize,
     next_tick: Instant,
@@ -170,18 +179,11 @@ pub struct Dispatch {
 impl Dispatch {
     /// A shard with nothing in it. `unix_at_zero`: seconds since 1970 when the clock read zero.
     pub fn new(options: Options, stats: Arc<Stats>, unix_at_zero: i64) -> Self {
-        let pools = options.pools.iter().map(|pool| PoolState {
-            fleet: Fleet::new(pool.policy, pool.upstreams.iter().map(|u| (u.weight, key(u.name.as_bytes())))),
-            links: pool.upstreams.iter().map(|_| Links::new(pool.links_max)).collect(),
-            ages: pool.upstreams.iter().map(|_| VecDeque::new()).collect(),
-            waiting: VecDeque::new(),
-            repeats: VecDeque::new(),
-            next_source: 0,
-            stirred: false,
-        });
         Dispatch {
             router: Router::new(Owners::new(options.shards, options.shard_by, &options.hostname)),
-            pools: pools.collect(),
+            pools: options.pools.iter().map(PoolState::new).collect(),
+            heard: 0,
+            ease_at: Instant::default(),
             random: options.seed | 1,
             stats,
             sessions: Slab::new(),
@@ -291,9 +293,9 @@ impl Dispatch {
             Letter::Group { origin, transaction, message, pool, whole } => {
                 self.new_delivery(message, origin, transaction, pool, whole, now);
             }
-            Letter::Verdict { transaction, message, outcome } => {
+            Letter::Verdict { transaction, message, pool, outcome } => {
                 drop(message);
-                self.outcomes.push_back((transaction, outcome));
+                self.outcomes.push_back((transaction, pool, outcome));
             }
         }
         self.settle(now, buffers);
@@ -373,26 +375,11 @@ impl Dispatch {
         self.unix_at_zero = seconds;
     }
 
-    /// Writes the gauges that are not kept as things happen.
-    pub fn publish(&self, now: Instant) {
-        for (pool, stats) in self.pools.iter().zip(&self.stats.pools) {
-            for ((member, links), stats) in pool.fleet.members().iter().zip(&pool.links).zip(stats) {
-                let (idle, opening, total) = links.counts();
-                stats.idle.set(idle as u64);
-                stats.opening.set(opening as u64);
-                stats.busy.set((total - opening - idle) as u64);
-                stats.in_flight.set(u64::from(member.in_flight()));
-                stats.healthy.set(u64::from(!member.health().is_ejected(now)));
-                stats.estimate_nanos.set(member.times().nanos() as u64);
-            }
-        }
-        self.stats.under_way.set(self.under_way() as u64);
-    }
-
     /// Deals with what the last fact brought about within the shard, until nothing is left.
     fn settle(&mut self, now: Instant, buffers: &mut impl Buffers) {
         loop {
-            while let Some((transaction, outcome)) = self.outcomes.pop_front() {
+            while let Some((transaction, pool, outcome)) = self.outcomes.pop_front() {
+                self.pools[usize::from(pool)].groups -= 1;
                 self.group_ended(transaction, outcome, now, buffers);
             }
             let Some(pool) = self.pools.iter().position(|pool| pool.stirred) else {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::owner::ShardBy;
-use crate::balance::Policy;
+use crate::balance::board::{Board, Mark};
 use crate::balance::health::Rules;
+use crate::balance::{Care, Policy};
 use crate::handle::ShardId;
 use crate::network::Network;
 use crate::protocol::server;
@@ -35,6 +36,8 @@ pub struct Options {
     pub pools: Vec<Pool>,
     /// Which of them takes what.
     pub routes: Arc<Routes>,
+    /// Says when a mark of an upstream has changed.
+    pub board: Arc<Board>,
 }
 
 /// One listener.
@@ -55,6 +58,10 @@ pub struct Listener {
 /// One pool.
 #[derive(Clone, Debug)]
 pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// Tells its place's holders apart.
+    pub serial: u64,
     /// How it chooses.
     pub policy: Policy,
     /// Most links from this shard to one upstream.
@@ -77,6 +84,8 @@ pub struct Pool {
     pub fallback: Option<usize>,
     /// When an upstream is ejected.
     pub health: Rules,
+    /// How one that comes back is treated, and bad times of the whole.
+    pub care: Care,
     /// In configuration order.
     pub upstreams: Vec<Upstream>,
 }
@@ -88,14 +97,33 @@ pub struct Upstream {
     pub name: String,
     /// Where it listens.
     pub address: SocketAddr,
-    /// Its share.
-    pub weight: u32,
+    /// Tells its place's holders apart.
+    pub serial: u64,
+    /// What the control thread says of it, its weight included.
+    pub mark: Arc<Mark>,
+    /// It is to get nothing new; when nothing is left of it, its place is free.
+    pub is_leaving: bool,
+}
+
+impl Upstream {
+    /// One that stays.
+    pub fn new(name: impl Into<String>, address: SocketAddr, weight: u32) -> Upstream {
+        Upstream {
+            name: name.into(),
+            address,
+            serial: 0,
+            mark: Arc::new(Mark::new(weight)),
+            is_leaving: false,
+        }
+    }
 }
 
 impl Default for Pool {
     /// What a configuration gets that says nothing, and no upstream.
     fn default() -> Pool {
         Pool {
+            name: String::new(),
+            serial: 0,
             policy: Policy::default(),
             links_max: 8,
             idle_links: 1,
@@ -107,6 +135,7 @@ impl Default for Pool {
             attempts: 3,
             fallback: None,
             health: Rules::default(),
+            care: Care { slow_start: Duration::from_secs(30), panic_below_permille: 300 },
             upstreams: Vec::new(),
         }
     }

@@ -55,6 +55,7 @@ impl Dispatch {
         let (origin, whole) = (self.options.shard, groups == 1);
         for i in 0..self.groups.len() {
             let Way { shard, pool } = self.groups[i];
+            self.pools[usize::from(pool)].groups += 1;
             if shard == origin {
                 self.new_delivery(message.clone(), origin, transaction, pool, whole, now);
             } else {

@@ -54,6 +54,8 @@ pub(super) enum Retry {
 pub(super) enum Blame {
     /// The upstream as a whole: counts towards its ejection and its response time.
     Upstream,
+    /// The upstream asks for less: fewer links, unless it has none; then it counts like `Upstream`.
+    Pressure,
     /// The upstream is slow or unwilling for this message: counts in its response time alone.
     Message,
     /// Nobody.
@@ -82,7 +84,7 @@ pub(super) fn judge(trouble: Trouble<'_>, phase: Phase, reused: bool) -> Fault {
             let (retry, blame) = if old_link {
                 (Retry::FreshLink, Blame::Nobody)
             } else {
-                (Retry::Elsewhere, Blame::Upstream)
+                (Retry::Elsewhere, blame_for(reply))
             };
             fault(retry, blame, deferred(reply))
         }
@@ -96,7 +98,7 @@ pub(super) fn judge(trouble: Trouble<'_>, phase: Phase, reused: bool) -> Fault {
             fault(retry, Blame::Upstream, ours(2, "the upstream did not answer in time"))
         }
         Trouble::Said(reply) if reply.is_temporary() => {
-            fault(Retry::Elsewhere, Blame::Upstream, deferred(reply))
+            fault(Retry::Elsewhere, blame_for(reply), deferred(reply))
         }
         Trouble::SaidOfRecipient(reply) if reply.is_temporary() => {
             fault(Retry::Elsewhere, Blame::Message, deferred(reply))
@@ -110,6 +112,13 @@ pub(super) fn judge(trouble: Trouble<'_>, phase: Phase, reused: bool) -> Fault {
         }
         Trouble::Cannot(lack) => fault(Retry::Unable, Blame::Nobody, unable(lack)),
     }
+}
+
+/// 421, or words like "too many connections": it is not ill, only full.
+fn blame_for(reply: Reply<'_>) -> Blame {
+    let says = |words: &[u8]| reply.text.windows(words.len()).any(|part| part.eq_ignore_ascii_case(words));
+    let is_full = reply.code == 421 || reply.is_temporary() && says(b"too many");
+    if is_full { Blame::Pressure } else { Blame::Upstream }
 }
 
 fn retry_of_loss(phase: Phase, reused: bool) -> Retry {

@@ -6,6 +6,8 @@ use crate::handle::LinkId;
 #[derive(Debug)]
 pub struct Links {
     max: usize,
+    /// The upstream has asked for fewer: no more than this for a while.
+    eased: usize,
     total: usize,
     opening: usize,
     /// Free, the most recently used last: that is the warm one, and the others may grow old enough to go.
@@ -28,17 +30,66 @@ pub enum Lease {
 impl Links {
     /// At most `max` links, all told.
     pub fn new(max: usize) -> Self {
-        Links { max, total: 0, opening: 0, idle: Vec::with_capacity(max), joinable: Vec::with_capacity(max) }
+        Links {
+            max,
+            eased: max,
+            total: 0,
+            opening: 0,
+            idle: Vec::with_capacity(max),
+            joinable: Vec::with_capacity(max),
+        }
+    }
+
+    /// At most `max` links from now on; those beyond it go when they are free.
+    pub fn set_max(&mut self, max: usize) {
+        if self.eased == self.max || self.eased > max {
+            self.eased = max;
+        }
+        self.max = max;
+    }
+
+    /// How many there may be now.
+    fn bound(&self) -> usize {
+        self.max.min(self.eased)
+    }
+
+    /// The upstream asks for fewer links: half as many as there are. False if no link stands that it could mean: then
+    /// it will have none at all.
+    pub fn press(&mut self) -> bool {
+        let standing = self.total - self.opening;
+        if standing == 0 {
+            return false;
+        }
+        // Several answers at once ask for the same; what was asked for before is still to come.
+        if !self.is_over() {
+            self.eased = (self.total / 2).max(1);
+        }
+        true
+    }
+
+    /// One more again, for the time in which nothing was asked for.
+    pub fn ease(&mut self) {
+        self.eased = (self.eased + 1).min(self.max);
+    }
+
+    /// There are more than there may be.
+    pub fn is_over(&self) -> bool {
+        self.total > self.bound()
+    }
+
+    /// The idle links, which are to be retired.
+    pub fn idle_links(&self) -> &[LinkId] {
+        &self.idle
     }
 
     /// Could a message be given to this upstream now?
     pub fn has_room(&self) -> bool {
-        !self.idle.is_empty() || self.total < self.max || !self.joinable.is_empty()
+        !self.idle.is_empty() || self.total < self.bound() || !self.joinable.is_empty()
     }
 
     /// Would the next lease open a new link?
     pub fn must_open(&self) -> bool {
-        self.idle.is_empty() && self.total < self.max
+        self.idle.is_empty() && self.total < self.bound()
     }
 
     /// Leases a link: an idle one, else a new one, else a place behind a transaction.
@@ -46,7 +97,7 @@ impl Links {
         if let Some(link) = self.idle.pop() {
             return Some(Lease::Idle(link));
         }
-        if self.total < self.max {
+        if self.total < self.bound() {
             self.total += 1;
             self.opening += 1;
             return Some(Lease::Open);
@@ -102,6 +153,27 @@ impl Links {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pressure_halves_and_passes() {
+        let mut links = Links::new(8);
+        assert!(!links.press(), "there is none yet");
+        (0..8).for_each(|_| assert_eq!(links.lease(), Some(Lease::Open)));
+        (0..6).for_each(|_| links.opened());
+        assert!(links.press());
+        assert!(links.is_over() && !links.has_room());
+        (0..5).for_each(|n| links.gone(LinkId(n), false));
+        assert!(!links.is_over());
+        assert_eq!(links.lease(), Some(Lease::Open));
+        assert!(!links.must_open());
+        links.ease();
+        assert!(links.must_open());
+        (0..9).for_each(|_| links.ease());
+        links.set_max(3);
+        assert!(links.is_over());
+        links.set_max(9);
+        assert!(links.must_open());
+    }
 
     #[test]
     fn idle_before_new_before_joining() {

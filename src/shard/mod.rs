@@ -150,7 +150,7 @@ impl<N: Net> Shard<N> {
         }
         self.stats = stats;
         let own = self.stats[self.id.index()].clone();
-        self.dispatch.apply(options, own, scoreboard, self.now);
+        self.dispatch.apply(options, own, scoreboard, self.now, &mut self.net);
         self.close_listeners(|place| listen.get(place).copied().flatten().is_none());
         Ok(())
     }
@@ -182,6 +182,7 @@ impl<N: Net> Shard<N> {
         }
         self.obey();
         self.look_at_desk();
+        self.dispatch.handle_marks(self.now, &mut self.net);
         if self.dispatch.next_deadline() <= self.now {
             self.dispatch.handle_deadlines(self.now, &mut self.net);
         }

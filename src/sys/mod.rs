@@ -10,4 +10,4 @@ pub mod pool;
 pub mod ring;
 pub mod ring_table;
 pub mod signals;
-pub(crate) mod socket;
+pub mod socket;

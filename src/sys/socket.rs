@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use super::name::Name;
@@ -63,6 +63,33 @@ pub(crate) fn listener(address: SocketAddr, cpu: Option<u32>) -> io::Result<(Own
     checked(unsafe { libc::getsockname(fd.as_raw_fd(), name.as_mut_ptr(), name.len_mut_ptr()) })?;
     let bound = name.address().unwrap_or(address);
     Ok((fd, SocketAddr::new(address.ip(), bound.port())))
+}
+
+/// Holds the address, without listening, so that others may listen there with SO_REUSEPORT and strangers may not.
+///
+/// # Errors
+/// The address cannot be had: somebody else has it, it is not this machine's, or it takes rights.
+pub fn reserve(address: SocketAddr) -> io::Result<OwnedFd> {
+    let fd = stream_socket(address)?;
+    set(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    set(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    bind(&fd, address)?;
+    Ok(fd)
+}
+
+/// Begins to connect, and does not wait: the stream is non-blocking and has a peer once it is there.
+///
+/// # Errors
+/// It cannot even be begun.
+pub fn call(to: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let stream = TcpStream::from(caller(to, source)?);
+    stream.set_nonblocking(true)?;
+    let name = Name::of(to);
+    // SAFETY: `name` is a valid address of the length given; the descriptor is the stream's.
+    match checked(unsafe { libc::connect(stream.as_raw_fd(), name.as_ptr(), name.len()) }) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(stream),
+    }
 }
 
 /// A socket to connect to `to` with, from the local address `source` and a port found when connecting.

@@ -6,7 +6,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use postlane::balance::Policy;
-use postlane::balance::health::Rules;
 use postlane::dispatch::options::{self, Options};
 use postlane::dispatch::{Dispatch, Letter, owner};
 use postlane::handle::{ListenerId, ShardId};
@@ -98,11 +97,8 @@ impl Ground {
 }
 
 fn options(sinks: &[sink::Handle]) -> Options {
-    let upstream = |(n, sink): (usize, &sink::Handle)| options::Upstream {
-        name: format!("mta{n}"),
-        address: sink.addresses()[0],
-        weight: 1,
-    };
+    let upstream =
+        |(n, sink): (usize, &sink::Handle)| options::Upstream::new(format!("mta{n}"), sink.addresses()[0], 1);
     Options {
         shard: ShardId(0),
         shards: 1,
@@ -129,9 +125,10 @@ fn options(sinks: &[sink::Handle]) -> Options {
             reply_timeout: PATIENCE,
             attempts: 3,
             fallback: None,
-            health: Rules { eject_after: 5, eject_for: Duration::from_secs(10) },
             upstreams: sinks.iter().enumerate().map(upstream).collect(),
+            ..options::Pool::default()
         }],
         routes: std::sync::Arc::default(),
+        board: Arc::default(),
     }
 }

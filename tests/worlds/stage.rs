@@ -49,11 +49,7 @@ impl Setup {
             pool: Pool {
                 reply_timeout: Duration::from_secs(60),
                 upstreams: (0..upstreams)
-                    .map(|n| Upstream {
-                        name: format!("mta{}", n + 1),
-                        address: upstream_address(n),
-                        weight: 1,
-                    })
+                    .map(|n| Upstream::new(format!("mta{}", n + 1), upstream_address(n), 1))
                     .collect(),
                 ..Pool::default()
             },
@@ -73,6 +69,7 @@ impl Setup {
             listeners: vec![self.listener.clone()],
             pools: vec![self.pool.clone()],
             routes: Arc::default(),
+            board: Arc::default(),
         }
     }
 }
