@@ -178,7 +178,7 @@ impl Play {
                 let earlier = by_recipient.entry(recipient).or_default();
                 // A bounce is a message of its own to that address.
                 let same = |other: &&Taken| other.mail == taken.mail && other.data == taken.data;
-                again |= earlier.iter().any(|other| same(&other));
+                again |= earlier.iter().any(same);
                 earlier.push(taken);
             }
             if again {
