@@ -28,6 +28,8 @@ pub(crate) enum Moment {
 pub(crate) enum Deed {
     Refuse,
     Defer,
+    /// Says something that is no answer to what it was told.
+    Babble,
     /// 421 and close.
     Leave,
     Hang,
@@ -483,7 +485,7 @@ impl Upstream {
                 {
                     self.taken.push(taken);
                 }
-                self.commit(link, deed, now);
+                self.commit(link, Moment::Dot, deed, now);
             }
             None => {
                 self.taken.push(taken);
@@ -503,12 +505,12 @@ impl Upstream {
     fn misbehave(&mut self, link: &mut Link, moment: Moment, now: Instant) -> bool {
         let fate = self.fate(moment);
         let Some(deed) = fate else { return false };
-        self.commit(link, deed, now);
+        self.commit(link, moment, deed, now);
         // A body refused before its end is read all the same.
         moment != Moment::Body || link.deaf
     }
 
-    fn commit(&mut self, link: &mut Link, deed: Deed, now: Instant) {
+    fn commit(&mut self, link: &mut Link, moment: Moment, deed: Deed, now: Instant) {
         let in_body = link.phase == Phase::Data;
         match deed {
             Deed::Refuse | Deed::Defer if in_body => {
@@ -519,6 +521,12 @@ impl Upstream {
                     "452 4.3.1 no room for it"
                 };
                 self.say(link, now, text);
+            }
+            Deed::Babble => {
+                // Nothing that could be taken for a yes.
+                let text = self.dice.pick(&["SSH-2.0-x", "999 9.9.9 x", "25", "", "150 x", "354 go on"]);
+                let yes = moment == Moment::Data && text.starts_with('3');
+                self.say(link, now, if yes { "150 x" } else { text });
             }
             Deed::Refuse => self.say(link, now, "550 5.7.1 not here"),
             Deed::Defer => self.say(link, now, "450 4.2.0 not now"),
