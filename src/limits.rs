@@ -24,5 +24,7 @@ pub const REPEATS_PER_PASS: usize = 16;
 pub const STALE_LINKS_MAX: u8 = 32;
 /// Most of the original's header that goes into a bounce (RFC 3462 leaves it to us).
 pub const BOUNCE_HEADER_BYTES_MAX: usize = 16 << 10;
+/// Most of a message's header that routes look at.
+pub const ROUTE_HEADER_BYTES_MAX: usize = 64 << 10;
 /// Buffers kept back for commands and replies: bodies may not take the last ones.
 pub const BUFFERS_RESERVED: usize = 8;

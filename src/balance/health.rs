@@ -13,6 +13,12 @@ pub struct Rules {
     pub eject_for: Duration,
 }
 
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules { eject_after: 5, eject_for: Duration::from_secs(10) }
+    }
+}
+
 /// No ejection is longer.
 const EJECT_MAX: Duration = Duration::from_secs(300);
 

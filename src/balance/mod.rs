@@ -111,6 +111,11 @@ impl Fleet {
         Fleet { policy, members: weights.into_iter().map(Member::new).collect(), last: usize::MAX }
     }
 
+    /// Has it an upstream that nothing is held against?
+    pub fn has_healthy(&self, now: Instant) -> bool {
+        self.members.iter().any(|member| !member.health.is_ejected(now))
+    }
+
     /// Picks for a message that has been to `tried`. `random` spreads ties.
     ///
     /// Ejected upstreams are passed over while another is left; when none is, the marks are ignored, because

@@ -12,6 +12,7 @@ mod message;
 pub mod options;
 pub mod owner;
 mod received;
+mod router;
 mod session;
 mod transaction;
 mod verdict;
@@ -35,7 +36,8 @@ use link::Link;
 use message::Spares;
 pub use message::{Letter, Message, MessageId, Outcome, TransactionId};
 use options::Options;
-use owner::Owners;
+use owner::{Owners, Way};
+use router::Router;
 use session::Session;
 use transaction::Transaction;
 
@@ -126,7 +128,7 @@ struct PoolState {
 #[derive(Debug)]
 pub struct Dispatch {
     options: Options,
-    owners: Owners,
+    router: Router,
     stats: Arc<Stats>,
     sessions: Slab<Session>,
     session_deadlines: Deadlines,
@@ -138,11 +140,16 @@ pub struct Dispatch {
     streams: Vec<(u32, StreamOwner)>,
     commands: VecDeque<Queued>,
     out: Vec<u8>,
+    /// Where the text of an answer is put together.
+    text: Vec<u8>,
     /// Outcomes for this shard's own transactions, dealt with when the fact at hand has been.
     outcomes: VecDeque<(TransactionId, Outcome)>,
     spares: Spares,
     spare_lists: Vec<Vec<u16>>,
-    shards_seen: Vec<bool>,
+    /// The groups of the message at hand.
+    groups: Vec<Way>,
+    /// For each shard and pool whether it is among them; all false in between.
+    seen: Vec<bool>,
     date: DateLine,
     /// Seconds since 1970 at the clock's zero.
     unix_at_zero: i64,
@@ -169,9 +176,8 @@ impl Dispatch {
             stirred: false,
         });
         Dispatch {
-            owners: Owners::new(options.shards, options.shard_by, &options.hostname),
+            router: Router::new(Owners::new(options.shards, options.shard_by, &options.hostname)),
             pools: pools.collect(),
-            shards_seen: vec![false; usize::from(options.shards)],
             random: options.seed | 1,
             stats,
             sessions: Slab::new(),
@@ -183,9 +189,12 @@ impl Dispatch {
             streams: Vec::new(),
             commands: VecDeque::new(),
             out: Vec::new(),
+            text: Vec::new(),
             outcomes: VecDeque::new(),
             spares: Spares::default(),
             spare_lists: Vec::new(),
+            groups: Vec::new(),
+            seen: Vec::new(),
             date: DateLine::default(),
             unix_at_zero,
             numbers: 0,
@@ -274,8 +283,8 @@ impl Dispatch {
     /// Mail from another shard.
     pub fn handle_letter(&mut self, letter: Letter, now: Instant, buffers: &mut impl Buffers) {
         match letter {
-            Letter::Group { origin, transaction, message, whole } => {
-                self.new_delivery(message, origin, transaction, whole, now);
+            Letter::Group { origin, transaction, message, pool, whole } => {
+                self.new_delivery(message, origin, transaction, pool, whole, now);
             }
             Letter::Verdict { transaction, message, outcome } => {
                 drop(message);

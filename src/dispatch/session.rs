@@ -328,7 +328,7 @@ impl Dispatch {
         let mail_at = session.mail_at;
         self.receiving -= 1;
         self.session_deadlines.set(slot as usize, Instant::NEVER);
-        let message = self.complete_message(slot, message, now);
+        let message = self.complete_message(slot, message, now, buffers);
         let transaction = self.begin_transaction(message, Some(slot), mail_at, now);
         self.sessions[slot as usize].waiting = Some(transaction);
     }
