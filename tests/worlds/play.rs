@@ -272,6 +272,9 @@ impl Play {
             Fate::Answered(250) => {
                 count.accepted += 1;
                 if !missing.is_empty() && !self.is_told(message, &missing, taken) {
+                    if self.trace {
+                        println!("message {n} was accepted; nobody took it for {missing:?}, nobody was told");
+                    }
                     return (0, 1);
                 }
             }

@@ -110,6 +110,8 @@ fn draw_manner(dice: &mut Dice) -> Manner {
         data_for_nobody: dice.chance(0.3),
         multi_line: dice.chance(0.2),
         idle_timeout: dice.pick(&[None, Some(20), Some(500)]).map(|ms| (millis(ms), ms == 20)),
+        refuses: None,
+        puts_off: None,
         odds,
         taken_silently: dice.pick(&[0.0, 0.5, 1.0]),
     }

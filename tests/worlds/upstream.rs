@@ -56,6 +56,9 @@ pub(crate) struct Manner {
     pub(crate) multi_line: bool,
     /// An idle link is closed after this, saying 421 or not.
     pub(crate) idle_timeout: Option<(Duration, bool)>,
+    /// Recipients that begin so are refused, or put off.
+    pub(crate) refuses: Option<&'static str>,
+    pub(crate) puts_off: Option<&'static str>,
     /// What goes wrong, and how often.
     pub(crate) odds: Vec<(Moment, Deed, f64)>,
     /// That a message whose answer is never given was taken all the same.
@@ -78,6 +81,8 @@ impl Manner {
             data_for_nobody: false,
             multi_line: false,
             idle_timeout: None,
+            refuses: None,
+            puts_off: None,
             odds: Vec::new(),
             taken_silently: 0.5,
         }
@@ -418,7 +423,12 @@ impl Upstream {
         if dsn && !self.manner.dsn || !lower.starts_with("rcpt to:<") {
             self.breaches.push(format!("not offered, or no RCPT: {line:?}"));
         }
-        if !self.misbehave(link, Moment::Rcpt, now) {
+        let is = |name: Option<&str>| name.is_some_and(|name| lower["rcpt to:<".len()..].starts_with(name));
+        if is(self.manner.refuses) {
+            self.commit(link, Moment::Rcpt, Deed::Refuse, now);
+        } else if is(self.manner.puts_off) {
+            self.commit(link, Moment::Rcpt, Deed::Defer, now);
+        } else if !self.misbehave(link, Moment::Rcpt, now) {
             let path = line["RCPT TO:<".len()..].split('>').next().unwrap_or("");
             link.recipients.push(path.to_owned());
             self.say(link, now, "250 2.1.5 recipient ok");
@@ -522,6 +532,8 @@ impl Upstream {
                 };
                 self.say(link, now, text);
             }
+            // Two answers to one message would be a lie that nobody can see through.
+            Deed::Babble if in_body => {}
             Deed::Babble => {
                 // Nothing that could be taken for a yes.
                 let text = self.dice.pick(&["SSH-2.0-x", "999 9.9.9 x", "25", "", "150 x", "354 go on"]);
