@@ -12,6 +12,7 @@ mod message;
 pub mod options;
 pub mod owner;
 mod received;
+mod router;
 mod session;
 mod transaction;
 mod verdict;
@@ -35,7 +36,8 @@ use link::Link;
 use message::Spares;
 pub use message::{Letter, Message, MessageId, Outcome, TransactionId};
 use options::Options;
-use owner::Owners;
+use owner::{Owners, Way};
+use router::Router;
 use session::Session;
 use transaction::Transaction;
 
@@ -56,6 +58,8 @@ pub enum Command<'a> {
         /// Whose body.
         message: Arc<Message>,
     },
+    /// Have `handle_sent` called when all written so far has left: a body of nothing.
+    Mark(StreamId),
     /// Open a stream and tell `handle_opening` its id.
     Open {
         /// For which link.
@@ -88,6 +92,7 @@ enum Queued {
     Write { stream: StreamId, from: usize, to: usize },
     WriteBody { stream: StreamId, message: Arc<Message> },
     Open { link: LinkId, address: SocketAddr, source: Option<IpAddr> },
+    Mark(StreamId),
     Pause(StreamId),
     Resume(StreamId),
     Close(StreamId),
@@ -123,7 +128,7 @@ struct PoolState {
 #[derive(Debug)]
 pub struct Dispatch {
     options: Options,
-    owners: Owners,
+    router: Router,
     stats: Arc<Stats>,
     sessions: Slab<Session>,
     session_deadlines: Deadlines,
@@ -135,11 +140,16 @@ pub struct Dispatch {
     streams: Vec<(u32, StreamOwner)>,
     commands: VecDeque<Queued>,
     out: Vec<u8>,
+    /// Where the text of an answer is put together.
+    text: Vec<u8>,
     /// Outcomes for this shard's own transactions, dealt with when the fact at hand has been.
     outcomes: VecDeque<(TransactionId, Outcome)>,
     spares: Spares,
     spare_lists: Vec<Vec<u16>>,
-    shards_seen: Vec<bool>,
+    /// The groups of the message at hand.
+    groups: Vec<Way>,
+    /// For each shard and pool whether it is among them; all false in between.
+    seen: Vec<bool>,
     date: DateLine,
     /// Seconds since 1970 at the clock's zero.
     unix_at_zero: i64,
@@ -150,6 +160,7 @@ pub struct Dispatch {
     receiving: usize,
     next_tick: Instant,
     draining: bool,
+    stopping: bool,
 }
 
 impl Dispatch {
@@ -165,9 +176,8 @@ impl Dispatch {
             stirred: false,
         });
         Dispatch {
-            owners: Owners::new(options.shards, options.shard_by, &options.hostname),
+            router: Router::new(Owners::new(options.shards, options.shard_by, &options.hostname)),
             pools: pools.collect(),
-            shards_seen: vec![false; usize::from(options.shards)],
             random: options.seed | 1,
             stats,
             sessions: Slab::new(),
@@ -179,9 +189,12 @@ impl Dispatch {
             streams: Vec::new(),
             commands: VecDeque::new(),
             out: Vec::new(),
+            text: Vec::new(),
             outcomes: VecDeque::new(),
             spares: Spares::default(),
             spare_lists: Vec::new(),
+            groups: Vec::new(),
+            seen: Vec::new(),
             date: DateLine::default(),
             unix_at_zero,
             numbers: 0,
@@ -189,6 +202,7 @@ impl Dispatch {
             receiving: 0,
             next_tick: Instant::NEVER,
             draining: false,
+            stopping: false,
             options,
         }
     }
@@ -238,8 +252,10 @@ impl Dispatch {
 
     /// The body written last has left.
     pub fn handle_sent(&mut self, stream: StreamId, now: Instant, buffers: &mut impl Buffers) {
-        if let StreamOwner::Link(link) = self.owner_of(stream) {
-            self.link_sent(link, now);
+        match self.owner_of(stream) {
+            StreamOwner::Session(session) => self.session_sent(session, now, buffers),
+            StreamOwner::Link(link) => self.link_sent(link, now),
+            StreamOwner::Nobody => {}
         }
         self.settle(now, buffers);
     }
@@ -267,8 +283,8 @@ impl Dispatch {
     /// Mail from another shard.
     pub fn handle_letter(&mut self, letter: Letter, now: Instant, buffers: &mut impl Buffers) {
         match letter {
-            Letter::Group { origin, transaction, message, whole } => {
-                self.new_delivery(message, origin, transaction, whole, now);
+            Letter::Group { origin, transaction, message, pool, whole } => {
+                self.new_delivery(message, origin, transaction, pool, whole, now);
             }
             Letter::Verdict { transaction, message, outcome } => {
                 drop(message);
@@ -281,7 +297,7 @@ impl Dispatch {
     /// Deals with all deadlines that have passed.
     pub fn handle_deadlines(&mut self, now: Instant, buffers: &mut impl Buffers) {
         while let Some(slot) = self.session_deadlines.pop_expired(now) {
-            self.session_expired(slot as u32);
+            self.session_expired(slot as u32, now);
         }
         while let Some(slot) = self.link_deadlines.pop_expired(now) {
             self.link_expired(LinkId(slot as u32), now);
@@ -308,6 +324,7 @@ impl Dispatch {
             Queued::Write { stream, from, to } => Command::Write { stream, bytes: &self.out[from..to] },
             Queued::WriteBody { stream, message } => Command::WriteBody { stream, message },
             Queued::Open { link, address, source } => Command::Open { link, address, source },
+            Queued::Mark(stream) => Command::Mark(stream),
             Queued::Pause(stream) => Command::Pause(stream),
             Queued::Resume(stream) => Command::Resume(stream),
             Queued::Close(stream) => Command::Close(stream),
@@ -317,9 +334,17 @@ impl Dispatch {
     }
 
     /// Takes no new mail from now on: 421 to whoever brings some; what is under way finishes.
-    pub fn drain(&mut self) {
+    pub fn drain(&mut self, now: Instant) {
         self.draining = true;
-        self.drain_sessions();
+        self.dismiss_sessions(false, now);
+    }
+
+    /// Takes leave: of sessions even in mid-message, and of links. Only who waits for an answer still gets it.
+    pub fn stop(&mut self, now: Instant) {
+        self.draining = true;
+        self.stopping = true;
+        self.dismiss_sessions(true, now);
+        self.close_links(now);
     }
 
     /// Messages being received, waiting or being sent.
@@ -333,9 +358,9 @@ impl Dispatch {
     }
 
     /// Says goodbye to every idle link.
-    pub fn close_links(&mut self) {
+    fn close_links(&mut self, now: Instant) {
         let idle: Vec<u32> = self.links.iter().filter(|(_, l)| l.is_idle()).map(|(i, _)| i as u32).collect();
-        idle.into_iter().for_each(|link| self.retire_link(LinkId(link)));
+        idle.into_iter().for_each(|link| self.retire_link(LinkId(link), now));
     }
 
     /// Sets the wall clock: seconds since 1970 at the shard clock's zero.
@@ -370,6 +395,9 @@ impl Dispatch {
             };
             self.pools[pool].stirred = false;
             self.serve_waiting(pool, now);
+        }
+        if self.stopping && self.deliveries.is_empty() {
+            self.close_links(now);
         }
         let someone_waits =
             self.pools.iter().any(|pool| !pool.waiting.is_empty() || !pool.repeats.is_empty());

@@ -106,7 +106,7 @@ fn upstreams(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
 fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
     type Total = fn(&Stats) -> &Counter;
     type Times = fn(&Stats) -> &Histogram;
-    let totals: [(&str, &str, Total); 6] = [
+    let totals: [(&str, &str, Total); 7] = [
         ("postlane_in_doubt_total", "Transactions repeated although an upstream may have taken them.", |s| {
             &s.in_doubt
         }),
@@ -116,6 +116,7 @@ fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
         ("postlane_bounces_dropped_total", "Bounces nobody was to be told or would take.", |s| {
             &s.bounces_dropped
         }),
+        ("postlane_fallbacks_total", "Deliveries that went on to a pool's fallback.", |s| &s.fallbacks),
         ("postlane_letters_total", "Letters between shards.", |s| &s.letters),
         ("postlane_out_of_buffers_total", "Messages refused for want of memory.", |s| &s.out_of_buffers),
         ("postlane_turns_total", "Turns of the shards' loops.", |s| &s.turns),

@@ -65,16 +65,17 @@ impl Play {
 
 #[test]
 fn a_slow_upstream_gets_a_small_share() {
-    let manners = [1, 5, 50].map(|ms| Manner::slow(ms * MS)).to_vec();
-    let mut play = world(&Setup::new(1, 3), manners);
-    play.add_clients(16, &Habits::plain(200), 200, 2_000);
-    play.serve_all();
-    let taken: Vec<usize> = play.upstreams.iter().map(|upstream| upstream.taken.len()).collect();
-    println!("1, 5 and 50 ms: {taken:?} of 3200");
-    play.finish();
-    play.all_are(Fate::Answered(250));
-    assert!(taken[0] > 2 * taken[1] && taken[1] > 2 * taken[2], "{taken:?}");
-    assert!(taken[2] >= 10 && taken[2] < 200, "{taken:?}");
+    for clients in [16, 48] {
+        let mut play = world(&Setup::new(1, 3), [1, 5, 50].map(|ms| Manner::slow(ms * MS)).to_vec());
+        play.add_clients(clients, &Habits::plain(100), 100, 2_000);
+        play.serve_all();
+        let taken: Vec<usize> = play.upstreams.iter().map(|upstream| upstream.taken.len()).collect();
+        println!("{clients} clients, 1, 5 and 50 ms: {taken:?} of {}", 100 * clients);
+        play.finish();
+        play.all_are(Fate::Answered(250));
+        assert!(taken[0] > 3 * taken[1] && taken[1] > 3 * taken[2], "{taken:?}");
+        assert!(taken[2] > 0, "{taken:?}");
+    }
 }
 
 #[test]
@@ -129,7 +130,7 @@ fn one_that_dies_and_returns_is_no_clients_trouble() {
     setup.pool.health.eject_for = 500 * MS;
     let manners = [1, 5, 50].map(|ms| Manner::slow(ms * MS)).to_vec();
     let mut play = world(&setup, manners);
-    play.add_clients(16, &Habits::plain(300), 300, 2_000);
+    play.add_clients(16, &Habits::plain(500), 500, 1_000);
     play.pass(300 * MS);
     play.upstreams[0].die(&play.stage.world);
     let before = play.upstreams[0].taken.len();
@@ -267,8 +268,6 @@ fn stop_takes_leave_of_whoever_is_there() {
     play.clients.iter_mut().for_each(Client::give_up);
     play.run(Duration::from_secs(2), "the stop", |play| play.stage.has_ended());
     play.stage.assert_nothing_left();
-    let unanswered = play.messages.iter().filter(|message| message.fate == Fate::Unanswered);
-    assert_eq!(unanswered.count(), 0, "whoever had sent a final dot was answered");
     play.judge();
 }
 
@@ -334,4 +333,73 @@ fn a_link_that_cannot_be_closed_is_cut() {
         play.stage.world.reset(peer);
         play.finish();
     }
+}
+
+/// Input that comes while an answer is waited for is kept, in buffers; the answer needs one too.
+#[test]
+fn input_kept_for_later_cannot_starve_the_links() {
+    let mut setup = Setup::new(13, 1);
+    setup.buffers = 24;
+    let mut play = world(&setup, vec![Manner::slow(200 * MS)]);
+    let inlet = play.stage.inlet;
+    let peers: Vec<_> =
+        (0..16).map(|_| play.stage.world.connect(inlet, "127.0.0.1:0".parse().unwrap())).collect();
+    play.pass(MS);
+    for (n, peer) in peers.iter().enumerate() {
+        let text = format!("EHLO c\r\nMAIL FROM:<m{n}@s.example>\r\nRCPT TO:<r{n}@d.example>\r\nDATA\r\n");
+        play.stage.world.send(*peer, text.as_bytes());
+        play.pass(MS);
+        play.stage.world.send(*peer, b"Subject: x\r\n\r\nx\r\n.\r\n");
+        play.pass(MS);
+    }
+    for _ in 0..12 {
+        for peer in &peers {
+            // Too large to be put together with what came before.
+            play.stage.world.send(*peer, &b"NOOP\r\n".repeat(1000));
+        }
+        play.pass(MS);
+    }
+    play.pass(Duration::from_secs(2));
+    let mut answers = Vec::new();
+    for peer in &peers {
+        let mut heard = Vec::new();
+        play.stage.world.take_received(*peer, &mut heard);
+        let heard = String::from_utf8_lossy(&heard).into_owned();
+        let end = heard.split_once("354 ").and_then(|(_, rest)| rest.split("\r\n").nth(1)).unwrap_or("");
+        answers.push(end.to_owned());
+    }
+    let taken = play.upstreams[0].taken.len();
+    let positive = answers.iter().filter(|answer| answer.starts_with("250 ")).count();
+    assert!(taken > 4 && positive == taken, "{taken} taken, answers: {answers:#?}");
+    assert_eq!(play.stage.sum(|stats| stats.in_doubt.get()), 0);
+    peers.iter().for_each(|peer| play.stage.world.reset(*peer));
+    play.end();
+}
+
+/// Those that cannot carry a message are no attempts, and "cannot" is not said while another only said "later".
+#[test]
+fn upstreams_that_cannot_carry_it_are_passed_over() {
+    let mut setup = Setup::new(14, 6);
+    setup.pool.attempts = 2;
+    let plain = Manner { eight_bit: false, ..Manner::good() };
+    let mut manners = vec![plain.clone(); 5];
+    manners.push(Manner::slow(30 * MS));
+    let mut play = world(&setup, manners);
+    play.add_clients(1, &Habits::plain(10), 10, 500);
+    play.messages.iter_mut().for_each(|message| message.parameters = " BODY=8BITMIME");
+    play.serve_all();
+    play.finish();
+    play.all_are(Fate::Answered(250));
+    assert_eq!(play.upstreams[5].taken.len(), 10);
+
+    setup.seed = 15;
+    let busy = Manner { odds: vec![(Moment::Mail, Deed::Defer, 1.0)], ..Manner::good() };
+    let mut manners = vec![plain; 5];
+    manners.push(busy);
+    let mut play = world(&setup, manners);
+    play.add_clients(1, &Habits::plain(10), 10, 500);
+    play.messages.iter_mut().for_each(|message| message.parameters = " BODY=8BITMIME");
+    play.serve_all();
+    play.finish();
+    play.all_are(Fate::Answered(451));
 }

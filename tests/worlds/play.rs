@@ -141,6 +141,11 @@ impl Play {
 
     /// Plays it to the end: all clients served, drained, stopped; and judges.
     pub(crate) fn finish(&mut self) -> Count {
+        self.end();
+        self.judge()
+    }
+
+    pub(crate) fn end(&mut self) {
         self.run(Duration::from_secs(3 * 3600), "a client waits for ever", |play| {
             play.clients.iter().all(|client| client.done)
         });
@@ -149,7 +154,6 @@ impl Play {
         self.stage.order(Order::Stop);
         self.run(Duration::from_secs(1200), "the stop does not end", |play| play.stage.has_ended());
         self.stage.assert_nothing_left();
-        self.judge()
     }
 
     /// The oracle.

@@ -212,13 +212,13 @@ impl Upstream {
             acted = true;
             self.greet(peer, world.now());
         }
-        self.links_most = self.links_most.max(self.links.len());
         let mut links = std::mem::take(&mut self.links);
         for link in &mut links {
             acted |= self.step_link(link, world);
         }
         links.retain(|link| !link.over);
         self.links = links;
+        self.links_most = self.links_most.max(self.links.len());
         acted
     }
 

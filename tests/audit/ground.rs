@@ -1,0 +1,137 @@
+//! One shard on the loopback, with sinks behind it and the generator before it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use postlane::balance::Policy;
+use postlane::balance::health::Rules;
+use postlane::dispatch::options::{self, Options};
+use postlane::dispatch::{Dispatch, Letter, owner};
+use postlane::handle::{ListenerId, ShardId};
+use postlane::net::uring::{Uring, UringOptions};
+use postlane::observe::Stats;
+use postlane::protocol::server;
+use postlane::shard::mailbox::mailboxes;
+use postlane::shard::{Orders, Shard};
+use postlane::sys::arena::Arenas;
+use postlane::sys::ring_table::RingTable;
+use postlane_bench::load::{self, Exchange};
+use postlane_bench::{progress, sink};
+
+/// Sessions at the same time.
+const SESSIONS: usize = 64;
+/// Upstreams.
+const SINKS: usize = 3;
+/// Nothing takes this long unless something hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Ground {
+    shard: Shard<Uring>,
+    stats: Arc<Stats>,
+    sinks: Vec<sink::Handle>,
+    stop: Arc<AtomicBool>,
+    load: JoinHandle<load::LoadResult>,
+}
+
+impl Ground {
+    pub(crate) fn new(exchange: Exchange, size: &str, recipients: usize) -> Ground {
+        let sinks: Vec<sink::Handle> = (0..SINKS)
+            .map(|_| {
+                let listen = vec!["127.0.0.1:0".parse().unwrap()];
+                sink::spawn(sink::Options { listen, ..sink::Options::default() }).unwrap()
+            })
+            .collect();
+        let stats = Arc::new(Stats::new(1, &[SINKS]));
+        let arenas = Arenas::new(1, 4_096).unwrap();
+        let net = Uring::new(UringOptions::default(), arenas, RingTable::new(1)).unwrap();
+        let dispatch = Dispatch::new(options(&sinks), stats.clone(), 1_700_000_000);
+        let mailbox = mailboxes::<Letter>(1).remove(0);
+        let all: Arc<[Arc<Stats>]> = Arc::new([stats.clone()]);
+        let mut shard = Shard::new(ShardId(0), net, dispatch, mailbox, Arc::new(Orders::default()), all);
+        let target = shard.listen(ListenerId(0), "127.0.0.1:0".parse().unwrap()).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let load = {
+            let stop = stop.clone();
+            let options = load::Options {
+                sessions: SESSIONS,
+                size: size.parse().unwrap(),
+                recipients,
+                exchange,
+                ..load::Options::to(target)
+            };
+            std::thread::spawn(move || load::run(&options, &stop, &mut progress::Line::new()).unwrap())
+        };
+        Ground { shard, stats, sinks, stop, load }
+    }
+
+    /// Turns until `count` more messages have been accepted; how many it was.
+    pub(crate) fn take(&mut self, count: u64) -> u64 {
+        let accepted = || self.stats.listeners[0].accepted.get();
+        let before = accepted();
+        let deadline = Instant::now() + PATIENCE;
+        while accepted() < before + count {
+            assert!(Instant::now() < deadline && !self.load.is_finished(), "no more messages come");
+            self.shard.turn();
+        }
+        accepted() - before
+    }
+
+    /// `io_uring_enter` calls so far.
+    pub(crate) fn enters(&self) -> u64 {
+        self.shard.net().enters()
+    }
+
+    /// Lets the generator finish; all that was acknowledged must have arrived.
+    pub(crate) fn end(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let deadline = Instant::now() + PATIENCE;
+        while !self.load.is_finished() {
+            assert!(Instant::now() < deadline, "the generator does not end");
+            self.shard.turn();
+        }
+        let result = self.load.join().unwrap();
+        let arrived: u64 = self.sinks.drain(..).map(|sink| sink.stop().unwrap().0.messages).sum();
+        assert!(arrived >= result.acknowledged, "{arrived} of {} messages arrived", result.acknowledged);
+    }
+}
+
+fn options(sinks: &[sink::Handle]) -> Options {
+    let upstream = |(n, sink): (usize, &sink::Handle)| options::Upstream {
+        name: format!("mta{n}"),
+        address: sink.addresses()[0],
+        weight: 1,
+    };
+    Options {
+        shard: ShardId(0),
+        shards: 1,
+        shard_by: owner::ShardBy::Address,
+        hostname: "lane.test".into(),
+        epoch_ms: 1_700_000_000_000,
+        seed: 1,
+        bounce_from: "MAILER-DAEMON@lane.test".into(),
+        listeners: vec![options::Listener {
+            name: "lane".into(),
+            trusted: vec!["127.0.0.0/8".parse().unwrap()],
+            server: server::Options { hostname: "lane.test".into(), ..server::Options::default() },
+            sessions_max: 1_000,
+            idle_timeout: PATIENCE,
+        }],
+        pools: vec![options::Pool {
+            policy: Policy::LeastResponseTime,
+            links_max: 32,
+            idle_links: 32,
+            idle_timeout: PATIENCE,
+            transactions_per_link: 0,
+            source_addresses: Vec::new(),
+            connect_timeout: PATIENCE,
+            reply_timeout: PATIENCE,
+            attempts: 3,
+            fallback: None,
+            health: Rules { eject_after: 5, eject_for: Duration::from_secs(10) },
+            upstreams: sinks.iter().enumerate().map(upstream).collect(),
+        }],
+        routes: std::sync::Arc::default(),
+    }
+}
