@@ -16,10 +16,16 @@ const PATIENCE: Duration = Duration::from_secs(45);
 #[derive(Debug, Args)]
 pub(crate) struct Admin {
     /// The running instance's admin endpoint
-    #[arg(long, value_name = "URL", env = "POSTLANE_ADMIN", default_value = "http://127.0.0.1:8025")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "POSTLANE_ADMIN",
+        default_value = "http://127.0.0.1:8025"
+    )]
     admin: String,
     /// The token of [admin], where it has one
-    #[arg(long, env = "POSTLANE_TOKEN", hide_env_values = true)]
+    #[arg(long, global = true, env = "POSTLANE_TOKEN", hide_env_values = true)]
     token: Option<String>,
 }
 

@@ -305,21 +305,19 @@ impl Room {
         Room { sessions: sessions_max.min(1 << 19) as u32, links: links_max as u32 }
     }
 
-    /// What there is no room for in another configuration, in words.
-    pub(super) fn lacks(&self, running: &Config, next: &Config) -> Option<String> {
+    /// What there is no room for in another configuration, in words: links, without which it cannot do; and sessions,
+    /// of which it then has fewer.
+    pub(super) fn lacks(&self, running: &Config, next: &Config) -> (Option<String>, Option<String>) {
         let ((sessions_now, links_now), (sessions, links)) = (wanted(running), wanted(next));
-        let lack = |what: &str, wanted: u64, room: u32| {
-            format!(
-                "{what} would be {wanted} on each shard, and since its start this process has room for {room}"
-            )
+        let lack = |now: u64, wanted: u64, room: u32, what: &str| {
+            (wanted > now && wanted > u64::from(room)).then(|| {
+                format!("{what}: {wanted} on each shard, but since its start this process has room for {room}; only a restart makes more")
+            })
         };
-        if links > links_now && links > u64::from(self.links) {
-            return Some(lack("links (`links_per_shard` for each upstream)", links, self.links));
-        }
-        if sessions > sessions_now && sessions > u64::from(self.sessions) {
-            return Some(lack("sessions (`max_sessions` of all listeners)", sessions, self.sessions));
-        }
-        None
+        (
+            lack(links_now, links, self.links, "links (`links_per_shard` for each upstream)"),
+            lack(sessions_now, sessions, self.sessions, "sessions (`max_sessions` of all listeners)"),
+        )
     }
 }
 

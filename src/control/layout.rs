@@ -35,6 +35,7 @@ struct ListenerSeat {
     address: SocketAddr,
     options: options::Listener,
     is_live: bool,
+    was_live: bool,
     /// By shard; the addresses of one listener share them.
     stats: Vec<Arc<ListenerStats>>,
 }
@@ -44,6 +45,7 @@ struct ListenerSeat {
 pub(super) struct PoolSeat {
     pub(super) options: options::Pool,
     pub(super) is_live: bool,
+    was_live: bool,
     stats: Vec<Arc<PoolStats>>,
     pub(super) upstreams: Vec<UpstreamSeat>,
 }
@@ -58,22 +60,33 @@ pub(super) struct UpstreamSeat {
     /// As the configuration has it.
     weight: u32,
     pub(super) is_live: bool,
+    /// In the layout before this one: then what shards show of it may be from before they knew that it goes.
+    was_live: bool,
     pub(super) stats: Vec<Arc<UpstreamStats>>,
 }
 
 impl UpstreamSeat {
-    fn is_free(&self) -> bool {
+    /// It goes, and nothing of it is left.
+    fn is_over(&self) -> bool {
         let left = |s: &Arc<UpstreamStats>| {
             [&s.in_flight, &s.idle, &s.busy, &s.opening].iter().any(|gauge| gauge.get() > 0)
         };
         !self.is_live && !self.stats.iter().any(left)
     }
+
+    fn is_free(&self) -> bool {
+        !self.was_live && self.is_over()
+    }
 }
 
 impl PoolSeat {
-    fn is_free(&self) -> bool {
+    fn is_over(&self) -> bool {
         let left = |s: &Arc<PoolStats>| s.groups.get() > 0 || s.deliveries.get() > 0;
-        !self.is_live && !self.stats.iter().any(left) && self.upstreams.iter().all(UpstreamSeat::is_free)
+        !self.is_live && !self.stats.iter().any(left) && self.upstreams.iter().all(UpstreamSeat::is_over)
+    }
+
+    fn is_free(&self) -> bool {
+        !self.was_live && self.is_over() && self.upstreams.iter().all(UpstreamSeat::is_free)
     }
 }
 
@@ -96,11 +109,14 @@ impl Layout {
     /// What shards show of that must be no older than the last edition they took.
     pub(super) fn next(&self, config: &Config) -> Layout {
         let mut next = self.clone();
-        next.listeners.iter_mut().for_each(|seat| seat.is_live = false);
+        for seat in &mut next.listeners {
+            seat.was_live = std::mem::take(&mut seat.is_live);
+        }
         for pool in &mut next.pools {
-            pool.is_live = false;
-            // Those of a pool that goes finish what the pool has.
-            pool.upstreams.iter_mut().for_each(|upstream| upstream.is_live = false);
+            pool.was_live = std::mem::take(&mut pool.is_live);
+            for upstream in &mut pool.upstreams {
+                upstream.was_live = std::mem::take(&mut upstream.is_live);
+            }
         }
         for listener in &config.listeners {
             let options = translate::listener_options(listener, config);
@@ -127,9 +143,10 @@ impl Layout {
             (seat.is_live, seat.options) = (true, options.clone());
             return;
         }
-        let seat = ListenerSeat { address, options: options.clone(), is_live: true, stats };
-        let is_free =
-            |seat: &ListenerSeat| !seat.is_live && seat.stats.iter().all(|stats| stats.sessions.get() == 0);
+        let seat = ListenerSeat { address, options: options.clone(), is_live: true, was_live: false, stats };
+        let is_free = |seat: &ListenerSeat| {
+            !seat.is_live && !seat.was_live && seat.stats.iter().all(|stats| stats.sessions.get() == 0)
+        };
         put(&mut self.listeners, seat, is_free);
     }
 
@@ -143,6 +160,7 @@ impl Layout {
                 let seat = PoolSeat {
                     options: options.clone(),
                     is_live: true,
+                    was_live: false,
                     stats: each(self.shards),
                     upstreams: Vec::new(),
                 };
@@ -174,6 +192,7 @@ impl Layout {
                 mark: Arc::new(Mark::new(upstream.weight)),
                 weight: upstream.weight,
                 is_live: true,
+                was_live: false,
                 stats: (0..shards).map(|_| Arc::new(UpstreamStats::healthy())).collect(),
             };
             put(&mut seat.upstreams, newcomer, UpstreamSeat::is_free);
@@ -243,8 +262,8 @@ impl Layout {
                 names.listeners.push(ListenerName { name: name.clone(), place });
             }
         }
-        for (place, pool) in self.pools.iter().enumerate().filter(|(_, pool)| !pool.is_free()) {
-            let shown = pool.upstreams.iter().enumerate().filter(|(_, upstream)| !upstream.is_free());
+        for (place, pool) in self.pools.iter().enumerate().filter(|(_, pool)| !pool.is_over()) {
+            let shown = pool.upstreams.iter().enumerate().filter(|(_, upstream)| !upstream.is_over());
             let upstreams = shown.map(|(place, upstream)| UpstreamName {
                 name: upstream.name.clone(),
                 place,

@@ -120,8 +120,9 @@ impl Reloader {
             );
             return Err(refuse(78, why));
         }
-        if let Some(lack) = self.room.lacks(&running, &next) {
-            return Err(refuse(78, format!("{}: {lack}: restart to have more", source.display())));
+        let (lacks_links, lacks_sessions) = self.room.lacks(&running, &next);
+        if let Some(lack) = lacks_links {
+            return Err(refuse(78, format!("{}: {lack}", source.display())));
         }
         if difference.lines.is_empty() {
             return Ok(difference.lines);
@@ -141,7 +142,7 @@ impl Reloader {
         let stats = layout.stats();
         self.view.replace(layout, stats);
         self.config.replace(next);
-        Ok(difference.lines)
+        Ok(difference.lines.into_iter().chain(lacks_sessions.map(|lack| format!("! {lack}"))).collect())
     }
 
     /// Lays an edition on every desk and waits until all have taken it.

@@ -285,7 +285,7 @@ impl Dispatch {
     }
 
     /// The offer came to nothing.
-    pub(super) fn failed(&mut self, pool: usize, id: DeliveryId, fault: Fault, now: Instant) {
+    pub(super) fn failed(&mut self, pool: usize, id: DeliveryId, mut fault: Fault, now: Instant) {
         let upstream = self.leave(pool, id);
         let stats = self.stats.pools[pool][upstream].clone();
         if fault.blame != Blame::Nobody {
@@ -299,6 +299,10 @@ impl Dispatch {
         let is_pressure = fault.blame == Blame::Pressure && self.pools[pool].links[upstream].press();
         if is_pressure {
             stats.pressures.add(1);
+            if self.deliveries[id.0 as usize].attempt.failed_at() == FailedAt::Open {
+                // It was one link too many: any of those that stand will do.
+                fault.retry = Retry::FreshLink;
+            }
             self.ease_at = now + EASE_EVERY;
             self.refresh(pool, upstream);
         }

@@ -172,6 +172,8 @@ impl<N: Net> Shard<N> {
         self.now = self.net.turn(until, EVENTS_PER_TURN, &mut events);
         self.mailbox.awake();
         let woke_at = self.now;
+        self.look_at_desk();
+        self.dispatch.handle_marks(self.now, &mut self.net);
         for event in events.drain(..) {
             self.handle(event);
         }
@@ -181,8 +183,6 @@ impl<N: Net> Shard<N> {
             self.dispatch.handle_letter(letter, self.now, &mut self.net);
         }
         self.obey();
-        self.look_at_desk();
-        self.dispatch.handle_marks(self.now, &mut self.net);
         if self.dispatch.next_deadline() <= self.now {
             self.dispatch.handle_deadlines(self.now, &mut self.net);
         }

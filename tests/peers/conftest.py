@@ -13,6 +13,11 @@ from lab.server import Postlane
 from lab.sinks import LaneSink, SmtpSink
 
 
+def pytest_addoption(parser):
+    parser.addoption("--reloads", type=int, default=60, help="reloads under load (a thorough run: 1000)")
+    parser.addoption("--seed", type=int, help="repeats a run that chose its configurations at random")
+
+
 def pytest_configure(config):
     if not POSTLANE.exists():
         raise pytest.UsageError(f"{POSTLANE} is not there: cargo build --release, or set POSTLANE_BIN")

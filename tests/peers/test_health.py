@@ -1,0 +1,203 @@
+"""Probes, orders for one upstream, pressure: what is shown, and where mail goes."""
+
+import json
+import smtplib
+import socket
+import threading
+
+from lab.live import Live, text_of
+from lab.ports import free_port, wait_until
+from lab.programs import postlane
+
+QUICK = '[pool.health]\ninterval = "100ms"\nslow_start = "0s"\n'
+
+
+def deliver(live, count):
+    with smtplib.SMTP("127.0.0.1", live.port, timeout=10) as client:
+        for n in range(count):
+            client.sendmail("me@x.test", [f"{n}@y.test"], b"Subject: x\r\n\r\nx\r\n")
+
+
+def test_probes_take_down_and_bring_up(directory, lane_sink, recorder):
+    victim, other = lane_sink(), recorder()
+    keys = f'balance = "round-robin"\n{QUICK}'
+    live = Live(directory, lambda live: text_of(live, {"farm": (keys, {"victim": victim.port, "other": other.port})}))
+    try:
+        assert live.upstream("victim")["state"] == "up", "up from the start"
+        wait_until(lambda: live.upstream("victim")["probes_good"] >= 3, 10, "probes")
+        victim.kill()
+        live.wait_for("victim", "down")
+        down = live.upstream("victim")
+        assert "3 probes in a row failed" in down["why"] and "refused" in down["why"], down
+        deliver(live, 20)
+        assert len(other.mails()) == 20
+        assert live.upstream("victim")["failures"]["open"] == 0, "no mail was sent there to find out"
+        assert f"upstream farm/victim: up → down: {down['why']}" in live.said()
+        metrics = live.get("/metrics")
+        assert 'postlane_upstream_healthy{pool="farm",upstream="victim"} 0' in metrics
+        victim.start()
+        live.wait_for("victim", "up")
+        assert "2 probes in a row went well" in live.upstream("victim")["why"]
+        assert live.upstream("victim")["since"] > down["since"]
+        deliver(live, 20)
+        assert 8 <= len(victim.deliveries()) <= 12
+    finally:
+        live.stop()
+
+
+def silent_server():
+    """Accepts and never says a word."""
+    server = socket.create_server(("127.0.0.1", 0))
+    held = []
+
+    def accept():
+        try:
+            while True:
+                held.append(server.accept()[0])
+        except OSError:
+            pass
+
+    threading.Thread(target=accept, daemon=True).start()
+    return server
+
+
+def test_what_a_probe_wants(directory, recorder):
+    """One that accepts and is silent is down for `smtp`, up for `tcp`; with `off` nobody looks."""
+    with silent_server() as server:
+        port = server.getsockname()[1]
+        pools = {
+            probe: (f'connect_timeout = "200ms"\n{QUICK}probe = "{probe}"', {f"u-{probe}": port, "good": recorder().port})
+            for probe in ("smtp", "tcp", "off")
+        }
+        live = Live(directory, lambda live: text_of(live, pools))
+        try:
+            live.wait_for("u-smtp", "down")
+            assert "no answer within 200ms" in live.upstream("u-smtp")["why"]
+            wait_until(lambda: live.upstream("u-tcp")["probes_good"] > 5, 10, "tcp probes")
+            assert live.upstream("u-tcp")["state"] == "up"
+            off = live.upstream("u-off")
+            assert (off["state"], off["probes_good"], off["probes_bad"]) == ("up", 0, 0)
+        finally:
+            live.stop()
+
+
+def test_orders(directory, recorder):
+    upstreams = {name: recorder() for name in ("a", "b")}
+    keys = f'balance = "weighted-round-robin"\n{QUICK}'
+    live = Live(
+        directory, lambda live: text_of(live, {"farm": (keys, {n: u.port for n, u in upstreams.items()})}, shards=1)
+    )
+    taken = lambda: {name: len(u.mails()) for name, u in upstreams.items()}
+    try:
+        deliver(live, 10)
+        assert taken() == {"a": 5, "b": 5}
+        done = live.command("drain", "a")
+        assert done.returncode == 0 and "farm/a is draining" in done.stdout, done
+        deliver(live, 10)
+        assert taken() == {"a": 5, "b": 15}
+        wait_until(lambda: live.upstream("a")["links_idle"] == 0, 5, "its idle links closed")
+        assert live.command("disable", "farm/a").stdout == "farm/a is disabled\n"
+        probes = live.upstream("a")["probes_good"]
+        assert live.command("weight", "farm/a", "4").returncode == 0
+        assert live.upstream("a")["probes_good"] <= probes + 1, "a disabled one is left alone"
+        assert live.command("enable", "a").stdout == "farm/a is up\n"
+        deliver(live, 50)
+        shares = taken()
+        assert sum(shares.values()) == 70 and 43 <= shares["a"] <= 47, shares
+        listed = json.loads(live.command("list", "--json").stdout)
+        assert [(u["name"], u["weight"], u["state"]) for u in listed[0]["upstreams"]] == [("a", 4, "up"), ("b", 1, "up")]
+        # All drained: told at once, not after minutes.
+        live.command("drain", "a"), live.command("drain", "b")
+        with smtplib.SMTP("127.0.0.1", live.port, timeout=5) as client:
+            client.ehlo(), client.mail("me@x.test"), client.rcpt("you@y.test")
+            assert client.data(b"x")[0] == 451
+    finally:
+        live.stop()
+
+
+def test_orders_that_make_no_sense(directory, recorder):
+    live = Live(directory, lambda live: text_of(live, {"farm": ("", {"a": recorder().port})}))
+    try:
+        for arguments, words in [
+            (("drain", "nobody"), "there is no upstream `nobody`"),
+            (("drain", "farm/nobody"), "there is no upstream `nobody` in a pool `farm`"),
+            (("weight", "farm/a", "0"), "0 is not in 1..=65535"),
+        ]:
+            done = live.command(*arguments)
+            assert done.returncode == 64 and words in done.stderr, done
+        done = postlane("upstream", "list", "--admin", f"http://127.0.0.1:{free_port()}")
+        assert done.returncode == 69 and "is it running" in done.stderr
+    finally:
+        live.stop()
+
+
+def test_pressure_is_not_illness(directory):
+    """An upstream that takes two connections and turns the third away with 421 keeps its mail, on fewer links."""
+    with FewConnections(most=2) as upstream:
+        keys = f'links_per_shard = 8\n{QUICK}probe = "off"'
+        live = Live(directory, lambda live: text_of(live, {"farm": (keys, {"a": upstream.port})}, shards=1))
+        try:
+            deliver(live, 1)
+            delivered = []
+            clients = [threading.Thread(target=lambda: delivered.append(deliver(live, 20))) for _ in range(8)]
+            [client.start() for client in clients], [client.join(30) for client in clients]
+            assert len(delivered) == 8, "a client was told of it"
+            status = live.upstream("a")
+            assert upstream.refused > 0, "it was never asked for too much"
+            assert status["pressures"] > 0, status
+            assert status["ejections"] == 0 and status["state"] == "up", status
+        finally:
+            live.stop()
+
+
+class FewConnections:
+    """A small SMTP server that bears only so many connections at a time, and takes 20 ms for a message."""
+
+    def __init__(self, most):
+        self.most, self.open, self.refused = most, 0, 0
+        self.lock = threading.Lock()
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.port = self.server.getsockname()[1]
+
+    def __enter__(self):
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.close()
+
+    def _accept(self):
+        try:
+            while True:
+                connection = self.server.accept()[0]
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+        except OSError:
+            pass
+
+    def _serve(self, connection):
+        with self.lock:
+            welcome = self.open < self.most
+            self.open += welcome
+            self.refused += not welcome
+        try:
+            with connection:
+                if not welcome:
+                    connection.sendall(b"421 4.7.0 Too many connections from your host\r\n")
+                    return
+                connection.sendall(b"220 few.test\r\n")
+                lines, in_data = connection.makefile("rb"), False
+                for line in lines:
+                    if in_data:
+                        if line == b".\r\n":
+                            in_data = False
+                            threading.Event().wait(0.02)
+                            connection.sendall(b"250 2.0.0 ok\r\n")
+                        continue
+                    verb = line[:4].upper()
+                    in_data = verb == b"DATA"
+                    connection.sendall({b"DATA": b"354 go\r\n", b"QUIT": b"221 bye\r\n"}.get(verb, b"250 ok\r\n"))
+        except OSError:
+            pass
+        finally:
+            with self.lock:
+                self.open -= welcome
