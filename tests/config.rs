@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use postlane::config::{
-    Balance, Config, Domain, EXAMPLE, Error, Errors, Glob, HeaderRule, Health, Listener, Machine, Mode,
-    Probe, Route, ShardBy, Shards, plan,
+    Balance, Config, Difference, Domain, EXAMPLE, Error, Errors, Glob, HeaderRule, Health, Listener, Machine,
+    Mode, Probe, Route, ShardBy, Shards, difference, plan,
 };
 use proptest::prelude::*;
 
@@ -333,6 +333,27 @@ fn routes_and_fallbacks_name_what_there_is() {
     assert_eq!(line, ["11:12: `fallback`: from `b` by `b` it comes back to `b`: let the line end somewhere"]);
     let shares = errors_of(&format!("{LISTENER}{REST}[pool.health]\npanic_below = 3\n"));
     assert!(!shares.is_empty());
+}
+
+#[test]
+fn a_difference_names_what_is_new_gone_and_otherwise() {
+    let parse = |text: &str| Config::parse("p.toml", text, &machine()).expect("a right configuration");
+    let before = parse(&format!("{LISTENER}{REST}"));
+    assert_eq!(difference(&before, &before, &machine()), Difference::default());
+    let route = "[[route]]\npool = 'farm'\nlistener = 'apps'\n";
+    let text = format!("shards = 3\n{LISTENER}max_recipients = 7\n{REST}{route}").replace("mta1", "mta2");
+    let difference = difference(&before, &parse(&text), &machine());
+    assert_eq!(difference.fixed, ["shards"]);
+    assert_eq!(
+        difference.lines,
+        [
+            "~ listener apps: max_recipients: 1000 → 7",
+            "- pool farm: upstream mta1 10.1.0.11:25: weight: 1",
+            "~ shards: Auto → Count(3)",
+            "+ pool farm: upstream mta2 10.1.0.11:25: weight: 1",
+            "~ routes: 1 added, 0 removed, 1 in all",
+        ]
+    );
 }
 
 #[test]

@@ -303,3 +303,102 @@ fn put<T>(seats: &mut Vec<T>, newcomer: T, is_free: impl Fn(&T) -> bool) -> usiz
     }
     place
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Machine;
+
+    fn config(upstreams: &[(&str, u16)], more: &str) -> Config {
+        let machine = Machine {
+            hostname: "box.example.net".to_owned(),
+            cpus: vec![0, 1],
+            isolated: Vec::new(),
+            memory_bytes: 1 << 30,
+        };
+        let mut text =
+            format!("[[listener]]\nname = 'in'\naddress = '127.0.0.1:2525'\n{more}[[pool]]\nname = 'farm'\n");
+        for (name, port) in upstreams {
+            text += &format!("[[pool.upstream]]\nname = '{name}'\naddress = '10.0.0.1:{port}'\n");
+        }
+        text += "[delivery]\nmode = 'through'\n";
+        Config::parse("t.toml", &text, &machine).expect("a right configuration")
+    }
+
+    fn places(layout: &Layout) -> Vec<(String, u16, bool)> {
+        let seats = layout.pools[0].upstreams.iter();
+        seats.map(|seat| (seat.name.clone(), seat.address.port(), seat.is_live)).collect()
+    }
+
+    fn seat(name: &str, port: u16, is_live: bool) -> (String, u16, bool) {
+        (name.to_owned(), port, is_live)
+    }
+
+    #[test]
+    fn who_stays_keeps_place_counters_and_mark() {
+        let before = Layout::new(&config(&[("a", 1), ("b", 2)], ""), 2);
+        before.stats()[1].pools[0][1].delivered.add(7);
+        before.pools[0].upstreams[1].mark.set(Said { weight: 9, ..before.pools[0].upstreams[1].mark.get() });
+        let after = before.next(&config(&[("c", 3), ("b", 2)], ""));
+        assert_eq!(places(&after), [seat("a", 1, false), seat("b", 2, true), seat("c", 3, true)]);
+        assert_eq!(after.stats()[1].pools[0][1].delivered.get(), 7);
+        assert_eq!(after.pools[0].upstreams[1].mark.get().weight, 9, "an operator's weight stays");
+        let options = after.options(&translate::base(&config(&[("b", 2)], ""), 2, 0), ShardId(1));
+        let leaving: Vec<bool> =
+            options.pools[0].upstreams.iter().map(|upstream| upstream.is_leaving).collect();
+        assert_eq!(leaving, [true, false, false]);
+    }
+
+    #[test]
+    fn a_place_is_given_away_when_nothing_of_its_holder_is_left_and_the_shards_know() {
+        let first = Layout::new(&config(&[("a", 1)], ""), 2);
+        let second = first.next(&config(&[("b", 2)], ""));
+        assert_eq!(places(&second).len(), 2, "not in the same reload that takes it away");
+        second.stats()[0].pools[0][0].busy.set(1);
+        let third = second.next(&config(&[("c", 3)], ""));
+        assert_eq!(places(&third).len(), 3, "a link is left");
+        third.stats()[0].pools[0][0].busy.set(0);
+        let fourth = third.next(&config(&[("d", 4)], ""));
+        assert_eq!(places(&fourth)[0], seat("d", 4, true));
+        assert_ne!(fourth.pools[0].upstreams[0].serial, first.pools[0].upstreams[0].serial);
+        // It comes back before it was gone: the same one.
+        let fifth = fourth.next(&config(&[("c", 3)], ""));
+        assert_eq!(places(&fifth)[2], seat("c", 3, true));
+        assert_eq!(fifth.pools[0].upstreams[2].serial, third.pools[0].upstreams[2].serial);
+    }
+
+    #[test]
+    fn many_changes_take_few_places() {
+        let mut layout = Layout::new(&config(&[("u0", 1)], ""), 2);
+        for n in 1..200 {
+            layout = layout.next(&config(&[(&format!("u{n}"), 1), (&format!("v{}", n % 3), 2)], ""));
+        }
+        assert!(places(&layout).len() <= 8, "{}", places(&layout).len());
+    }
+
+    #[test]
+    fn another_weight_is_not_told_before_the_edition_is_taken() {
+        let before = Layout::new(&config(&[("a", 1)], ""), 1);
+        let mark = before.pools[0].upstreams[0].mark.clone();
+        mark.set(Said { is_down: true, ..mark.get() });
+        let mut config = config(&[("a", 1)], "");
+        config.pools[0].upstreams[0].weight = 5;
+        let after = before.next(&config);
+        assert_eq!(mark.get().weight, 1);
+        assert_eq!(after.pools[0].upstreams[0].mark.get(), Said { weight: 5, ..mark.get() });
+    }
+
+    #[test]
+    fn the_addresses_of_a_listener_come_and_go_by_themselves() {
+        let two = "[[listener]]\nname = 'two'\naddress = ['127.0.0.1:1', '127.0.0.1:2']\n";
+        let before = Layout::new(&config(&[("a", 1)], two), 1);
+        assert_eq!(before.listen().len(), 3);
+        before.stats()[0].listeners[1].sessions.set(4);
+        assert_eq!(before.stats()[0].listeners[2].sessions.get(), 4, "one listener, one count");
+        let after = before.next(&config(&[("a", 1)], &two.replace("1:1'", "1:3'")));
+        let ports: Vec<Option<u16>> = after.listen().iter().map(|at| at.map(|at| at.port())).collect();
+        assert_eq!(ports, [Some(2525), None, Some(2), Some(3)]);
+        let names = after.names(|_, _| Standing::default());
+        assert_eq!(names.listeners.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(), ["in", "two"]);
+    }
+}

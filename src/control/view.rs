@@ -23,6 +23,8 @@ pub struct View {
 pub(super) struct Shared {
     pub(super) layout: Layout,
     stats: Arc<[Arc<Stats>]>,
+    /// Reloads applied.
+    edition: u64,
     /// By an upstream's serial.
     watched: HashMap<u64, Watched>,
 }
@@ -38,7 +40,7 @@ pub(super) struct Watched {
 
 impl View {
     pub(super) fn new(layout: Layout, stats: Arc<[Arc<Stats>]>, orders: Arc<Orders>) -> View {
-        let shared = Shared { layout, stats, watched: HashMap::new() };
+        let shared = Shared { layout, stats, edition: 0, watched: HashMap::new() };
         let view = View { orders, started: Instant::now(), shared: Mutex::new(shared) };
         view.lock().welcome("it has been so since the start");
         view
@@ -60,7 +62,7 @@ impl View {
         let standing = |_: &PoolSeat, upstream: &UpstreamSeat| {
             shared.watched.get(&upstream.serial).map(|watched| watched.standing.clone()).unwrap_or_default()
         };
-        (shared.layout.names(standing), shared.stats.clone())
+        (Names { edition: shared.edition, ..shared.layout.names(standing) }, shared.stats.clone())
     }
 
     /// Every shard's counters.
@@ -80,6 +82,7 @@ impl View {
     /// Another layout is in force.
     pub(super) fn replace(&self, layout: Layout, stats: Arc<[Arc<Stats>]>) {
         let mut shared = self.lock();
+        shared.edition += 1;
         (shared.layout, shared.stats) = (layout, stats);
         shared.welcome("a reload has brought it");
         // What was said while the shards were taking the edition was said to marks that may be no more.

@@ -218,8 +218,6 @@ impl Deref for Stats {
 /// What one shard counts of nothing in particular.
 #[derive(Debug, Default)]
 pub struct Totals {
-    /// The last edition of the options that it has taken.
-    pub edition: Counter,
     /// Transactions repeated although an upstream may have taken them.
     pub in_doubt: Counter,
     /// Bounces made because a message's groups ended differently.

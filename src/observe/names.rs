@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 /// Everything that has a name, in configuration order.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
+    /// Reloads applied so far.
+    pub edition: u64,
     /// Listeners.
     pub listeners: Vec<ListenerName>,
     /// Pools.

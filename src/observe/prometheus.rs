@@ -14,6 +14,8 @@ pub fn text(names: &Names, shards: &[Arc<Stats>], busy: &[f64]) -> String {
     let mut page = Page { out: String::with_capacity(16 << 10) };
     page.head("postlane_build_info", "gauge", "The running version.");
     page.line("postlane_build_info", &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1);
+    page.head("postlane_reloads_total", "counter", "Reloads applied.");
+    page.line("postlane_reloads_total", "", names.edition);
     listeners(&mut page, names, shards);
     upstreams(&mut page, names, shards);
     machine(&mut page, shards, busy);
@@ -228,6 +230,7 @@ mod tests {
             standing: super::super::Standing { state, ..Default::default() },
         };
         let names = Names {
+            edition: 1,
             listeners: vec![super::super::ListenerName { name: "apps".into(), place: 0 }],
             pools: vec![super::super::PoolName {
                 name: "farm".into(),

@@ -121,7 +121,7 @@ pub fn status(names: &Names, shards: &[Arc<Stats>], uptime_seconds: f64, time: f
         shards: shards.len(),
         time,
         uptime_seconds,
-        edition: shards.iter().map(|s| s.edition.get()).min().unwrap_or_default(),
+        edition: names.edition,
         listeners: listeners.collect(),
         pools: names.pools.iter().map(|pool| pool_status(pool, shards)).collect(),
         in_doubt: shards.iter().map(|s| s.in_doubt.get()).sum(),

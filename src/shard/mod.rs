@@ -127,9 +127,6 @@ impl<N: Net> Shard<N> {
         let number = edition.number;
         self.edition = number;
         let result = self.apply(*edition);
-        if result.is_ok() {
-            self.stats[self.id.index()].edition.set(number);
-        }
         desk.reply(number, result);
     }
 
