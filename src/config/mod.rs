@@ -146,6 +146,8 @@ pub struct Pool {
     pub idle_timeout: Duration,
     /// Most upstreams a message is tried on, the first included; at least one.
     pub attempts: u8,
+    /// Messages go by BDAT, with their commands in one send, to upstreams that offer CHUNKING.
+    pub chunking: bool,
     /// When an upstream is left alone for a while.
     pub health: Health,
     /// At least one.

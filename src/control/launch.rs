@@ -349,6 +349,7 @@ fn pool_options(pool: &crate::config::Pool) -> options::Pool {
         connect_timeout: pool.connect_timeout,
         reply_timeout: pool.reply_timeout,
         attempts: pool.attempts,
+        chunking: pool.chunking,
         health: Rules { eject_after: pool.health.eject_after, eject_for: pool.health.eject_for },
         upstreams: pool
             .upstreams

@@ -42,6 +42,14 @@ pub(super) struct Delivery {
     pub(super) attempt: Attempt,
 }
 
+impl Delivery {
+    /// May the message be sent together with its commands, before it is known who is accepted? Not where the refusal
+    /// of one recipient has to keep it from the others, nor a bounce, which is kept in the form for DATA.
+    pub(super) fn may_go_whole(&self) -> bool {
+        (self.recipients.len() == 1 || !self.whole) && !self.message.internal
+    }
+}
+
 /// One offer to one upstream.
 #[derive(Debug, Default)]
 pub(super) struct Attempt {

@@ -7,6 +7,7 @@
 mod bounce;
 mod date;
 mod delivery;
+mod form;
 mod link;
 mod message;
 pub mod options;
@@ -27,10 +28,12 @@ use crate::handle::{Buffers, Cause, Extent, LinkId, ListenerId, ShardId, StreamI
 use crate::limits::WAITING_TICK;
 use crate::observe::Stats;
 use crate::pool::Links;
+use crate::protocol::wire::data::Form;
 use crate::time::{Deadlines, Instant};
 use date::DateLine;
 use delivery::Delivery;
 pub use delivery::DeliveryId;
+pub use form::{Piece, Pieces};
 use link::Link;
 use message::Spares;
 pub use message::{Letter, Message, MessageId, Outcome, TransactionId};
@@ -55,6 +58,8 @@ pub enum Command<'a> {
         stream: StreamId,
         /// Whose body.
         message: Arc<Message>,
+        /// In which form: as it is, or [`Message::converted`].
+        form: Form,
     },
     /// Open a stream and tell `handle_opening` its id.
     Open {
@@ -86,7 +91,7 @@ pub enum Command<'a> {
 #[derive(Debug)]
 enum Queued {
     Write { stream: StreamId, from: usize, to: usize },
-    WriteBody { stream: StreamId, message: Arc<Message> },
+    WriteBody { stream: StreamId, message: Arc<Message>, form: Form },
     Open { link: LinkId, address: SocketAddr, source: Option<IpAddr> },
     Pause(StreamId),
     Resume(StreamId),
@@ -309,7 +314,7 @@ impl Dispatch {
         };
         Some(match queued {
             Queued::Write { stream, from, to } => Command::Write { stream, bytes: &self.out[from..to] },
-            Queued::WriteBody { stream, message } => Command::WriteBody { stream, message },
+            Queued::WriteBody { stream, message, form } => Command::WriteBody { stream, message, form },
             Queued::Open { link, address, source } => Command::Open { link, address, source },
             Queued::Pause(stream) => Command::Pause(stream),
             Queued::Resume(stream) => Command::Resume(stream),

@@ -67,6 +67,8 @@ pub struct Pool {
     pub reply_timeout: Duration,
     /// Most upstreams a message is offered to; 1 to 20.
     pub attempts: u8,
+    /// Messages go by BDAT, with their commands in one send, to upstreams that offer CHUNKING.
+    pub chunking: bool,
     /// When an upstream is ejected.
     pub health: Rules,
     /// In configuration order.

@@ -57,6 +57,7 @@ impl Setup {
                 connect_timeout: Duration::from_secs(5),
                 reply_timeout: Duration::from_secs(60),
                 attempts: 3,
+                chunking: true,
                 health: Rules { eject_after: 5, eject_for: Duration::from_secs(10) },
                 upstreams: (0..upstreams)
                     .map(|n| Upstream {
