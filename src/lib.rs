@@ -11,6 +11,7 @@ pub mod network;
 pub mod observe;
 pub mod pool;
 pub mod protocol;
+pub mod route;
 pub mod shard;
 pub mod sys;
 pub mod time;

@@ -12,6 +12,10 @@ pub const PENDING_EXTENTS_MAX: usize = 4;
 /// A piece of a body up to this size is copied behind the one before it if there is room, so that bodies that
 /// trickle in do not hold a whole buffer per packet. One Ethernet jumbo frame is left alone.
 pub const APPEND_BYTES_MAX: u32 = 4 << 10;
+/// Replies written to a session that it has not yet taken; beyond it the session is not listened to.
+pub const REPLIES_BYTES_MAX: usize = 32 << 10;
+/// A stream that is closed in order and cannot get rid of its last octets for this long is cut.
+pub const LINGER: Duration = Duration::from_secs(10);
 /// How often waiting messages look for an upstream again when nothing else makes them.
 pub const WAITING_TICK: Duration = Duration::from_millis(10);
 /// Waiting repeats that are looked at, one by one, in a pass.
@@ -23,5 +27,7 @@ pub const STALE_LINKS_MAX: u8 = 32;
 pub const CHUNK_SILENCE_MAX: Duration = Duration::from_secs(1);
 /// Most of the original's header that goes into a bounce (RFC 3462 leaves it to us).
 pub const BOUNCE_HEADER_BYTES_MAX: usize = 16 << 10;
+/// Most of a message's header that routes look at.
+pub const ROUTE_HEADER_BYTES_MAX: usize = 64 << 10;
 /// Buffers kept back for commands and replies: bodies may not take the last ones.
 pub const BUFFERS_RESERVED: usize = 8;

@@ -37,6 +37,17 @@ impl Network {
         })
     }
 
+    /// The network of that prefix that `address` lies in; the whole address where the prefix is longer.
+    pub fn around(address: IpAddr, prefix: u8) -> Network {
+        let prefix = prefix.min(if address.is_ipv4() { 32 } else { 128 });
+        Network { address: masked(address, prefix), prefix }
+    }
+
+    /// Whether its addresses are IPv4.
+    pub fn is_ipv4(&self) -> bool {
+        self.address.is_ipv4()
+    }
+
     /// How many leading bits the addresses share.
     pub fn prefix(&self) -> u8 {
         self.prefix

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use postlane::config::{
-    Balance, Config, EXAMPLE, Error, Errors, Health, Listener, Machine, Mode, ShardBy, Shards, plan,
+    Balance, Config, Domain, EXAMPLE, Error, Errors, Glob, HeaderRule, Health, Listener, Machine, Mode,
+    Probe, Route, ShardBy, Shards, plan,
 };
 use proptest::prelude::*;
 
@@ -78,7 +79,18 @@ fn the_least_text_gets_the_defaults() {
     assert_eq!(pool.connect_timeout, Duration::from_secs(5));
     assert_eq!(pool.reply_timeout, Duration::from_secs(300));
     assert_eq!(pool.idle_timeout, Duration::from_secs(30));
-    assert_eq!(pool.health, Health { eject_after: 5, eject_for: Duration::from_secs(10) });
+    let health = Health {
+        probe: Probe::Smtp,
+        interval: Duration::from_secs(5),
+        rise: 2,
+        fall: 3,
+        eject_after: 5,
+        eject_for: Duration::from_secs(10),
+        slow_start: Duration::from_secs(30),
+        panic_below_permille: 300,
+    };
+    assert_eq!(pool.health, health);
+    assert_eq!((pool.fallback.as_deref(), config.routes.len()), (None, 0));
     assert_eq!(pool.upstreams[0].weight, 1);
     assert_eq!(config.delivery.mode, Mode::Through);
     assert_eq!(config.delivery.bounce_from, "MAILER-DAEMON@box.example.net");
@@ -99,7 +111,28 @@ fn written_values_are_taken() {
     assert_eq!(listener.idle_timeout, Duration::from_millis(250));
     let pool = &config.pools[0];
     assert_eq!((pool.balance, pool.idle_links, pool.attempts), (Balance::RoundRobin, 2, 1));
-    assert_eq!(pool.health, Health { eject_after: 1, eject_for: Duration::from_secs(300) });
+    let health = Health {
+        probe: Probe::Tcp,
+        interval: Duration::from_millis(100),
+        rise: 1,
+        fall: 100,
+        eject_after: 1,
+        eject_for: Duration::from_secs(300),
+        slow_start: Duration::ZERO,
+        panic_below_permille: 1000,
+    };
+    assert_eq!(pool.health, health);
+    assert_eq!(pool.fallback.as_deref(), Some("overflow"));
+    let domains = |texts: &[&str]| texts.iter().map(|text| Domain::from_text(text)).collect::<Vec<_>>();
+    let route = Route {
+        recipient_domain: domains(&["gmail.com", "*.googlemail.com"]),
+        sender_domain: domains(&["shop.example", "<>"]),
+        listener: vec!["apps".to_owned()],
+        source: vec!["10.0.0.0/8".parse().expect("a network")],
+        header: Some(HeaderRule { name: "X-Campaign".to_owned(), pattern: Glob::new("spring-*") }),
+        pool: "overflow".to_owned(),
+    };
+    assert_eq!(config.routes, [route]);
     assert_eq!(config.delivery.bounce_from, "bounces@example.net");
     for (text, shards) in [
         ("shards = 4", Shards::Count(4)),
@@ -146,7 +179,7 @@ fn each_mistake_is_named_at_its_place() {
         ("[admin]\nlisten = '127.0.0.1:1'\ntoken = ''", "3:9: `token` must be printable ASCII without spaces, at least one character"),
         ("[admin]\nlisten = '127.0.0.1:1'\nshards = 3", "3:1: unknown key `shards` in `[admin]`; it belongs at the top of the file, before the first `[section]`"),
         ("[[admin]]\nlisten = '127.0.0.1:1'", "1:1: `admin` takes a table `[admin]`, not a list"),
-        ("[colours]", "1:2: unknown key `colours` at the top of the file; it takes hostname, shards, shard_by, backend, drain_timeout, memory, admin, listener, pool, delivery"),
+        ("[colours]", "1:2: unknown key `colours` at the top of the file; it takes hostname, shards, shard_by, backend, drain_timeout, memory, admin, listener, pool, route, delivery"),
     ];
     for (text, expected) in table {
         let errors = with_rest(text).expect_err(text);
@@ -212,8 +245,8 @@ fn every_mistake_at_once() {
         "20:28: `::1` is already in `source_addresses`, at tests/config/wrong.toml:20:21: choose another",
         "20:35: `source_addresses`: `0.0.0.0` cannot be sent from: write an address of this machine",
         "21:12: `attempts` is 0: write a value from 1 to 20",
-        "22:1: `fallback` is not available in this version: remove it; put its upstreams into this pool",
-        "24:9: `probe = \"smtp\"` is not available in this version: write `\"off\"`",
+        "22:12: `fallback`: there is no pool `b`; did you mean `a`?",
+        "24:9: `probe` cannot be `\"ping\"`: write `\"smtp\"` or `\"tcp\"` or `\"off\"`",
         "25:13: `eject_for` is 10m: write a value from 10ms to 5m",
         "28:11: `10.0.0.1:25` cannot be reached from `source_addresses`: add an IPv4 address to them",
         "29:10: `weight` is 65536: write a value from 1 to 65535",
@@ -228,6 +261,67 @@ fn every_mistake_at_once() {
     assert_eq!(lines(&errors), expected);
     let first = "tests/config/wrong.toml:1:12: `my.host` is not in quotes: write `\"my.host\"`";
     assert_eq!(errors.to_string().lines().next(), Some(first));
+}
+
+#[test]
+fn routes_and_fallbacks_name_what_there_is() {
+    let errors = |text: &str| {
+        let pools = "[[pool]]\nname = 'b'\nfallback = 'c'\nupstream = [{ name = 'u', address = '10.0.0.1:25' }]\n\
+                     [[pool]]\nname = 'c'\nfallback = 'b'\nupstream = [{ name = 'u', address = '10.0.0.1:25' }]\n";
+        errors_of(&format!("{LISTENER}{REST}{text}{pools}"))
+            .into_iter()
+            .filter(|e| !e.contains("comes back"))
+            .collect::<Vec<_>>()
+    };
+    let table = [
+        ("[[route]]\nlistener = 'apps'\n", "9:1: `[[route]]` has no `pool`: add `pool = \"...\"`"),
+        ("[[route]]\npool = 'fram'\n", "10:8: `pool`: there is no pool `fram`; did you mean `farm`?"),
+        (
+            "[[route]]\npool = 'elsewhere'\n",
+            "10:8: `pool`: there is no pool `elsewhere`; write one of `farm`, `b`, `c`",
+        ),
+        (
+            "[[route]]\npool = 'b'\nlistener = ['apps', 'x']\n",
+            "11:21: `listener`: there is no listener `x`; write one of `apps`",
+        ),
+        (
+            "[[route]]\npool = 'b'\nrecipient_domain = ['a.b', '*']\n",
+            "11:28: `recipient_domain`: `*` is not a domain: write it like `example.net`, or `*.example.net` for all below it",
+        ),
+        (
+            "[[route]]\npool = 'b'\nrecipient_domain = '<>'\n",
+            "11:20: `recipient_domain`: `<>` is not a domain: write it like `example.net`, or `*.example.net` for all below it",
+        ),
+        (
+            "[[route]]\npool = 'b'\nsender_domain = []\n",
+            "11:1: `sender_domain` is an empty list, which nothing matches: remove it, or write what it is to match",
+        ),
+        (
+            "[[route]]\npool = 'b'\nsource = '10.1.0.0/8'\n",
+            "11:10: `source`: `10.1.0.0/8` has bits set beyond its prefix: write `10.0.0.0/8`",
+        ),
+        (
+            "[[route]]\npool = 'b'\nheader = { name = 'a:', pattern = '' }\n",
+            "11:19: `name`: `a:` cannot be a header's name",
+        ),
+        (
+            "[[route]]\npool = 'b'\nheader = { name = 'a' }\n",
+            "11:10: `header` has no `pattern`: write `{ name = \"X-Campaign\", pattern = \"spring-*\" }`",
+        ),
+        (
+            "[[route]]\npool = 'b'\nrecipient = 'a.b'\n",
+            "11:1: unknown key `recipient` in `[[route]]`; it takes recipient_domain, sender_domain, listener, source, header, pool",
+        ),
+    ];
+    for (text, expected) in table {
+        assert_eq!(errors(text), [expected], "{text}");
+    }
+    let line = errors_of(&format!(
+        "{LISTENER}{REST}[[pool]]\nname = 'b'\nfallback = 'b'\nupstream = [{{ name = 'u', address = '10.0.0.1:25' }}]\n"
+    ));
+    assert_eq!(line, ["11:12: `fallback`: from `b` by `b` it comes back to `b`: let the line end somewhere"]);
+    let shares = errors_of(&format!("{LISTENER}{REST}[pool.health]\npanic_below = 3\n"));
+    assert!(!shares.is_empty());
 }
 
 #[test]
@@ -279,16 +373,8 @@ fn later_keys_are_refused_once_each() {
         "proxy_protocol",
         "bare_newline",
         "balance",
-        "fallback",
         "tls",
         "auth",
-        "probe",
-        "interval",
-        "rise",
-        "fall",
-        "slow_start",
-        "panic_below",
-        "route",
         "mode",
         "spool",
         "sync",

@@ -29,14 +29,19 @@ const ROOMS: &[Room] = &[
     room("balance", &[], true),
     room("observe", &[], true),
     room("pool", &["balance"], true),
-    room("dispatch", &["protocol", "balance", "observe", "pool"], true),
+    room("route", &[], true),
+    room("dispatch", &["protocol", "balance", "observe", "pool", "route"], true),
     room("sys", &[], false),
     room("net", &["sys"], false),
     room("shard", &["net", "dispatch", "observe"], false),
     // The rooms' options, and what their checks need.
-    room("config", &["protocol", "balance", "pool", "dispatch", "shard"], false),
+    room("config", &["protocol", "balance", "pool", "route", "dispatch", "shard"], false),
     // It also puts the shards together, so it names what they are made of.
-    room("control", &["config", "shard", "balance", "observe", "net", "dispatch", "protocol", "sys"], false),
+    room(
+        "control",
+        &["config", "shard", "balance", "observe", "net", "dispatch", "protocol", "route", "sys"],
+        false,
+    ),
     // The binary: everything of the library.
     room(
         "main",

@@ -7,9 +7,13 @@ use crate::time::Instant;
 const FADE_NANOS: f64 = 10e9;
 /// No upstream is taken to be faster than this: below it, differences are noise.
 const FLOOR_NANOS: f64 = 20e3;
+/// Nor slower than this, however often it failed.
+const CEILING_NANOS: f64 = 60e9;
 /// How much of a worse / a better sample is believed at once.
 const RISE: f64 = 0.5;
 const FALL: f64 = 1.0 / 16.0;
+/// However often it fails, it is not taken to be slower than this many of the others.
+const FAILURES_COST_MAX: f64 = 16.0;
 
 /// One stage's response time.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,9 +32,20 @@ impl Estimate {
         self.updated = now;
     }
 
-    /// A failure: at least twice what it was, and never better than `least_nanos`.
-    pub fn punish(&mut self, least_nanos: u64, now: Instant) {
-        self.nanos = (self.faded(now) * 2.0).max(least_nanos as f64).max(FLOOR_NANOS).min(60e9);
+    /// Forgets all that was, for this sample.
+    pub fn restart(&mut self, sample_nanos: u64, now: Instant) {
+        *self = Estimate { nanos: sample_nanos as f64, updated: now };
+    }
+
+    /// A failure: twice what it was, never better than the others, who take `others_nanos`. Many at once (all
+    /// that was in flight when it died) do not add up without end, or it would be shunned for hours.
+    pub fn punish(&mut self, others_nanos: u64, now: Instant) {
+        let others = others_nanos as f64;
+        let was = self.faded(now);
+        self.nanos = (was * 2.0)
+            .min(was.max(others * FAILURES_COST_MAX))
+            .max(others)
+            .clamp(FLOOR_NANOS, CEILING_NANOS);
         self.updated = now;
     }
 

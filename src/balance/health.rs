@@ -13,6 +13,12 @@ pub struct Rules {
     pub eject_for: Duration,
 }
 
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules { eject_after: 5, eject_for: Duration::from_secs(10) }
+    }
+}
+
 /// No ejection is longer.
 const EJECT_MAX: Duration = Duration::from_secs(300);
 
@@ -47,6 +53,11 @@ impl Health {
     /// Is it out of the fleet now?
     pub fn is_ejected(&self, now: Instant) -> bool {
         self.ejected_until.is_some_and(|until| now < until)
+    }
+
+    /// Is its ejection over, and nothing known yet of how it is now?
+    pub(super) fn awaits_trial(&self, in_flight: u32, now: Instant) -> bool {
+        in_flight == 0 && self.ejected_until.is_some_and(|until| now >= until)
     }
 
     /// May one more transaction go there? After an ejection only one at a time, until one went well.

@@ -74,6 +74,11 @@ impl Tried {
         }
     }
 
+    /// No more can be remembered.
+    pub fn is_full(&self) -> bool {
+        usize::from(self.len) == Tried::MAX
+    }
+
     /// Was it there?
     pub fn contains(&self, upstream: usize) -> bool {
         self.list[..self.len as usize].contains(&(upstream as u16))
@@ -106,14 +111,25 @@ impl Fleet {
         Fleet { policy, members: weights.into_iter().map(Member::new).collect(), last: usize::MAX }
     }
 
+    /// Has it an upstream that nothing is held against?
+    pub fn has_healthy(&self, now: Instant) -> bool {
+        self.members.iter().any(|member| !member.health.is_ejected(now))
+    }
+
     /// Picks for a message that has been to `tried`. `random` spreads ties.
     ///
     /// Ejected upstreams are passed over while another is left; when none is, the marks are ignored, because
-    /// trying is better than refusing mail outright.
+    /// trying is better than refusing mail outright. One whose ejection is over gets the next message, and no
+    /// second one before that went well: what is known of it is from its bad times.
     pub fn pick(&mut self, tried: &Tried, now: Instant, random: u64) -> Pick {
-        let untried = |(i, _): &(usize, &Member)| !tried.contains(*i);
-        let someone_usable =
-            self.members.iter().enumerate().filter(untried).any(|(_, m)| !m.health.is_ejected(now));
+        let mut someone_usable = false;
+        for (i, member) in self.members.iter().enumerate().filter(|(i, _)| !tried.contains(*i)) {
+            someone_usable |= !member.health.is_ejected(now);
+            if member.has_room && member.health.awaits_trial(member.in_flight, now) {
+                self.last = i;
+                return Pick::Now(i);
+            }
+        }
         let eligible = |i: usize, m: &Member| !tried.contains(i) && (!someone_usable || m.is_usable(now));
         let pick = match self.policy {
             Policy::LeastResponseTime => least_response_time::pick(&self.members, eligible, now, random),
@@ -128,12 +144,29 @@ impl Fleet {
         pick
     }
 
-    /// The middle of the fleet's estimates, in nanoseconds; what a failure costs at the least.
-    pub fn median_nanos(&self, now: Instant) -> u64 {
+    /// The upstream took a message, that long after its final dot.
+    pub fn succeeded(&mut self, upstream: usize, nanos: u64, now: Instant) {
+        let member = &mut self.members[upstream];
+        if member.health.success() {
+            member.estimate.restart(nanos, now);
+        } else {
+            member.estimate.observe(nanos, now);
+        }
+    }
+
+    /// It failed: that never makes it look fast.
+    pub fn failed(&mut self, upstream: usize, now: Instant) {
+        let others = self.median_of_others(upstream, now);
+        self.members[upstream].estimate.punish(others, now);
+    }
+
+    /// The middle of the other upstreams' estimates, in nanoseconds; 0 if there are none.
+    fn median_of_others(&self, upstream: usize, now: Instant) -> u64 {
         // A small fixed sample: exact for usual fleets, near enough for large ones, and no allocation.
         let mut sample = [0u64; 16];
-        let n = self.members.len().min(sample.len());
-        for (slot, member) in sample.iter_mut().zip(&self.members) {
+        let others = self.members.iter().enumerate().filter(|(i, _)| *i != upstream);
+        let n = (self.members.len() - 1).min(sample.len());
+        for (slot, (_, member)) in sample.iter_mut().zip(others) {
             *slot = member.estimate.nanos(now);
         }
         sample[..n].sort_unstable();

@@ -126,11 +126,26 @@ fn a_failing_upstream_never_looks_fast() {
     let mut fleet = fleet(Policy::LeastResponseTime, &[5, 5, 5]);
     // It answers "no" at once, again and again.
     for _ in 0..3 {
-        let median = fleet.median_nanos(at(0));
-        fleet.members[0].estimate.punish(median, at(0));
+        fleet.failed(0, at(0));
     }
     let got = spread(&mut fleet, 60);
     assert!(got[0] < got[1] / 4, "{got:?}");
+}
+
+#[test]
+fn one_that_died_with_much_in_flight_is_soon_back() {
+    let rules = Rules { eject_after: 5, eject_for: Duration::from_secs(1) };
+    let mut fleet = fleet(Policy::LeastResponseTime, &[1, 5]);
+    for _ in 0..32 {
+        fleet.failed(0, at(0));
+        fleet.members[0].health.failure(&rules, at(0));
+    }
+    assert_eq!(fleet.members[0].estimate.nanos(at(0)), 80 * MS);
+    assert_eq!(fleet.pick(&Tried::default(), at(500), 0), Pick::Now(1));
+    // The first message after its ejection tells.
+    assert_eq!(fleet.pick(&Tried::default(), at(1000), 0), Pick::Now(0));
+    fleet.succeeded(0, MS, at(1001));
+    assert_eq!(fleet.members[0].estimate.nanos(at(1001)), MS);
 }
 
 #[test]

@@ -23,6 +23,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use crate::network::Network;
+pub use crate::route::{Domain, Glob, HeaderRule};
 pub use cpu_list::CpuList;
 pub use error::{Error, Errors};
 pub use plan::{Bounds, ListenerPlan, Plan, PoolPlan, ShardPlan, UpstreamPlan, plan};
@@ -63,6 +64,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Where mail is sent; at least one, the first being the one used when no route says otherwise.
     pub pools: Vec<Pool>,
+    /// Which pool takes what; the first that matches counts.
+    pub routes: Vec<Route>,
     /// When a message is answered for, and by whom.
     pub delivery: Delivery,
 }
@@ -148,7 +151,9 @@ pub struct Pool {
     pub attempts: u8,
     /// Messages go by BDAT, with their commands in one send, to upstreams that offer CHUNKING.
     pub chunking: bool,
-    /// When an upstream is left alone for a while.
+    /// The name of the pool that takes over while none of the upstreams is healthy.
+    pub fallback: Option<String>,
+    /// How upstreams are watched.
     pub health: Health,
     /// At least one.
     pub upstreams: Vec<Upstream>,
@@ -163,13 +168,53 @@ pub enum Balance {
     RoundRobin,
 }
 
-/// `[pool.health]`: when an upstream is left alone for a while.
+/// `[pool.health]`: how upstreams are watched, and when one is left alone for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Health {
+    /// What a probe does.
+    pub probe: Probe,
+    /// From one probe to the next, give or take a fifth.
+    pub interval: Duration,
+    /// Good probes in a row that bring an upstream up; at least one.
+    pub rise: u32,
+    /// Bad probes in a row that take it down; at least one.
+    pub fall: u32,
     /// Failures in a row, seen in live traffic, that eject an upstream.
     pub eject_after: u32,
     /// How long the first ejection lasts; grows with each, at most five minutes.
     pub eject_for: Duration,
+    /// How long an upstream that comes back takes to its full share.
+    pub slow_start: Duration,
+    /// With a smaller healthy part of the pool than this, in thousandths, no upstream is left out.
+    pub panic_below_permille: u16,
+}
+
+/// `probe`: what a probe does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// Connects, reads the greeting, says EHLO and QUIT.
+    Smtp,
+    /// Connects.
+    Tcp,
+    /// There is none.
+    Off,
+}
+
+/// `[[route]]`: which pool takes what. Every condition must hold; of a list, one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// The recipient's domain; empty: any.
+    pub recipient_domain: Vec<Domain>,
+    /// The sender's domain; empty: any.
+    pub sender_domain: Vec<Domain>,
+    /// Names of listeners; empty: any.
+    pub listener: Vec<String>,
+    /// Where the client is; empty: anywhere.
+    pub source: Vec<Network>,
+    /// A header field and a pattern for its value.
+    pub header: Option<HeaderRule>,
+    /// The pool's name.
+    pub pool: String,
 }
 
 /// `[[pool.upstream]]`: one mail server of a pool.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Serialize;
 
 use super::units::{Size, Span};
-use super::{Balance, Config, CpuList, Listener, Machine, Mode, Pool, ShardBy, Shards};
+use super::{Balance, Config, CpuList, Listener, Machine, Mode, Pool, Probe, ShardBy, Shards};
 
 /// The effective plan. Displays as text for people; the JSON is the contract.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -29,6 +29,8 @@ pub struct Plan {
     pub listeners: Vec<ListenerPlan>,
     /// Where mail is sent.
     pub pools: Vec<PoolPlan>,
+    /// How many routes there are.
+    pub routes: usize,
     /// The most there can be of everything.
     pub bounds: Bounds,
     /// What is allowed but worth a look.
@@ -82,6 +84,10 @@ pub struct PoolPlan {
     pub chunking: bool,
     /// Local addresses to send from; empty: the kernel chooses.
     pub source_addresses: Vec<IpAddr>,
+    /// The pool that takes over while no upstream is healthy.
+    pub fallback: Option<String>,
+    /// `smtp`, `tcp` or `off`.
+    pub probe: &'static str,
     /// Its upstreams.
     pub upstreams: Vec<UpstreamPlan>,
 }
@@ -137,6 +143,7 @@ pub fn plan(config: &Config, machine: &Machine) -> Plan {
         shards: cpus.iter().enumerate().map(|(shard, &cpu)| ShardPlan { shard, cpu }).collect(),
         listeners: config.listeners.iter().map(listener_plan).collect(),
         pools,
+        routes: config.routes.len(),
         bounds,
     }
 }
@@ -171,6 +178,12 @@ fn pool_plan(pool: &Pool, shard_count: u64) -> PoolPlan {
         attempts: pool.attempts,
         chunking: pool.chunking,
         source_addresses: pool.source_addresses.clone(),
+        fallback: pool.fallback.clone(),
+        probe: match pool.health.probe {
+            Probe::Smtp => "smtp",
+            Probe::Tcp => "tcp",
+            Probe::Off => "off",
+        },
         upstreams: pool.upstreams.iter().map(upstream).collect(),
     }
 }
@@ -206,7 +219,12 @@ fn notes(config: &Config, machine: &Machine, cpus: &[u32], bounds: &Bounds) -> V
         }
     }
     for pool in config.pools.iter().skip(1) {
-        notes.push(format!("pool {}: receives nothing; every message goes to the first pool", pool.name));
+        let is_named = config.routes.iter().any(|route| route.pool == pool.name)
+            || config.pools.iter().any(|other| other.fallback.as_ref() == Some(&pool.name));
+        if !is_named {
+            let name = &pool.name;
+            notes.push(format!("pool {name}: receives nothing: no route names it, nor is it a fallback"));
+        }
     }
     for pool in &config.pools {
         for (index, upstream) in pool.upstreams.iter().enumerate() {
@@ -246,6 +264,9 @@ impl fmt::Display for Plan {
         for pool in &self.pools {
             write_pool(f, pool)?;
         }
+        if self.routes > 0 {
+            writeln!(f, "routes     {}; what none of them matches goes to the first pool", self.routes)?;
+        }
         for note in &self.notes {
             writeln!(f, "note       {note}")?;
         }
@@ -279,6 +300,8 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolPlan) -> fmt::Result {
         "           at most {} links ({} a shard and upstream, {} kept idle)",
         pool.links, pool.links_per_shard, pool.idle_links
     )?;
+    let fallback = pool.fallback.as_ref().map(|name| format!(", fallback {name}")).unwrap_or_default();
+    writeln!(f, "           probes: {}{fallback}", pool.probe)?;
     if !pool.source_addresses.is_empty() {
         let sources: Vec<String> = pool.source_addresses.iter().map(ToString::to_string).collect();
         writeln!(f, "           sends from {}", sources.join(", "))?;

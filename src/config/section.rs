@@ -192,6 +192,21 @@ impl<'t, 'r> Section<'t, 'r> {
         })
     }
 
+    /// A share from 0 to 1, in thousandths.
+    pub(super) fn share(&mut self, key: &'static str, default_permille: u16) -> u16 {
+        let Some(node) = self.entry(key) else { return default_permille };
+        let share = match node.value {
+            Value::Integer(number) => Some(number as f64),
+            Value::Float(number) => Some(number),
+            _ => None,
+        };
+        if let Some(share) = share.filter(|share| (0.0..=1.0).contains(share)) {
+            return (share * 1000.0).round() as u16;
+        }
+        self.report.wrong(node.at, format!("`{key}` takes a share from 0 to 1, like `0.3`"));
+        default_permille
+    }
+
     /// A duration within bounds.
     pub(super) fn duration(
         &mut self,

@@ -29,7 +29,8 @@ pub(super) enum Value {
     /// Numbers beyond `i128` are held at its ends: no setting reaches that far.
     Integer(i128),
     Boolean(bool),
-    /// A float or a date: no setting takes one.
+    Float(f64),
+    /// A date: no setting takes one.
     Other(&'static str),
     Array(Vec<Node>),
     Table(Table),
@@ -41,6 +42,7 @@ impl Value {
         match self {
             Value::Text(_) => "a text",
             Value::Integer(_) => "a number",
+            Value::Float(_) => "a number with a fraction",
             Value::Boolean(true) => "`true`",
             Value::Boolean(false) => "`false`",
             Value::Other(kind) => kind,
@@ -290,7 +292,7 @@ fn node(file: usize, source: &Spanned<DeValue<'_>>) -> Node {
             Value::Integer(i128::from_str_radix(integer.as_str(), integer.radix()).unwrap_or(beyond))
         }
         DeValue::Boolean(flag) => Value::Boolean(*flag),
-        DeValue::Float(_) => Value::Other("a number with a fraction"),
+        DeValue::Float(float) => Value::Float(float.as_str().parse().unwrap_or(f64::NAN)),
         DeValue::Datetime(_) => Value::Other("a date or time"),
         DeValue::Array(items) => Value::Array(items.iter().map(|item| node(file, item)).collect()),
         DeValue::Table(inner) => Value::Table(table(file, offset, inner)),

@@ -7,26 +7,22 @@ use std::sync::mpsc;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::translate::shard_options;
 use super::{Bound, GOODBYE, View};
-use crate::balance::Policy;
-use crate::balance::health::Rules;
-use crate::config::{Balance, Config, Machine, ShardBy};
-use crate::dispatch::options::{self, Options};
-use crate::dispatch::{Dispatch, Letter, owner};
+use crate::config::{Config, Machine};
+use crate::dispatch::options::Options;
+use crate::dispatch::{Dispatch, Letter};
 use crate::handle::{ListenerId, ShardId};
 use crate::net::Net;
 use crate::net::uring::{self, Uring, UringOptions};
 use crate::observe::Stats;
 use crate::observe::prometheus::Names;
-use crate::protocol::server;
 use crate::shard::mailbox::{Mailbox, mailboxes};
 use crate::shard::{Order, Orders, Shard};
 use crate::sys::arena::{Arenas, BUFFER_BYTES};
 use crate::sys::ring_table::RingTable;
 use crate::sys::{clock, files};
 
-/// Protocol errors after which a session is closed.
-const FAULTS_MAX: u32 = 20;
 /// How often the wall clock is compared with the shards' own.
 const WALL_CLOCK_EVERY: Duration = Duration::from_secs(5);
 /// Fewer buffers than this and a shard could not work.
@@ -304,61 +300,5 @@ fn uring_options(config: &Config, shard: ShardId, cpu: u32, files_max: u64) -> U
         accepted_max: accepted_max.min(1 << 19) as u32,
         opened_max: opened_max.min(files_max / 2).min(1 << 18) as u32,
         ..UringOptions::default()
-    }
-}
-
-fn shard_options(config: &Config, shard: ShardId, shards: u16, epoch_ms: u64) -> Options {
-    let listener = |listener: &crate::config::Listener| options::Listener {
-        trusted: listener.trusted.clone(),
-        server: server::Options {
-            hostname: config.hostname.clone(),
-            size_max: listener.max_message,
-            recipients_max: listener.max_recipients,
-            faults_max: FAULTS_MAX,
-        },
-        sessions_max: u64::from(listener.max_sessions),
-        idle_timeout: listener.idle_timeout,
-    };
-    Options {
-        shard,
-        shards,
-        shard_by: match config.shard_by {
-            ShardBy::Address => owner::ShardBy::Address,
-            ShardBy::Domain => owner::ShardBy::Domain,
-        },
-        hostname: config.hostname.clone(),
-        epoch_ms,
-        seed: epoch_ms ^ (u64::from(shard.0) << 48),
-        bounce_from: config.delivery.bounce_from.clone(),
-        listeners: config.listeners.iter().map(listener).collect(),
-        pools: config.pools.iter().map(pool_options).collect(),
-    }
-}
-
-fn pool_options(pool: &crate::config::Pool) -> options::Pool {
-    options::Pool {
-        policy: match pool.balance {
-            Balance::LeastResponseTime => Policy::LeastResponseTime,
-            Balance::RoundRobin => Policy::RoundRobin,
-        },
-        links_max: usize::from(pool.links_per_shard),
-        idle_links: usize::from(pool.idle_links),
-        idle_timeout: pool.idle_timeout,
-        transactions_per_link: pool.transactions_per_link,
-        source_addresses: pool.source_addresses.clone(),
-        connect_timeout: pool.connect_timeout,
-        reply_timeout: pool.reply_timeout,
-        attempts: pool.attempts,
-        chunking: pool.chunking,
-        health: Rules { eject_after: pool.health.eject_after, eject_for: pool.health.eject_for },
-        upstreams: pool
-            .upstreams
-            .iter()
-            .map(|upstream| options::Upstream {
-                name: upstream.name.clone(),
-                address: upstream.address,
-                weight: upstream.weight,
-            })
-            .collect(),
     }
 }

@@ -4,6 +4,7 @@
 mod admin;
 mod launch;
 mod notify;
+mod translate;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

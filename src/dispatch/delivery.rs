@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::link::Link;
 use super::message::{Letter, Message, Outcome, TransactionId};
+use super::owner::Way;
 use super::verdict::{Blame, Fault, Retry, ours};
 use super::{Dispatch, PoolState, Queued};
 use crate::balance::{Pick, Tried};
@@ -33,6 +34,7 @@ pub(super) struct Delivery {
     refused: Vec<(u16, ReplyBuf)>,
     /// An upstream has taken it for those no longer in `recipients`.
     taken: Option<ReplyBuf>,
+    /// Upstreams of the pool it is in.
     tried: Tried,
     attempts: u8,
     stale_links: u8,
@@ -62,6 +64,8 @@ pub(super) struct Attempt {
     pub(super) heard: bool,
     /// Its body and final dot have been written.
     pub(super) dotted: bool,
+    /// All of it goes at once, by BDAT.
+    pub(super) chunked: bool,
     pub(super) accepted: u16,
     /// Recipients refused at RCPT, and how.
     pub(super) refused: Vec<(u16, Fault)>,
@@ -88,9 +92,6 @@ enum Placed {
     NotNow,
 }
 
-/// All mail goes to the first pool: routes choose among them in a later version.
-const POOL: usize = 0;
-
 impl Dispatch {
     /// A group for this shard.
     pub(super) fn new_delivery(
@@ -98,12 +99,13 @@ impl Dispatch {
         message: Arc<Message>,
         origin: ShardId,
         transaction: TransactionId,
+        pool: u16,
         whole: bool,
         now: Instant,
     ) {
         let mut recipients = self.spare_lists.pop().unwrap_or_default();
-        let mine = |i: &u16| message.owners[usize::from(*i)] == self.options.shard;
-        recipients.extend((0..message.owners.len() as u16).filter(mine));
+        let way = Way { shard: self.options.shard, pool };
+        recipients.extend((0..message.ways.len() as u16).filter(|i| message.ways[usize::from(*i)] == way));
         let id = self.deliveries.insert(Delivery {
             message,
             origin,
@@ -119,8 +121,9 @@ impl Dispatch {
             deadline: now + MESSAGE_TIME_MAX,
             attempt: Attempt::default(),
         });
-        self.pools[POOL].waiting.push_back(DeliveryId(id as u32));
-        self.pools[POOL].stirred = true;
+        let pool = &mut self.pools[usize::from(pool)];
+        pool.waiting.push_back(DeliveryId(id as u32));
+        pool.stirred = true;
     }
 
     /// Gives waiting deliveries to upstreams as long as there is room.
@@ -147,15 +150,21 @@ impl Dispatch {
         let random = self.random();
         let delivery = &mut self.deliveries[id.0 as usize];
         if delivery.deadline <= now {
-            let reply = delivery.last.take().unwrap_or_else(|| ours(7, "no upstream had room in time"));
+            // Nobody has seen it but those that cannot carry it: that is not the last word.
+            let last = delivery.last.take().filter(|reply| reply.as_reply().is_temporary());
+            let reply = last.unwrap_or_else(|| ours(7, "no upstream had room in time"));
             self.give_up(id, reply);
             return Placed::Yes;
         }
+        if let Some(fallback) = self.better_pool(pool, now) {
+            self.move_to(fallback, id);
+            return Placed::Yes;
+        }
+        let delivery = &mut self.deliveries[id.0 as usize];
         match self.pools[pool].fleet.pick(&delivery.tried, now, random) {
             Pick::Wait => Placed::NotNow,
             Pick::Nobody => {
-                let reply = delivery.last.take().unwrap_or_else(|| ours(1, "no upstream could be reached"));
-                self.give_up(id, reply);
+                self.exhausted(pool, id, ours(1, "no upstream could be reached"));
                 Placed::Yes
             }
             Pick::Now(upstream) => match self.pools[pool].links[upstream].lease() {
@@ -258,15 +267,14 @@ impl Dispatch {
     pub(super) fn failed(&mut self, pool: usize, id: DeliveryId, fault: Fault, now: Instant) {
         let upstream = self.leave(pool, id);
         let stats = &self.stats.pools[pool][upstream];
-        if fault.retry == Retry::Never {
-            stats.bounced.add(1)
-        } else {
-            stats.deferred.add(1)
+        match fault.retry {
+            Retry::Never => stats.bounced.add(1),
+            Retry::Elsewhere | Retry::InDoubt => stats.deferred.add(1),
+            Retry::FreshLink | Retry::Unable => {}
         }
         let fleet = &mut self.pools[pool].fleet;
         if fault.blame != Blame::Nobody {
-            let median = fleet.median_nanos(now);
-            fleet.members[upstream].estimate.punish(median, now);
+            fleet.failed(upstream, now);
         }
         if fault.blame == Blame::Upstream {
             let rules = &self.options.pools[pool].health;
@@ -286,6 +294,14 @@ impl Dispatch {
         match fault.retry {
             Retry::Never => return self.give_up(id, fault.reply),
             Retry::FreshLink if delivery.stale_links < STALE_LINKS_MAX => delivery.stale_links += 1,
+            Retry::Unable => {
+                delivery.tried.push(delivery.attempt.upstream);
+                // A refusal for good only if none has said that it might take it later.
+                delivery.last.get_or_insert(fault.reply);
+                if delivery.tried.is_full() {
+                    delivery.attempts = u8::MAX;
+                }
+            }
             Retry::FreshLink | Retry::Elsewhere | Retry::InDoubt => {
                 delivery.tried.push(delivery.attempt.upstream);
                 delivery.attempts += 1;
@@ -293,10 +309,36 @@ impl Dispatch {
             }
         }
         if delivery.attempts >= self.options.pools[pool].attempts {
-            let reply = delivery.last.take().unwrap_or_else(|| ours(0, "no upstream took the message"));
-            return self.give_up(id, reply);
+            return self.exhausted(pool, id, ours(0, "no upstream took the message"));
         }
         self.pools[pool].repeats.push_back(id);
+        self.pools[pool].stirred = true;
+    }
+
+    /// While no upstream of the pool is healthy: the next pool in its line of fallbacks that has one.
+    fn better_pool(&self, pool: usize, now: Instant) -> Option<usize> {
+        let fallback_of = |pool: &usize| self.options.pools[*pool].fallback;
+        fallback_of(&pool)?;
+        let mut line = std::iter::successors(Some(pool), fallback_of).take(self.pools.len());
+        line.find(|pool| self.pools[*pool].fleet.has_healthy(now)).filter(|better| *better != pool)
+    }
+
+    /// The pool's upstreams would not take it: the fallback's may, else it ends with what was said last.
+    fn exhausted(&mut self, pool: usize, id: DeliveryId, reply: ReplyBuf) {
+        if let Some(fallback) = self.options.pools[pool].fallback {
+            return self.move_to(fallback, id);
+        }
+        let reply = self.deliveries[id.0 as usize].last.take().unwrap_or(reply);
+        self.give_up(id, reply);
+    }
+
+    /// Into another pool's queue, where it has been nowhere yet.
+    fn move_to(&mut self, pool: usize, id: DeliveryId) {
+        let delivery = &mut self.deliveries[id.0 as usize];
+        delivery.tried = Tried::default();
+        delivery.attempts = 0;
+        self.stats.fallbacks.add(1);
+        self.pools[pool].waiting.push_back(id);
         self.pools[pool].stirred = true;
     }
 

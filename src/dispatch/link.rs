@@ -10,7 +10,7 @@ use super::delivery::{Delivery, DeliveryId};
 use super::verdict::{Fault, Phase, Trouble, judge};
 use super::{Dispatch, Queued};
 use crate::handle::{Buffers, Cause, Extent, LinkId, StreamId};
-use crate::limits::CHUNK_SILENCE_MAX;
+use crate::limits::{CHUNK_SILENCE_MAX, LINGER};
 use crate::observe::Stage;
 use crate::protocol::client::{Client, Event};
 use crate::protocol::wire::data::Form;
@@ -33,11 +33,11 @@ pub(super) struct Link {
     next_begun: bool,
     /// Transactions ended on it.
     served: u32,
+    /// It has been idle.
+    rested: bool,
     since: Instant,
     /// When the upstream last said something.
     heard_at: Instant,
-    /// The current one has gone by BDAT, all at once.
-    chunked: bool,
     /// When the current one's final dot left.
     dot_at: Instant,
     /// Extents of the current body may still be in use.
@@ -90,14 +90,21 @@ impl Link {
             next: None,
             next_begun: false,
             served: 0,
+            rested: false,
             since: now,
             heard_at: now,
-            chunked: false,
             dot_at: now,
             body_leaving: false,
             early: None,
             trouble: None,
         }
+    }
+
+    /// May the delivery go all at once, by BDAT?
+    fn takes_whole(&self, delivery: &Delivery, now: Instant) -> bool {
+        self.client.capabilities().takes_chunks()
+            && now.since(self.heard_at) <= CHUNK_SILENCE_MAX
+            && delivery.may_go_whole()
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -166,14 +173,16 @@ impl Dispatch {
             Heard::Ready => self.link_ready(id, now),
             Heard::Unwelcome(reply) => {
                 link.trouble = Some(Ended::Unwelcome(reply));
-                self.end_link(id, Queued::Close);
+                self.end_link(id, Queued::Close, now);
             }
-            Heard::Broken => self.end_link(id, Queued::Abort),
+            Heard::Broken => self.end_link(id, Queued::Abort, now),
             Heard::Mail(reply) => self.heard_mail(id, &reply, now),
             Heard::Recipient(i, reply) => self.heard_recipient(id, i, &reply, now),
             Heard::Data(reply) => self.heard_data(id, &reply, now),
             Heard::Final(reply) => {
                 if link.body_leaving {
+                    // It need not take the rest; then the link is of no more use.
+                    self.link_deadlines.set(id.0 as usize, now + LINGER);
                     link.early = Some(reply);
                 } else {
                     self.heard_final(id, reply, now);
@@ -228,6 +237,11 @@ impl Dispatch {
         if link.state != State::Ready || link.next_begun || !link.client.can_begin() {
             return;
         }
+        let delivery = &self.deliveries[next.0 as usize];
+        if self.options.pools[link.pool].chunking && link.takes_whole(delivery, now) {
+            // In its own turn, then: one send too, and nothing of it before the current one's end is known.
+            return;
+        }
         link.next_begun = true;
         if !self.begin(id, next, now) {
             let link = &mut self.links[id.0 as usize];
@@ -252,17 +266,14 @@ impl Dispatch {
         }
         delivery.attempt.begun_at = now;
         let from = self.out.len();
-        let chunked = self.options.pools[link.pool].chunking
-            && link.client.capabilities().takes_chunks()
-            && now.since(link.heard_at) <= CHUNK_SILENCE_MAX
-            && delivery.may_go_whole();
+        let chunked = self.options.pools[link.pool].chunking && link.takes_whole(delivery, now);
+        delivery.attempt.chunked = chunked;
         let recipients = &delivery.recipients;
         if chunked {
             link.client.begin_chunked(&message.envelope, recipients, size, &mut self.out);
         } else {
             link.client.begin(&message.envelope, recipients, size, &mut self.out);
         }
-        link.chunked = chunked;
         let Some(stream) = link.stream else { return true };
         self.write_since(from, stream);
         if chunked {
@@ -342,7 +353,7 @@ impl Dispatch {
             self.abandon(id);
         } else if delivery.whole && !attempt.refused.is_empty() {
             // Some were refused, and the client will hear that nobody got it: only a closed link makes it so.
-            self.end_link(id, Queued::Abort);
+            self.end_link(id, Queued::Abort, now);
         } else {
             let waited = now.nanos_since(attempt.begun_at);
             let (pool, upstream) = (link.pool, link.upstream);
@@ -411,9 +422,8 @@ impl Dispatch {
             let (pool, upstream) = (link.pool, link.upstream);
             let waited = now.nanos_since(link.dot_at);
             let current = link.current.take();
-            let member = &mut self.pools[pool].fleet.members[upstream];
-            member.estimate.observe(waited, now);
-            member.health.success();
+            link.served += 1;
+            self.pools[pool].fleet.succeeded(upstream, waited, now);
             self.stats.pools[pool][upstream].stage(Stage::Eod).record(waited);
             if let Some(current) = current {
                 self.taken(pool, current, reply);
@@ -437,6 +447,7 @@ impl Dispatch {
         let Some(current) = link.current.take() else {
             return;
         };
+        link.served += 1;
         self.failed(pool, current, fault, now);
         self.next_turn(id, now);
     }
@@ -445,15 +456,13 @@ impl Dispatch {
     fn next_turn(&mut self, id: LinkId, now: Instant) {
         let link = &mut self.links[id.0 as usize];
         link.current = link.next.take();
-        link.chunked = false;
         let begun = std::mem::take(&mut link.next_begun);
-        link.served += 1;
         let per_link = self.options.pools[link.pool].transactions_per_link;
         let (spent, spent_next) = (is_spent(link.served, per_link), is_spent(link.served + 1, per_link));
         let (pool, upstream) = (link.pool, link.upstream);
         self.pools[pool].links[upstream].not_joinable(id);
         match link.current {
-            None if spent => self.retire_link(id),
+            None if spent => self.retire_link(id, now),
             None => self.link_free(id, now),
             Some(current) if begun => {
                 // Its replies were queued behind the last one's: from here on they are its own time.
@@ -470,10 +479,11 @@ impl Dispatch {
 
     /// A ready link without a delivery.
     fn link_free(&mut self, id: LinkId, now: Instant) {
-        let link = &self.links[id.0 as usize];
+        let link = &mut self.links[id.0 as usize];
+        link.rested = true;
         let (pool, upstream) = (link.pool, link.upstream);
         if self.draining && self.deliveries.is_empty() {
-            return self.retire_link(id);
+            return self.retire_link(id, now);
         }
         self.pools[pool].links[upstream].idle(id);
         self.link_deadlines.set(id.0 as usize, now + self.options.pools[pool].idle_timeout);
@@ -481,18 +491,18 @@ impl Dispatch {
     }
 
     /// QUIT: the link takes no more and goes when that has left.
-    pub(super) fn retire_link(&mut self, id: LinkId) {
+    pub(super) fn retire_link(&mut self, id: LinkId, now: Instant) {
         let from = self.out.len();
         let link = &mut self.links[id.0 as usize];
         link.client.quit(&mut self.out);
         if let Some(stream) = link.stream {
             self.write_since(from, stream);
         }
-        self.end_link(id, Queued::Close);
+        self.end_link(id, Queued::Close, now);
     }
 
     /// Closes the link's stream; what is on it is dealt with at the stream's end.
-    fn end_link(&mut self, id: LinkId, how: fn(StreamId) -> Queued) {
+    fn end_link(&mut self, id: LinkId, how: fn(StreamId) -> Queued, now: Instant) {
         let link = &mut self.links[id.0 as usize];
         let was_opening = matches!(link.state, State::Opening | State::Greeting);
         link.state = State::Closing;
@@ -505,7 +515,7 @@ impl Dispatch {
         if was_opening {
             links.opened();
         }
-        self.link_deadlines.set(id.0 as usize, Instant::NEVER);
+        self.link_deadlines.set(id.0 as usize, now + LINGER);
         self.refresh(pool, upstream);
     }
 
@@ -514,19 +524,20 @@ impl Dispatch {
             return;
         };
         match link.state {
-            State::Closing => {}
+            // It does not take what is left to send.
+            State::Closing => self.commands.extend(link.stream.map(Queued::Abort)),
             State::Ready if link.current.is_none() => {
                 let options = &self.options.pools[link.pool];
                 let (idle, ..) = self.pools[link.pool].links[link.upstream].counts();
                 if idle > options.idle_links {
-                    self.retire_link(id);
+                    self.retire_link(id, now);
                 } else {
                     self.link_deadlines.set(id.0 as usize, now + options.idle_timeout);
                 }
             }
             _ => {
                 link.trouble = Some(Ended::TimedOut);
-                self.end_link(id, Queued::Abort);
+                self.end_link(id, Queued::Abort, now);
             }
         }
     }
@@ -557,12 +568,12 @@ impl Dispatch {
         let delivery = &mut self.deliveries[current.0 as usize];
         let (attempt, recipients) = (&mut delivery.attempt, delivery.recipients.len());
         let phase = match (attempt.dotted, link.welcomed) {
-            (true, _) if link.chunked => Phase::Whole { heard: attempt.heard },
+            (true, _) if attempt.chunked => Phase::Whole { heard: attempt.heard },
             (true, _) => Phase::Dotted,
             (false, true) => Phase::Envelope { heard: attempt.heard },
             (false, false) => Phase::Opening,
         };
-        let reused = link.served > 0;
+        let reused = link.served > 0 || link.rested;
         let fault = match (&link.early, &link.trouble, cause) {
             // It had answered before all of the body had left; that is its answer.
             (Some(reply), ..) if !reply.as_reply().is_positive() => {

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::owner::Way;
 use crate::handle::{Buffers, Extent, ShardId};
 use crate::protocol::envelope::Envelope;
 use crate::protocol::wire::data::{Form, Shape};
@@ -33,8 +34,8 @@ pub struct Message {
     pub id: MessageId,
     /// Who it is from and for.
     pub envelope: Envelope,
-    /// For each recipient the shard that delivers it.
-    pub owners: Vec<ShardId>,
+    /// For each recipient the shard that delivers it, and by which pool.
+    pub ways: Vec<Way>,
     /// What goes before the body: our `Received:` line, or the whole of a bounce.
     pub head: Vec<u8>,
     /// The body as it came, by DATA with its final dot. In the arena of the shard that took it.
@@ -85,7 +86,7 @@ impl Message {
     fn clear(&mut self) {
         debug_assert!(self.body.is_empty(), "a body's buffers must be released first");
         self.envelope.clear();
-        self.owners.clear();
+        self.ways.clear();
         self.head.clear();
         self.size = 0;
         self.shape = Shape::default();
@@ -144,7 +145,7 @@ pub struct Outcome {
 /// Mail between shards.
 #[derive(Debug)]
 pub enum Letter {
-    /// "Deliver this to those of its recipients that you own."
+    /// "Deliver this to those of its recipients that you own and this pool takes."
     Group {
         /// Who asks.
         origin: ShardId,
@@ -152,6 +153,8 @@ pub enum Letter {
         transaction: TransactionId,
         /// The message.
         message: Arc<Message>,
+        /// By which pool.
+        pool: u16,
         /// Whether they are all the recipients there are.
         whole: bool,
     },

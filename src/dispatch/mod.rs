@@ -13,6 +13,7 @@ mod message;
 pub mod options;
 pub mod owner;
 mod received;
+mod router;
 mod session;
 mod transaction;
 mod verdict;
@@ -38,7 +39,8 @@ use link::Link;
 use message::Spares;
 pub use message::{Letter, Message, MessageId, Outcome, TransactionId};
 use options::Options;
-use owner::Owners;
+use owner::{Owners, Way};
+use router::Router;
 use session::Session;
 use transaction::Transaction;
 
@@ -61,6 +63,8 @@ pub enum Command<'a> {
         /// In which form: as it is, or [`Message::converted`].
         form: Form,
     },
+    /// Have `handle_sent` called when all written so far has left: a body of nothing.
+    Mark(StreamId),
     /// Open a stream and tell `handle_opening` its id.
     Open {
         /// For which link.
@@ -93,6 +97,7 @@ enum Queued {
     Write { stream: StreamId, from: usize, to: usize },
     WriteBody { stream: StreamId, message: Arc<Message>, form: Form },
     Open { link: LinkId, address: SocketAddr, source: Option<IpAddr> },
+    Mark(StreamId),
     Pause(StreamId),
     Resume(StreamId),
     Close(StreamId),
@@ -128,7 +133,7 @@ struct PoolState {
 #[derive(Debug)]
 pub struct Dispatch {
     options: Options,
-    owners: Owners,
+    router: Router,
     stats: Arc<Stats>,
     sessions: Slab<Session>,
     session_deadlines: Deadlines,
@@ -146,7 +151,10 @@ pub struct Dispatch {
     outcomes: VecDeque<(TransactionId, Outcome)>,
     spares: Spares,
     spare_lists: Vec<Vec<u16>>,
-    shards_seen: Vec<bool>,
+    /// The groups of the message at hand.
+    groups: Vec<Way>,
+    /// For each shard and pool whether it is among them; all false in between.
+    seen: Vec<bool>,
     date: DateLine,
     /// Seconds since 1970 at the clock's zero.
     unix_at_zero: i64,
@@ -157,6 +165,7 @@ pub struct Dispatch {
     receiving: usize,
     next_tick: Instant,
     draining: bool,
+    stopping: bool,
 }
 
 impl Dispatch {
@@ -172,9 +181,8 @@ impl Dispatch {
             stirred: false,
         });
         Dispatch {
-            owners: Owners::new(options.shards, options.shard_by, &options.hostname),
+            router: Router::new(Owners::new(options.shards, options.shard_by, &options.hostname)),
             pools: pools.collect(),
-            shards_seen: vec![false; usize::from(options.shards)],
             random: options.seed | 1,
             stats,
             sessions: Slab::new(),
@@ -190,6 +198,8 @@ impl Dispatch {
             outcomes: VecDeque::new(),
             spares: Spares::default(),
             spare_lists: Vec::new(),
+            groups: Vec::new(),
+            seen: Vec::new(),
             date: DateLine::default(),
             unix_at_zero,
             numbers: 0,
@@ -197,6 +207,7 @@ impl Dispatch {
             receiving: 0,
             next_tick: Instant::NEVER,
             draining: false,
+            stopping: false,
             options,
         }
     }
@@ -246,8 +257,10 @@ impl Dispatch {
 
     /// The body written last has left.
     pub fn handle_sent(&mut self, stream: StreamId, now: Instant, buffers: &mut impl Buffers) {
-        if let StreamOwner::Link(link) = self.owner_of(stream) {
-            self.link_sent(link, now);
+        match self.owner_of(stream) {
+            StreamOwner::Session(session) => self.session_sent(session, now, buffers),
+            StreamOwner::Link(link) => self.link_sent(link, now),
+            StreamOwner::Nobody => {}
         }
         self.settle(now, buffers);
     }
@@ -275,8 +288,8 @@ impl Dispatch {
     /// Mail from another shard.
     pub fn handle_letter(&mut self, letter: Letter, now: Instant, buffers: &mut impl Buffers) {
         match letter {
-            Letter::Group { origin, transaction, message, whole } => {
-                self.new_delivery(message, origin, transaction, whole, now);
+            Letter::Group { origin, transaction, message, pool, whole } => {
+                self.new_delivery(message, origin, transaction, pool, whole, now);
             }
             Letter::Verdict { transaction, message, outcome } => {
                 drop(message);
@@ -289,7 +302,7 @@ impl Dispatch {
     /// Deals with all deadlines that have passed.
     pub fn handle_deadlines(&mut self, now: Instant, buffers: &mut impl Buffers) {
         while let Some(slot) = self.session_deadlines.pop_expired(now) {
-            self.session_expired(slot as u32);
+            self.session_expired(slot as u32, now);
         }
         while let Some(slot) = self.link_deadlines.pop_expired(now) {
             self.link_expired(LinkId(slot as u32), now);
@@ -316,6 +329,7 @@ impl Dispatch {
             Queued::Write { stream, from, to } => Command::Write { stream, bytes: &self.out[from..to] },
             Queued::WriteBody { stream, message, form } => Command::WriteBody { stream, message, form },
             Queued::Open { link, address, source } => Command::Open { link, address, source },
+            Queued::Mark(stream) => Command::Mark(stream),
             Queued::Pause(stream) => Command::Pause(stream),
             Queued::Resume(stream) => Command::Resume(stream),
             Queued::Close(stream) => Command::Close(stream),
@@ -325,9 +339,17 @@ impl Dispatch {
     }
 
     /// Takes no new mail from now on: 421 to whoever brings some; what is under way finishes.
-    pub fn drain(&mut self) {
+    pub fn drain(&mut self, now: Instant) {
         self.draining = true;
-        self.drain_sessions();
+        self.dismiss_sessions(false, now);
+    }
+
+    /// Takes leave: of sessions even in mid-message, and of links. Only who waits for an answer still gets it.
+    pub fn stop(&mut self, now: Instant) {
+        self.draining = true;
+        self.stopping = true;
+        self.dismiss_sessions(true, now);
+        self.close_links(now);
     }
 
     /// Messages being received, waiting or being sent.
@@ -341,9 +363,9 @@ impl Dispatch {
     }
 
     /// Says goodbye to every idle link.
-    pub fn close_links(&mut self) {
+    fn close_links(&mut self, now: Instant) {
         let idle: Vec<u32> = self.links.iter().filter(|(_, l)| l.is_idle()).map(|(i, _)| i as u32).collect();
-        idle.into_iter().for_each(|link| self.retire_link(LinkId(link)));
+        idle.into_iter().for_each(|link| self.retire_link(LinkId(link), now));
     }
 
     /// Sets the wall clock: seconds since 1970 at the shard clock's zero.
@@ -378,6 +400,9 @@ impl Dispatch {
             };
             self.pools[pool].stirred = false;
             self.serve_waiting(pool, now);
+        }
+        if self.stopping && self.deliveries.is_empty() {
+            self.close_links(now);
         }
         let someone_waits =
             self.pools.iter().any(|pool| !pool.waiting.is_empty() || !pool.repeats.is_empty());

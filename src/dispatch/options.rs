@@ -1,6 +1,7 @@
 //! What dispatch is told at start.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::owner::ShardBy;
@@ -9,6 +10,7 @@ use crate::balance::health::Rules;
 use crate::handle::ShardId;
 use crate::network::Network;
 use crate::protocol::server;
+use crate::route::Routes;
 
 /// One shard's dispatch.
 #[derive(Clone, Debug)]
@@ -29,13 +31,17 @@ pub struct Options {
     pub bounce_from: String,
     /// In configuration order.
     pub listeners: Vec<Listener>,
-    /// In configuration order; the first takes all mail.
+    /// In configuration order.
     pub pools: Vec<Pool>,
+    /// Which of them takes what.
+    pub routes: Arc<Routes>,
 }
 
 /// One listener.
 #[derive(Clone, Debug)]
 pub struct Listener {
+    /// Its name, for routes.
+    pub name: String,
     /// Who may relay.
     pub trusted: Vec<Network>,
     /// What the protocol is told: host name, sizes, bounds.
@@ -69,6 +75,8 @@ pub struct Pool {
     pub attempts: u8,
     /// Messages go by BDAT, with their commands in one send, to upstreams that offer CHUNKING.
     pub chunking: bool,
+    /// The pool that takes over while none of the upstreams is healthy, and what all of them put off.
+    pub fallback: Option<usize>,
     /// When an upstream is ejected.
     pub health: Rules,
     /// In configuration order.
@@ -84,4 +92,25 @@ pub struct Upstream {
     pub address: SocketAddr,
     /// Its share.
     pub weight: u32,
+}
+
+impl Default for Pool {
+    /// What a configuration gets that says nothing, and no upstream.
+    fn default() -> Pool {
+        Pool {
+            policy: Policy::default(),
+            links_max: 8,
+            idle_links: 1,
+            idle_timeout: Duration::from_secs(30),
+            transactions_per_link: 0,
+            source_addresses: Vec::new(),
+            connect_timeout: Duration::from_secs(5),
+            reply_timeout: Duration::from_secs(300),
+            attempts: 3,
+            chunking: true,
+            fallback: None,
+            health: Rules::default(),
+            upstreams: Vec::new(),
+        }
+    }
 }

@@ -4,7 +4,6 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher13;
 
-use super::message::Message;
 use crate::handle::ShardId;
 use crate::protocol::wire::address;
 
@@ -16,6 +15,15 @@ pub enum ShardBy {
     Address,
     /// Its domain, so that one domain's mail keeps to one shard.
     Domain,
+}
+
+/// How a recipient is delivered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Way {
+    /// By which shard.
+    pub shard: ShardId,
+    /// By which pool.
+    pub pool: u16,
 }
 
 /// Recipients to shards.
@@ -36,13 +44,6 @@ impl Owners {
             hasher.finish()
         };
         Owners { shards: shards.max(1), by, key: (half(1), half(2)) }
-    }
-
-    /// Notes for each recipient the shard that delivers it.
-    pub(super) fn assign(&self, message: &mut Message) {
-        message.owners.clear();
-        let recipients = 0..message.envelope.len();
-        message.owners.extend(recipients.map(|i| self.of(message.envelope.recipient(i).path)));
     }
 
     /// The shard of one recipient's path.

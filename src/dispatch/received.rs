@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use super::Dispatch;
 use super::message::{Message, MessageId, unshared};
+use super::router::Origin;
+use crate::handle::Buffers;
 use crate::time::Instant;
 
 impl Dispatch {
@@ -14,20 +16,25 @@ impl Dispatch {
         MessageId { epoch_ms: self.options.epoch_ms, shard: self.options.shard, number: self.numbers }
     }
 
-    /// Names the message that the session has just ended, assigns its recipients to shards, and writes its
-    /// `Received:` line.
+    /// Names the message that the session has just ended, finds its recipients' ways, and writes its `Received:`
+    /// line.
     pub(super) fn complete_message(
         &mut self,
         slot: u32,
         mut shared: Arc<Message>,
         now: Instant,
+        buffers: &impl Buffers,
     ) -> Arc<Message> {
         let id = self.new_message_id();
         let unix = self.unix_seconds(now);
         let message = unshared(&mut shared);
         message.id = id;
-        self.owners.assign(message);
         let session = &self.sessions[slot as usize];
+        let origin = Origin {
+            listener: Some(&self.options.listeners[usize::from(session.listener.0)].name),
+            source: Some(session.peer.ip()),
+        };
+        self.router.assign(message, &self.options.routes, origin, buffers);
         let Message { head, envelope, .. } = message;
         head.clear();
         head.extend_from_slice(b"Received: from ");

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::message::{Message, TransactionId, unshared};
 use super::{Dispatch, Queued, StreamOwner};
 use crate::handle::{Buffers, Extent, ListenerId, StreamId};
-use crate::limits::{BUFFERS_RESERVED, PENDING_BYTES_MAX, PENDING_EXTENTS_MAX};
+use crate::limits::{
+    APPEND_BYTES_MAX, BUFFERS_RESERVED, LINGER, PENDING_BYTES_MAX, PENDING_EXTENTS_MAX, REPLIES_BYTES_MAX,
+};
 use crate::observe::ListenerStats;
 use crate::protocol::server::{Event, Server, Violation};
 use crate::protocol::wire::reply::{Enhanced, Reply};
@@ -32,6 +34,14 @@ pub(super) struct Session {
     /// Input that came while an answer was due.
     pending: Vec<Extent>,
     paused: bool,
+    /// Octets of replies written since it was last known to have taken all.
+    said: usize,
+    /// Asked to be told of that.
+    marked: bool,
+    /// It has not taken enough of them: nothing more is taken from it until then.
+    is_deaf: bool,
+    /// Input that came while it waited had to be thrown away: it is sent away after its answer.
+    overrun: bool,
     /// Its stream is being closed; what still comes is ignored.
     closing: bool,
 }
@@ -60,6 +70,7 @@ const SHUTTING_DOWN: Reply<'static> = Reply::new(421, Enhanced(4, 3, 2), "Shutti
 const TOO_MANY_SESSIONS: Reply<'static> =
     Reply::new(421, Enhanced(4, 3, 2), "Too many sessions, try again later");
 const SILENT_TOO_LONG: Reply<'static> = Reply::new(421, Enhanced(4, 4, 2), "Silent for too long, closing");
+const TOO_EAGER: Reply<'static> = Reply::new(421, Enhanced(4, 3, 1), "Out of memory, closing");
 const OUT_OF_MEMORY: Reply<'static> =
     Reply::new(452, Enhanced(4, 3, 1), "Out of memory for messages, try again later");
 
@@ -102,13 +113,17 @@ impl Dispatch {
             waiting: None,
             pending: Vec::new(),
             paused: false,
+            said: 0,
+            marked: false,
+            is_deaf: false,
+            overrun: false,
             closing: false,
         }) as u32;
         self.adopt(stream, StreamOwner::Session(slot));
         if full {
-            self.say_goodbye(slot, TOO_MANY_SESSIONS);
+            self.say_goodbye(slot, TOO_MANY_SESSIONS, now);
         } else if self.draining {
-            self.say_goodbye(slot, SHUTTING_DOWN);
+            self.say_goodbye(slot, SHUTTING_DOWN, now);
         } else {
             let from = self.out.len();
             let options = &self.options.listeners[usize::from(listener.0)];
@@ -135,17 +150,36 @@ impl Dispatch {
         if session.waiting.is_none() {
             self.session_deadlines.set(slot as usize, now + idle_timeout);
         }
-        if session.waiting.is_some() || !session.pending.is_empty() {
-            session.pending.push(extent);
-            let bytes: usize = session.pending.iter().map(|e| e.len as usize).sum();
-            if !session.paused && (bytes > PENDING_BYTES_MAX || session.pending.len() > PENDING_EXTENTS_MAX) {
-                session.paused = true;
-                self.commands.push_back(Queued::Pause(session.stream));
-            }
-            return;
+        if session.waiting.is_some() || session.is_deaf || !session.pending.is_empty() {
+            return self.keep_for_later(slot, extent, buffers);
         }
         self.consume(slot, extent, now, buffers);
         buffers.release(extent.buffer);
+    }
+
+    /// Input that cannot be dealt with yet.
+    fn keep_for_later(&mut self, slot: u32, extent: Extent, buffers: &mut impl Buffers) {
+        let session = &mut self.sessions[slot as usize];
+        // What the session waits for comes by a link, and takes a buffer.
+        session.overrun |= buffers.free() < BUFFERS_RESERVED / 2;
+        if session.overrun {
+            buffers.release(extent.buffer);
+            session.pending.drain(..).for_each(|kept| buffers.release(kept.buffer));
+        } else if let Some(last) = session.pending.last_mut()
+            && extent.len <= APPEND_BYTES_MAX
+            && let Some(grown) = buffers.append(*last, extent)
+        {
+            *last = grown;
+            buffers.release(extent.buffer);
+        } else {
+            session.pending.push(extent);
+        }
+        let bytes: usize = session.pending.iter().map(|e| e.len as usize).sum();
+        let much = bytes > PENDING_BYTES_MAX || session.pending.len() > PENDING_EXTENTS_MAX;
+        if !session.paused && (much || buffers.free() <= BUFFERS_RESERVED) {
+            session.paused = true;
+            self.commands.push_back(Queued::Pause(session.stream));
+        }
     }
 
     /// Feeds input to the protocol until it is used up or an answer has to be waited for.
@@ -158,7 +192,7 @@ impl Dispatch {
             if session.closing {
                 return;
             }
-            if session.waiting.is_some() {
+            if session.waiting.is_some() || session.is_deaf {
                 if at < len {
                     buffers.retain(extent.buffer);
                     session.pending.insert(0, extent.slice(at..len));
@@ -214,9 +248,34 @@ impl Dispatch {
             Some(Event::Reset) => Ask::Forget,
             Some(Event::Quit | Event::Hangup) => Ask::Close,
         };
-        let stream = session.stream;
-        self.write_since(from, stream);
+        self.write_to_session(slot, from);
         (used, ask)
+    }
+
+    /// Writes what was added to `out` since it was `from` long; listens no more to a client that does not read.
+    fn write_to_session(&mut self, slot: u32, from: usize) {
+        let session = &mut self.sessions[slot as usize];
+        let stream = session.stream;
+        session.said += self.out.len() - from;
+        let marks = session.said > REPLIES_BYTES_MAX / 2 && !std::mem::replace(&mut session.marked, true);
+        session.is_deaf |= session.said > REPLIES_BYTES_MAX;
+        let pauses = session.is_deaf && !std::mem::replace(&mut session.paused, true);
+        self.write_since(from, stream);
+        if marks {
+            self.commands.push_back(Queued::Mark(stream));
+        }
+        if pauses {
+            self.commands.push_back(Queued::Pause(stream));
+        }
+    }
+
+    /// The client has taken all that was written.
+    pub(super) fn session_sent(&mut self, slot: u32, now: Instant, buffers: &mut impl Buffers) {
+        let session = &mut self.sessions[slot as usize];
+        (session.said, session.marked) = (0, false);
+        if std::mem::take(&mut session.is_deaf) {
+            self.resume(slot, now, buffers);
+        }
     }
 
     fn carry_out(&mut self, slot: u32, input: Extent, ask: Ask, now: Instant, buffers: &mut impl Buffers) {
@@ -236,9 +295,9 @@ impl Dispatch {
             Ask::Forget => self.forget_message(slot, buffers),
             Ask::Close => {
                 self.forget_message(slot, buffers);
-                self.close_session(slot);
+                self.close_session(slot, now);
             }
-            Ask::Goodbye => self.say_goodbye(slot, SHUTTING_DOWN),
+            Ask::Goodbye => self.say_goodbye(slot, SHUTTING_DOWN, now),
         }
     }
 
@@ -296,7 +355,7 @@ impl Dispatch {
         let mail_at = session.mail_at;
         self.receiving -= 1;
         self.session_deadlines.set(slot as usize, Instant::NEVER);
-        let message = self.complete_message(slot, message, now);
+        let message = self.complete_message(slot, message, now, buffers);
         let transaction = self.begin_transaction(message, Some(slot), mail_at, now);
         self.sessions[slot as usize].waiting = Some(transaction);
     }
@@ -311,6 +370,9 @@ impl Dispatch {
     ) {
         self.sessions[slot as usize].waiting = None;
         self.answer_final(slot, reply, now);
+        if self.sessions[slot as usize].overrun {
+            self.say_goodbye(slot, TOO_EAGER, now);
+        }
         self.resume(slot, now, buffers);
     }
 
@@ -318,7 +380,7 @@ impl Dispatch {
     fn resume(&mut self, slot: u32, now: Instant, buffers: &mut impl Buffers) {
         loop {
             let session = &mut self.sessions[slot as usize];
-            if session.waiting.is_some() || session.closing || session.pending.is_empty() {
+            if session.waiting.is_some() || session.is_deaf || session.closing || session.pending.is_empty() {
                 break;
             }
             let extent = session.pending.remove(0);
@@ -326,7 +388,8 @@ impl Dispatch {
             buffers.release(extent.buffer);
         }
         let session = &mut self.sessions[slot as usize];
-        if session.paused && session.pending.is_empty() && !session.closing {
+        let listens = session.pending.is_empty() && !session.is_deaf && !session.closing;
+        if session.paused && listens {
             session.paused = false;
             self.commands.push_back(Queued::Resume(session.stream));
         }
@@ -340,7 +403,7 @@ impl Dispatch {
         count(&self.stats.listeners[listener], &reply);
         self.session_deadlines.set(slot as usize, now + self.options.listeners[listener].idle_timeout);
         if self.draining {
-            self.say_goodbye(slot, SHUTTING_DOWN);
+            self.say_goodbye(slot, SHUTTING_DOWN, now);
         }
     }
 
@@ -351,11 +414,10 @@ impl Dispatch {
             return;
         }
         session.server.answer(reply, &mut self.out);
-        let stream = session.stream;
-        self.write_since(from, stream);
+        self.write_to_session(slot, from);
     }
 
-    fn say_goodbye(&mut self, slot: u32, reply: Reply<'static>) {
+    fn say_goodbye(&mut self, slot: u32, reply: Reply<'static>, now: Instant) {
         let session = &self.sessions[slot as usize];
         if session.closing {
             return;
@@ -363,15 +425,15 @@ impl Dispatch {
         let from = self.out.len();
         reply.write(&mut self.out);
         self.write_since(from, session.stream);
-        self.close_session(slot);
+        self.close_session(slot, now);
     }
 
-    fn close_session(&mut self, slot: u32) {
+    fn close_session(&mut self, slot: u32, now: Instant) {
         let session = &mut self.sessions[slot as usize];
         if !session.closing {
             session.closing = true;
             self.commands.push_back(Queued::Close(session.stream));
-            self.session_deadlines.set(slot as usize, Instant::NEVER);
+            self.session_deadlines.set(slot as usize, now + LINGER);
         }
     }
 
@@ -395,16 +457,20 @@ impl Dispatch {
         self.stats.listeners[usize::from(session.listener.0)].sessions.sub(1);
     }
 
-    pub(super) fn session_expired(&mut self, slot: u32) {
-        if self.sessions.contains(slot as usize) {
-            self.say_goodbye(slot, SILENT_TOO_LONG);
+    pub(super) fn session_expired(&mut self, slot: u32, now: Instant) {
+        match self.sessions.get(slot as usize) {
+            // It does not take our last words.
+            Some(session) if session.closing => self.commands.push_back(Queued::Abort(session.stream)),
+            Some(_) => self.say_goodbye(slot, SILENT_TOO_LONG, now),
+            None => {}
         }
     }
 
-    pub(super) fn drain_sessions(&mut self) {
-        let idle = |s: &Session| s.waiting.is_none() && s.message.is_none();
+    /// Takes leave of all sessions that do not wait for an answer; in `haste`, of those in mid-message too.
+    pub(super) fn dismiss_sessions(&mut self, haste: bool, now: Instant) {
+        let idle = |s: &Session| s.waiting.is_none() && (haste || s.message.is_none());
         let slots: Vec<u32> = self.sessions.iter().filter(|(_, s)| idle(s)).map(|(i, _)| i as u32).collect();
-        slots.into_iter().for_each(|slot| self.say_goodbye(slot, SHUTTING_DOWN));
+        slots.into_iter().for_each(|slot| self.say_goodbye(slot, SHUTTING_DOWN, now));
     }
 }
 

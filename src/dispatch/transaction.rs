@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use super::bounce;
 use super::message::{Letter, Message, Outcome, TransactionId, unshared};
+use super::owner::Way;
+use super::router::Origin;
 use super::{Dispatch, Queued};
-use crate::handle::{Buffers, ShardId};
+use crate::handle::Buffers;
 use crate::protocol::wire::reply::{Enhanced, Reply, ReplyBuf};
 use crate::time::Instant;
 
@@ -36,9 +38,8 @@ impl Dispatch {
         now: Instant,
     ) -> TransactionId {
         let generation = self.next_generation();
-        self.shards_seen.fill(false);
-        message.owners.iter().for_each(|owner| self.shards_seen[owner.index()] = true);
-        let groups = self.shards_seen.iter().filter(|seen| **seen).count() as u16;
+        self.note_groups(&message);
+        let groups = self.groups.len() as u16;
         let slot = self.transactions.insert(Transaction {
             generation,
             session,
@@ -52,20 +53,36 @@ impl Dispatch {
         });
         let transaction = TransactionId { slot: slot as u32, generation };
         let (origin, whole) = (self.options.shard, groups == 1);
-        for shard in (0..self.options.shards).map(ShardId) {
-            if !self.shards_seen[shard.index()] {
-                continue;
-            }
+        for i in 0..self.groups.len() {
+            let Way { shard, pool } = self.groups[i];
             if shard == origin {
-                self.new_delivery(message.clone(), origin, transaction, whole, now);
+                self.new_delivery(message.clone(), origin, transaction, pool, whole, now);
             } else {
-                let letter = Letter::Group { origin, transaction, message: message.clone(), whole };
+                let message = message.clone();
+                let letter = Letter::Group { origin, transaction, message, pool, whole };
                 self.stats.letters.add(1);
                 self.commands.push_back(Queued::Post { shard, letter });
             }
         }
         self.stats.receive.record(now.nanos_since(mail_at));
         transaction
+    }
+
+    /// The ways that recipients of the message go, each once.
+    fn note_groups(&mut self, message: &Message) {
+        self.groups.clear();
+        if let [way] = message.ways[..] {
+            return self.groups.push(way);
+        }
+        let pools = self.pools.len();
+        self.seen.resize(usize::from(self.options.shards) * pools, false);
+        let place = |way: &Way| way.shard.index() * pools + usize::from(way.pool);
+        for way in &message.ways {
+            if !std::mem::replace(&mut self.seen[place(way)], true) {
+                self.groups.push(*way);
+            }
+        }
+        self.groups.iter().for_each(|way| self.seen[place(way)] = false);
     }
 
     /// One group has ended; when all have, the session is answered.
@@ -154,7 +171,7 @@ impl Dispatch {
             self.spares.put(shared);
             return;
         }
-        self.owners.assign(bounce);
+        self.router.assign(bounce, &self.options.routes, Origin::default(), buffers);
         self.stats.bounces.add(1);
         self.begin_transaction(shared, None, now, now);
     }

@@ -45,6 +45,8 @@ pub(super) enum Retry {
     FreshLink,
     /// This upstream may have taken it: repeated elsewhere all the same, and counted.
     InDoubt,
+    /// This upstream lacks what the message needs; another may have it. Nothing was offered: not an attempt.
+    Unable,
     /// The answer is final.
     Never,
 }
@@ -105,10 +107,14 @@ pub(super) fn judge(trouble: Trouble<'_>, phase: Phase, reused: bool) -> Fault {
         Trouble::SaidOfRecipient(reply) if reply.is_temporary() => {
             fault(Retry::Elsewhere, Blame::Message, deferred(reply))
         }
-        Trouble::Said(reply) | Trouble::SaidOfRecipient(reply) => {
+        Trouble::Said(reply) | Trouble::SaidOfRecipient(reply) if reply.is_permanent() => {
             fault(Retry::Never, Blame::Nobody, refused(reply))
         }
-        Trouble::Cannot(lack) => fault(Retry::Elsewhere, Blame::Nobody, unable(lack)),
+        // A 1xx, 2xx or 3xx where none is due: it does not speak SMTP, which another may.
+        Trouble::Said(_) | Trouble::SaidOfRecipient(_) => {
+            fault(Retry::Elsewhere, Blame::Upstream, ours(0, "the upstream's answer made no sense"))
+        }
+        Trouble::Cannot(lack) => fault(Retry::Unable, Blame::Nobody, unable(lack)),
     }
 }
 
@@ -138,11 +144,7 @@ fn deferred(reply: Reply<'_>) -> ReplyBuf {
 
 /// A refusal as the upstream gave it; every reply of ours has an enhanced code.
 fn refused(reply: Reply<'_>) -> ReplyBuf {
-    if reply.is_permanent() {
-        return Reply { enhanced: Some(reply.enhanced.unwrap_or(Enhanced(5, 0, 0))), ..reply }.to_buf();
-    }
-    // A 1xx, 2xx or 3xx where none is due: a peer that does not speak SMTP. Not the client's fault.
-    ours(0, "the upstream's answer made no sense")
+    Reply { enhanced: Some(reply.enhanced.unwrap_or(Enhanced(5, 0, 0))), ..reply }.to_buf()
 }
 
 fn unable(lack: Lack) -> ReplyBuf {

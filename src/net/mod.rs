@@ -72,7 +72,8 @@ pub trait Net: Buffers {
     fn open(&mut self, to: SocketAddr, source: Option<IpAddr>) -> StreamId;
     /// Writes a few bytes, copied; they leave with the next `turn`, behind all written before.
     fn write(&mut self, stream: StreamId, bytes: &[u8]);
-    /// Writes extents, not copied (of any shard's arena); they must stay until `Sent` or `Closed`.
+    /// Writes extents, not copied (of any shard's arena); they must stay until `Sent` or `Closed`. None at all is
+    /// a mark: it has `Sent` told all the same.
     fn write_body(&mut self, stream: StreamId, extents: &[Extent]);
     /// Stops receiving, so that the peer's window closes. Events already under way may still come.
     fn pause(&mut self, stream: StreamId);

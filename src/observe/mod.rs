@@ -137,6 +137,8 @@ pub struct Stats {
     pub bounces: Counter,
     /// Bounces that could not be handed over or had nobody to go to.
     pub bounces_dropped: Counter,
+    /// Deliveries that went on to a pool's fallback.
+    pub fallbacks: Counter,
     /// Letters to other shards.
     pub letters: Counter,
     /// Buffers holding message data now.

@@ -31,7 +31,8 @@ fn listeners(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
     let sum = |i: usize, of: fn(&ListenerStats) -> &Counter| -> u64 {
         shards.iter().map(|stats| of(&stats.listeners[i]).get()).sum()
     };
-    type Part = (&'static str, fn(&ListenerStats) -> &Counter);
+    type OfListener = fn(&ListenerStats) -> &Counter;
+    type Part = (&'static str, OfListener);
     let outcomes: [Part; 3] =
         [("accepted", |s| &s.accepted), ("deferred", |s| &s.deferred), ("rejected", |s| &s.rejected)];
     page.head("postlane_messages_total", "counter", "Messages answered after their end of data.");
@@ -40,7 +41,7 @@ fn listeners(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
             page.line("postlane_messages_total", &format!("{label},outcome=\"{outcome}\""), sum(i, of));
         }
     }
-    let rest: [(&str, &str, &str, fn(&ListenerStats) -> &Counter); 3] = [
+    let rest: [(&str, &str, &str, OfListener); 3] = [
         ("postlane_sessions", "gauge", "Sessions open now.", |s| &s.sessions),
         ("postlane_sessions_total", "counter", "Sessions ever accepted.", |s| &s.connections),
         ("postlane_sessions_refused_total", "counter", "Sessions turned away at max_sessions.", |s| {
@@ -103,7 +104,9 @@ fn upstreams(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
 }
 
 fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
-    let totals: [(&str, &str, fn(&Stats) -> &Counter); 6] = [
+    type Total = fn(&Stats) -> &Counter;
+    type Times = fn(&Stats) -> &Histogram;
+    let totals: [(&str, &str, Total); 7] = [
         ("postlane_in_doubt_total", "Transactions repeated although an upstream may have taken them.", |s| {
             &s.in_doubt
         }),
@@ -113,6 +116,7 @@ fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
         ("postlane_bounces_dropped_total", "Bounces nobody was to be told or would take.", |s| {
             &s.bounces_dropped
         }),
+        ("postlane_fallbacks_total", "Deliveries that went on to a pool's fallback.", |s| &s.fallbacks),
         ("postlane_letters_total", "Letters between shards.", |s| &s.letters),
         ("postlane_out_of_buffers_total", "Messages refused for want of memory.", |s| &s.out_of_buffers),
         ("postlane_turns_total", "Turns of the shards' loops.", |s| &s.turns),
@@ -126,7 +130,7 @@ fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
         page.line("postlane_shard_busy_ratio", &format!("shard=\"{shard}\""), format!("{ratio:.4}"));
     }
     page.head("postlane_message_seconds", "histogram", "A message's time by stage.");
-    let stages: [(&str, fn(&Stats) -> &Histogram); 3] =
+    let stages: [(&str, Times); 3] =
         [("receive", |s| &s.receive), ("dispatch", |s| &s.dispatch), ("total", |s| &s.total)];
     for (stage, of) in stages {
         page.histogram(

@@ -198,6 +198,7 @@ impl<N: Net> Shard<N> {
                 Command::WriteBody { stream, message, .. } => {
                     write_converted(&mut self.net, stream, &message, &mut self.copy);
                 }
+                Command::Mark(stream) => self.net.write_body(stream, &[]),
                 Command::Open { link, address, source } => {
                     let stream = self.net.open(address, source);
                     self.dispatch.handle_opening(link, stream);
@@ -219,12 +220,12 @@ impl<N: Net> Shard<N> {
             return;
         }
         if self.obeyed < Order::Drain {
-            self.dispatch.drain();
+            self.dispatch.drain(self.now);
         }
         if order == Order::Stop {
             let listeners = self.stats[self.id.index()].listeners.len();
             (0..listeners).for_each(|n| self.net.unlisten(ListenerId(n as u16)));
-            self.dispatch.close_links();
+            self.dispatch.stop(self.now);
         }
         self.obeyed = order;
     }

@@ -112,6 +112,7 @@ fn options(sinks: &[sink::Handle]) -> Options {
         seed: 1,
         bounce_from: "MAILER-DAEMON@lane.test".into(),
         listeners: vec![options::Listener {
+            name: "lane".into(),
             trusted: vec!["127.0.0.0/8".parse().unwrap()],
             server: server::Options { hostname: "lane.test".into(), ..server::Options::default() },
             sessions_max: 1_000,
@@ -128,8 +129,10 @@ fn options(sinks: &[sink::Handle]) -> Options {
             reply_timeout: PATIENCE,
             attempts: 3,
             chunking: true,
+            fallback: None,
             health: Rules { eject_after: 5, eject_for: Duration::from_secs(10) },
             upstreams: sinks.iter().enumerate().map(upstream).collect(),
         }],
+        routes: std::sync::Arc::default(),
     }
 }

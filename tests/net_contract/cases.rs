@@ -1,7 +1,7 @@
 //! The promises, one by one.
 
 use postlane::handle::{Buffers, ListenerId};
-use postlane::net::{Cause, Net};
+use postlane::net::{Cause, Event, Net};
 use postlane::time::Instant;
 
 use crate::ground::{FarState, Ground, Stage, pattern};
@@ -296,6 +296,31 @@ pub(crate) fn slots_are_reused_and_names_are_not<G: Ground>() {
         }
     }
     assert!(slots.len() <= 4, "slots are used again: {slots:?}");
+}
+
+pub(crate) fn a_slot_rests_until_its_end_was_read<G: Ground>() {
+    let mut stage = Stage::<G>::new();
+    let at = stage.ground.listen();
+    for _ in 0..10 {
+        let (old, far) = stage.accept_one();
+        stage.ground.close(far);
+        let mut events = Vec::new();
+        let ended = |event: &Event| matches!(event, Event::Closed { stream, .. } if *stream == old);
+        for _ in 0..100_000 {
+            events.clear();
+            stage.ground.step(64, &mut events);
+            if events.iter().any(ended) {
+                break;
+            }
+        }
+        assert!(events.iter().any(ended));
+        // The reader of these events has not come to the end yet, and opens a stream while reading.
+        let new = stage.net().open(at, None);
+        assert_ne!(new.slot, old.slot);
+        stage.note(&events);
+        stage.net().abort(new);
+        stage.until_closed(new);
+    }
 }
 
 pub(crate) fn stale_names_do_nothing<G: Ground>() {

@@ -44,6 +44,7 @@ contract![
     a_slow_reader_holds_sent_back,
     exhausted_buffers_pause_receiving_until_released,
     slots_are_reused_and_names_are_not,
+    a_slot_rests_until_its_end_was_read,
     stale_names_do_nothing,
     unlisten_refuses_newcomers_and_keeps_streams,
     the_budget_of_events_is_kept,

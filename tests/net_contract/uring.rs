@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use postlane::handle::ShardId;
+use postlane::handle::{Buffers, ListenerId, ShardId};
 use postlane::net::uring::{Uring, UringOptions};
 use postlane::net::{Event, Net};
 use postlane::sys::arena::Arenas;
@@ -281,4 +281,90 @@ fn opens_from_the_source_address() {
     assert_eq!(peer.ip().to_string(), "127.0.0.7");
     let stream = stage.net().open(at, Some("192.0.2.9".parse().unwrap()));
     assert_eq!(stage.until_closed(stream), postlane::net::Cause::NotOpened(libc::EADDRNOTAVAIL));
+}
+
+/// Callers are named by IPv6, and by IPv4 even where they came through an IPv6 socket.
+#[test]
+fn callers_are_named_in_both_families() {
+    for (listen, call) in [("[::1]:0", "::1"), ("[::]:0", "127.0.0.1"), ("0.0.0.0:0", "127.0.0.1")] {
+        for plain in [false, true] {
+            let mut ground = UringGround::new(16, 4, plain);
+            let at = ground.net.listen(ListenerId(5), listen.parse().unwrap()).unwrap();
+            let caller = TcpStream::connect((call, at.port())).unwrap();
+            let mut events = Vec::new();
+            for _ in 0..10_000 {
+                ground.step(8, &mut events);
+                if !events.is_empty() {
+                    break;
+                }
+            }
+            let Some(&Event::Accepted { peer, listener, .. }) = events.first() else { panic!("{events:?}") };
+            assert_eq!((peer, listener), (caller.local_addr().unwrap(), ListenerId(5)));
+        }
+    }
+}
+
+/// Once warm, relaying allocates nothing, and each turn is one system call.
+#[test]
+fn a_warm_relay_allocates_nothing_and_enters_once_per_turn() {
+    let mut stage = crate::ground::Stage::<UringGround>::new();
+    let at = stage.ground.listen();
+    let (down, far_down) = stage.accept_one();
+    let (up, far_up) = stage.open_one(at);
+    stage.settle();
+    let body = crate::ground::pattern(10_240, 3);
+    let net = &mut stage.ground.net;
+    let (mut events, mut held) = (Vec::with_capacity(64), Vec::with_capacity(64));
+    let (mut allocations, mut turns, mut enters) = (0, 0, 0);
+    for round in 0..300 {
+        let mut arrived = vec![0; body.len() + 2];
+        let client = stage.ground.fars[far_down.0].stream.as_mut().unwrap();
+        client.set_nonblocking(false).unwrap();
+        client.write_all(&body).unwrap();
+        let mut left = body.len();
+        let mut sent = false;
+        let enters_before = net.enters();
+        let (count, turns_taken) = {
+            let mut turns_taken = 0;
+            let count = allocation_counter::measure(|| {
+                while left > 0 || !sent {
+                    events.clear();
+                    let until = net.now() + Duration::from_secs(5);
+                    net.turn(until, 32, &mut events);
+                    turns_taken += 1;
+                    for &event in &events {
+                        match event {
+                            Event::Received { stream, extent } if stream == down => {
+                                net.write_body(up, &[extent]);
+                                left -= extent.len as usize;
+                                held.push(extent.buffer);
+                                if left == 0 {
+                                    net.write(up, b".\n");
+                                }
+                            }
+                            Event::Sent { stream } => {
+                                assert_eq!(stream, up);
+                                held.drain(..).for_each(|buffer| net.release(buffer));
+                                sent = left == 0;
+                            }
+                            other => panic!("{other:?}"),
+                        }
+                    }
+                }
+            });
+            (count.count_total, turns_taken)
+        };
+        if round >= 100 {
+            allocations += count;
+            turns += turns_taken;
+            enters += net.enters() - enters_before;
+        }
+        let upstream = stage.ground.fars[far_up.0].stream.as_mut().unwrap();
+        upstream.set_nonblocking(false).unwrap();
+        upstream.read_exact(&mut arrived).unwrap();
+        assert!(arrived.starts_with(&body) && arrived.ends_with(b".\n"));
+    }
+    let counted = allocation_counter::measure(|| drop(std::hint::black_box(vec![7_u8]))).count_total;
+    assert_eq!((allocations, counted), (0, 1), "none, and the counter does count");
+    assert_eq!(enters, turns, "a turn is one io_uring_enter");
 }

@@ -114,7 +114,7 @@ class TestSmtplib:
 
     def test_fifty_recipients(self, client, upstream):
         recipients = [f"r{number}@sink.test" for number in range(50)]
-        assert client.sendmail("a@client.test", recipients, message().as_bytes()) == {}
+        assert client.send_message(message(), to_addrs=recipients) == {}
         got = [recipient for mail in upstream.mails() for recipient in mail.recipients]
         assert sorted(got) == sorted(recipients)
 

@@ -27,6 +27,8 @@ pub(crate) struct Habits {
     /// Per message: a RSET and a new start before it.
     pub(crate) reset: f64,
     pub(crate) says_quit: bool,
+    /// Never reads what it is told, and goes on asking.
+    pub(crate) reads: bool,
 }
 
 impl Habits {
@@ -41,6 +43,7 @@ impl Habits {
             stall: 0.0,
             reset: 0.0,
             says_quit: true,
+            reads: true,
         }
     }
 }
@@ -145,6 +148,12 @@ impl Client {
         }
     }
 
+    /// Starts no further session.
+    pub(crate) fn give_up(&mut self) {
+        self.sessions_left = 0;
+        self.done |= self.peer.is_none();
+    }
+
     /// In words, for whoever looks for a fault.
     pub(crate) fn state(&self, world: &World) -> String {
         let ops: Vec<What> = self.ops.iter().map(|op| op.what).collect();
@@ -203,7 +212,11 @@ impl Client {
 
     fn begin_session(&mut self, world: &World, messages: &[Message]) {
         let from = SocketAddr::from(([127, 0, 0, 1], 0));
-        self.peer = Some(world.connect(self.to, from));
+        let peer = world.connect(self.to, from);
+        self.peer = Some(peer);
+        if !self.habits.reads {
+            world.pause(peer);
+        }
         self.sessions_left -= 1;
         let op = |bytes: &str, what, sync| Op { bytes: bytes.as_bytes().to_vec(), what, sync };
         self.due = VecDeque::from([What::Greeting]);

@@ -5,6 +5,7 @@
 
 mod client;
 mod dice;
+mod focus;
 mod message;
 mod play;
 mod random_world;

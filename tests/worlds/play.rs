@@ -141,6 +141,11 @@ impl Play {
 
     /// Plays it to the end: all clients served, drained, stopped; and judges.
     pub(crate) fn finish(&mut self) -> Count {
+        self.end();
+        self.judge()
+    }
+
+    pub(crate) fn end(&mut self) {
         self.run(Duration::from_secs(3 * 3600), "a client waits for ever", |play| {
             play.clients.iter().all(|client| client.done)
         });
@@ -149,7 +154,6 @@ impl Play {
         self.stage.order(Order::Stop);
         self.run(Duration::from_secs(1200), "the stop does not end", |play| play.stage.has_ended());
         self.stage.assert_nothing_left();
-        self.judge()
     }
 
     /// The oracle.
@@ -166,6 +170,7 @@ impl Play {
             ..Count::default()
         };
         let mut by_recipient: HashMap<&str, Vec<&Taken>> = HashMap::new();
+        let mut repeated: HashSet<*const Taken> = HashSet::new();
         for taken in self.upstreams.iter().flat_map(|upstream| &upstream.taken) {
             count.taken += 1;
             let mut again = false;
@@ -176,7 +181,13 @@ impl Play {
                 again |= earlier.iter().any(|other| same(&other));
                 earlier.push(taken);
             }
-            count.repeats += u64::from(again);
+            if again {
+                count.repeats += 1;
+                repeated.insert(taken);
+            }
+            if self.trace && again {
+                println!("taken again at {:?}: {} for {:?}", taken.at, taken.mail, taken.recipients);
+            }
         }
         let known: HashSet<&str> =
             self.messages.iter().flat_map(|m| m.recipients.iter().map(String::as_str)).collect();
@@ -190,7 +201,7 @@ impl Play {
         let mut refused_but_taken = 0;
         let mut excused = 0;
         for message in &self.messages {
-            let (unexplained, missing) = self.judge_message(message, &by_recipient, &mut count);
+            let (unexplained, missing) = self.judge_message(message, &by_recipient, &repeated, &mut count);
             refused_but_taken += unexplained;
             excused += missing;
         }
@@ -221,6 +232,7 @@ impl Play {
         &self,
         message: &Message,
         taken: &HashMap<&str, Vec<&Taken>>,
+        repeated: &HashSet<*const Taken>,
         count: &mut Count,
     ) -> (u64, u64) {
         let n = message.number;
@@ -256,6 +268,11 @@ impl Play {
             Fate::Answered(code) => {
                 count.deferred += u64::from(code < 500);
                 count.rejected += u64::from(code >= 500);
+                if self.trace && !takings.is_empty() {
+                    println!("message {n} was answered {code} and taken {} times", takings.len());
+                }
+                // Those taken again have been counted as that.
+                takings.retain(|taken| !repeated.contains(&std::ptr::from_ref(*taken)));
                 return (takings.len() as u64, 0);
             }
         }

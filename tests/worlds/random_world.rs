@@ -122,5 +122,6 @@ fn draw_habits(dice: &mut Dice) -> Habits {
         stall: dice.pick(&[0.0, 0.0, 0.0, 0.0, 0.1]),
         reset: dice.pick(&[0.0, 0.0, 0.3]),
         says_quit: dice.chance(0.8),
+        reads: true,
     }
 }

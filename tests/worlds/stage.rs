@@ -4,10 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postlane::balance::Policy;
-use postlane::balance::health::Rules;
 use postlane::dispatch::Dispatch;
-use postlane::dispatch::options::{Listener, Network, Options, Pool, Upstream};
+use postlane::dispatch::options::{Listener, Options, Pool, Upstream};
 use postlane::dispatch::owner::ShardBy;
 use postlane::handle::{ListenerId, ShardId};
 use postlane::net::sim::{Faults, SimNet, World};
@@ -42,23 +40,14 @@ impl Setup {
             buffers: 256,
             shard_by: ShardBy::Address,
             listener: Listener {
-                trusted: vec![Network { address: "127.0.0.0".parse().unwrap(), prefix: 8 }],
+                name: "apps".into(),
+                trusted: vec!["127.0.0.0/8".parse().unwrap()],
                 server: server::Options { hostname: "out1.example.net".into(), ..Default::default() },
                 sessions_max: 1000,
                 idle_timeout: Duration::from_secs(300),
             },
             pool: Pool {
-                policy: Policy::LeastResponseTime,
-                links_max: 8,
-                idle_links: 1,
-                idle_timeout: Duration::from_secs(30),
-                transactions_per_link: 0,
-                source_addresses: Vec::new(),
-                connect_timeout: Duration::from_secs(5),
                 reply_timeout: Duration::from_secs(60),
-                attempts: 3,
-                chunking: true,
-                health: Rules { eject_after: 5, eject_for: Duration::from_secs(10) },
                 upstreams: (0..upstreams)
                     .map(|n| Upstream {
                         name: format!("mta{}", n + 1),
@@ -66,7 +55,24 @@ impl Setup {
                         weight: 1,
                     })
                     .collect(),
+                ..Pool::default()
             },
+        }
+    }
+
+    /// What that shard's dispatch is told.
+    pub(crate) fn options(&self, shard: ShardId) -> Options {
+        Options {
+            shard,
+            shards: self.shards,
+            shard_by: self.shard_by,
+            hostname: "out1.example.net".into(),
+            epoch_ms: 1_700_000_000_000,
+            seed: self.seed.wrapping_add(u64::from(shard.0)),
+            bounce_from: "MAILER-DAEMON@out1.example.net".into(),
+            listeners: vec![self.listener.clone()],
+            pools: vec![self.pool.clone()],
+            routes: Arc::default(),
         }
     }
 }
@@ -97,17 +103,7 @@ impl Stage {
             .enumerate()
             .map(|(n, mailbox)| {
                 let id = ShardId(n as u16);
-                let options = Options {
-                    shard: id,
-                    shards: setup.shards,
-                    shard_by: setup.shard_by,
-                    hostname: "out1.example.net".into(),
-                    epoch_ms: 1_700_000_000_000,
-                    seed: setup.seed.wrapping_add(n as u64),
-                    bounce_from: "MAILER-DAEMON@out1.example.net".into(),
-                    listeners: vec![setup.listener.clone()],
-                    pools: vec![setup.pool.clone()],
-                };
+                let options = setup.options(id);
                 let dispatch = Dispatch::new(options, stats[n].clone(), 1_700_000_000);
                 let net = world.net(id);
                 let mut shard = Shard::new(id, net, dispatch, mailbox, orders.clone(), stats.clone());

@@ -125,6 +125,8 @@ struct Link {
     /// It hangs, or is going to close: hears nothing more.
     deaf: bool,
     body_judged: bool,
+    /// The message was refused before its end.
+    answered_early: bool,
     messages: usize,
     since: Instant,
     over: bool,
@@ -210,13 +212,13 @@ impl Upstream {
             acted = true;
             self.greet(peer, world.now());
         }
-        self.links_most = self.links_most.max(self.links.len());
         let mut links = std::mem::take(&mut self.links);
         for link in &mut links {
             acted |= self.step_link(link, world);
         }
         links.retain(|link| !link.over);
         self.links = links;
+        self.links_most = self.links_most.max(self.links.len());
         acted
     }
 
@@ -232,6 +234,7 @@ impl Upstream {
             went_ahead: false,
             deaf: false,
             body_judged: false,
+            answered_early: false,
             messages: 0,
             since: now,
             over: false,
@@ -430,6 +433,7 @@ impl Upstream {
         link.phase = Phase::Data;
         link.went_ahead = false;
         link.body_judged = false;
+        link.answered_early = false;
         let at = self.due(link, now);
         link.acts.push_back((at, Act::GoAhead));
     }
@@ -452,6 +456,9 @@ impl Upstream {
         let data: Vec<u8> = link.input.drain(..end).collect();
         link.input.drain(..3);
         link.phase = Phase::Ready;
+        if link.answered_early {
+            return true;
+        }
         if link.recipients.is_empty() {
             if !data.is_empty() {
                 self.breaches.push("a body for nobody".into());
@@ -497,15 +504,22 @@ impl Upstream {
         let fate = self.fate(moment);
         let Some(deed) = fate else { return false };
         self.commit(link, deed, now);
-        // A body is not refused before its end.
+        // A body refused before its end is read all the same.
         moment != Moment::Body || link.deaf
     }
 
     fn commit(&mut self, link: &mut Link, deed: Deed, now: Instant) {
         let in_body = link.phase == Phase::Data;
         match deed {
-            Deed::Refuse if in_body => {}
-            Deed::Defer if in_body => {}
+            Deed::Refuse | Deed::Defer if in_body => {
+                link.answered_early = true;
+                let text = if deed == Deed::Refuse {
+                    "554 5.7.1 I do not like how it begins"
+                } else {
+                    "452 4.3.1 no room for it"
+                };
+                self.say(link, now, text);
+            }
             Deed::Refuse => self.say(link, now, "550 5.7.1 not here"),
             Deed::Defer => self.say(link, now, "450 4.2.0 not now"),
             Deed::Leave => {

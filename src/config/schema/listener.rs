@@ -17,11 +17,11 @@ const TRUSTED_MAX: usize = 4096;
 pub(super) fn all(
     tables: &[&Table],
     report: &mut Report,
+    named: &mut Taken<String>,
     listened: &mut Taken<SocketAddr>,
     memory: u64,
 ) -> Vec<Listener> {
-    let mut named = Taken::default();
-    tables.iter().filter_map(|table| one(table, report, &mut named, listened, memory)).collect()
+    tables.iter().filter_map(|table| one(table, report, named, listened, memory)).collect()
 }
 
 fn one(

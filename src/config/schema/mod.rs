@@ -3,6 +3,7 @@
 mod listener;
 mod names;
 mod pool;
+mod route;
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -18,6 +19,7 @@ use super::{Admin, Config, CpuList, Delivery, Errors, Machine, Mode, ShardBy, Sh
 pub(super) const SHARDS_MAX: usize = 1024;
 const LISTENERS_MAX: usize = 64;
 const POOLS_MAX: usize = 64;
+const ROUTES_MAX: usize = 100_000;
 
 const MIB: u64 = 1 << 20;
 /// Least memory for message bodies: below it hardly a message fits.
@@ -54,12 +56,16 @@ fn top(tree: &Table, report: &mut Report, machine: &Machine) -> Option<Config> {
             "there is no `[[listener]]`: add one with `name = \"...\"` and `address = \"127.0.0.1:2525\"`",
         );
     }
-    let listeners = listener::all(&listeners, section.report, &mut listened, memory);
+    let mut listener_names = Taken::default();
+    let listeners = listener::all(&listeners, section.report, &mut listener_names, &mut listened, memory);
     let pools = section.tables("pool", "pool", POOLS_MAX);
     if section.key_at("pool").is_none() || section.is_empty_list("pool") {
         section.missing("there is no `[[pool]]`: add one with `name = \"...\"` and a `[[pool.upstream]]`");
     }
-    let pools = pool::all(&pools, section.report);
+    let mut pool_names = Taken::default();
+    let pools = pool::all(&pools, section.report, &mut pool_names);
+    let routes = section.tables("route", "route", ROUTES_MAX);
+    let routes = route::all(&routes, section.report, &listener_names, &pool_names);
     let delivery_table = section.table("delivery");
     if delivery_table.is_none() && section.key_at("delivery").is_none() {
         section.missing(format!("there is no `[delivery]`: {MODE_ADVICE} under it"));
@@ -76,6 +82,7 @@ fn top(tree: &Table, report: &mut Report, machine: &Machine) -> Option<Config> {
         admin,
         listeners,
         pools,
+        routes,
         delivery: delivery?,
     })
 }
@@ -83,7 +90,6 @@ fn top(tree: &Table, report: &mut Report, machine: &Machine) -> Option<Config> {
 /// Sections of versions to come.
 fn later(section: &mut Section<'_, '_>) {
     let remove = "remove it";
-    section.later("route", "remove it; every message goes to the first pool");
     section.later("log", remove);
     section.later("xdp", remove);
     section.later("source", "remove it; addresses to send from are a pool's `source_addresses`");
@@ -209,6 +215,20 @@ struct Taken<T> {
 impl<T> Default for Taken<T> {
     fn default() -> Self {
         Taken { first: HashMap::new() }
+    }
+}
+
+impl Taken<String> {
+    /// Whether something has that name.
+    fn has(&self, name: &str) -> bool {
+        self.first.contains_key(name)
+    }
+
+    /// All of them, in the order in which they were written.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let mut names: Vec<_> = self.first.iter().collect();
+        names.sort_by_key(|(_, at)| **at);
+        names.into_iter().map(|(name, _)| name.as_str())
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::Taken;
 use crate::config::section::{Located, Section};
+use crate::config::similar::nearest;
 
 /// Longest name of a listener, pool or upstream: they become labels and columns.
 const NAME_BYTES_MAX: usize = 64;
@@ -71,6 +72,17 @@ pub(super) fn name(
     let name = name?;
     taken.claim(section.report, &name, |value| format!("`{value}` is already the name of a `{title}`"));
     Some(name)
+}
+
+/// What is said of a name that nothing has. `names`: those that there are.
+pub(super) fn unknown<'a>(kind: &str, name: &str, names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    let advice = match nearest(name, &names) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if names.is_empty() || names.len() > 8 => format!("write the name of a {kind}"),
+        None => format!("write one of `{}`", names.join("`, `")),
+    };
+    format!("there is no {kind} `{}`; {advice}", name.escape_debug())
 }
 
 /// An IP address and a port. `port` is what the advice suggests.

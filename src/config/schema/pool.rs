@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::{TOP_KEYS, Taken, names};
 use crate::config::error::Report;
 use crate::config::section::{Located, Section};
-use crate::config::tree::Table;
-use crate::config::{Balance, Health, Pool, Upstream};
+use crate::config::tree::{Node, Table, Value};
+use crate::config::{Balance, Health, Pool, Probe, Upstream};
 
 const UPSTREAMS_MAX: usize = 1024;
 const SOURCES_MAX: usize = 256;
@@ -29,9 +29,34 @@ const fn seconds(count: u64) -> Duration {
 }
 
 /// All pools that are right; what is wrong with the others is reported.
-pub(super) fn all(tables: &[&Table], report: &mut Report) -> Vec<Pool> {
-    let mut named = Taken::default();
-    tables.iter().filter_map(|table| one(table, report, &mut named)).collect()
+pub(super) fn all(tables: &[&Table], report: &mut Report, named: &mut Taken<String>) -> Vec<Pool> {
+    let pools: Vec<Pool> = tables.iter().filter_map(|table| one(table, report, named)).collect();
+    for table in tables {
+        check_fallback(table, report, &pools, named);
+    }
+    pools
+}
+
+/// A fallback must be another pool, and the line of fallbacks must have an end.
+fn check_fallback(table: &Table, report: &mut Report, pools: &[Pool], named: &Taken<String>) {
+    let text = |key: &str| match table.get(key).map(|entry| &entry.node) {
+        Some(Node { at, value: Value::Text(text) }) => Some((*at, text.as_str())),
+        _ => None,
+    };
+    let (Some((at, fallback)), Some((_, name))) = (text("fallback"), text("name")) else { return };
+    if !named.has(fallback) {
+        let message = names::unknown("pool", fallback, named.names());
+        return report.wrong(at, format!("`fallback`: {message}"));
+    }
+    let fallback_of =
+        |name: &&str| pools.iter().find(|pool| pool.name == *name).and_then(|pool| pool.fallback.as_deref());
+    let mut line = std::iter::successors(Some(fallback), fallback_of).take(pools.len());
+    if line.any(|pool| pool == name) {
+        let message = format!(
+            "`fallback`: from `{name}` by `{fallback}` it comes back to `{name}`: let the line end somewhere"
+        );
+        report.wrong(at, message);
+    }
 }
 
 fn one(table: &Table, report: &mut Report, named: &mut Taken<String>) -> Option<Pool> {
@@ -62,7 +87,7 @@ fn one(table: &Table, report: &mut Report, named: &mut Taken<String>) -> Option<
     check_families(section.report, &sources, &upstreams);
     section.choice("tls", &[("off", ())], &["optional", "required", "verify"]);
     section.later("auth", "remove it; upstreams must take mail from this machine without it");
-    section.later("fallback", "remove it; put its upstreams into this pool");
+    let fallback = section.text("fallback");
     section.close(&TOP_KEYS);
     Some(Pool {
         name: name?.value,
@@ -76,6 +101,7 @@ fn one(table: &Table, report: &mut Report, named: &mut Taken<String>) -> Option<
         idle_timeout,
         attempts: u8::try_from(attempts).ok()?,
         chunking,
+        fallback: fallback.as_ref().map(|fallback| fallback.value.clone()),
         health,
         upstreams: upstreams.into_iter().map(|upstream| upstream.value).collect(),
     })
@@ -138,23 +164,35 @@ fn check_families(report: &mut Report, sources: &[Located<IpAddr>], upstreams: &
 }
 
 fn default_health() -> Health {
-    Health { eject_after: 5, eject_for: seconds(10) }
+    Health {
+        probe: Probe::Smtp,
+        interval: seconds(5),
+        rise: 2,
+        fall: 3,
+        eject_after: 5,
+        eject_for: seconds(10),
+        slow_start: seconds(30),
+        panic_below_permille: 300,
+    }
 }
 
 fn health(table: &Table, report: &mut Report) -> Health {
     let default = default_health();
+    let least = Duration::from_millis(10);
     let mut section = Section::new(table, "in `[pool.health]`", report);
-    let eject_after = section.count("eject_after", default.eject_after, 1..=10_000);
-    let eject_for =
-        section.duration("eject_for", default.eject_for, Duration::from_millis(10)..=seconds(300));
-    section.choice("probe", &[("off", ())], &["smtp", "tcp"]);
-    for key in ["interval", "rise", "fall"] {
-        section.later(key, "remove it; there are no probes yet, live traffic marks upstreams");
-    }
-    section.later("slow_start", "remove it");
-    section.later("panic_below", "remove it");
+    let probes = [("smtp", Probe::Smtp), ("tcp", Probe::Tcp), ("off", Probe::Off)];
+    let health = Health {
+        probe: section.choice("probe", &probes, &[]).unwrap_or(default.probe),
+        interval: section.duration("interval", default.interval, Duration::from_millis(100)..=seconds(3600)),
+        rise: section.count("rise", default.rise, 1..=100),
+        fall: section.count("fall", default.fall, 1..=100),
+        eject_after: section.count("eject_after", default.eject_after, 1..=10_000),
+        eject_for: section.duration("eject_for", default.eject_for, least..=seconds(300)),
+        slow_start: section.duration("slow_start", default.slow_start, Duration::ZERO..=seconds(3600)),
+        panic_below_permille: section.share("panic_below", default.panic_below_permille),
+    };
     section.close(&TOP_KEYS);
-    Health { eject_after, eject_for }
+    health
 }
 
 /// An upstream, located at its address.

@@ -94,6 +94,16 @@ impl SimNet {
         self.pool.held()
     }
 
+    /// Bytes written that no window has had room for yet.
+    pub fn unsent_bytes(&self) -> usize {
+        let streams = self.slots.iter().filter_map(|slot| slot.stream.as_ref());
+        let len = |piece: &Piece| match piece {
+            Piece::Bytes(bytes) => bytes.len(),
+            Piece::Body(extent) => extent.len as usize,
+        };
+        streams.flat_map(|stream| &stream.backlog).map(len).sum()
+    }
+
     pub(super) fn activate(&self) {
         self.fabric.borrow_mut().shards[self.shard.index()].active = true;
     }

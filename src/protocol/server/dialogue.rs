@@ -39,7 +39,7 @@ struct Coming {
     left: u64,
     last: bool,
     /// It is swallowed, and this is the answer then.
-    refusal: Option<Reply<'static>>,
+    refusal: Option<&'static Reply<'static>>,
 }
 
 /// A session's state, apart from the bytes.
@@ -98,7 +98,7 @@ impl Dialogue {
     /// The chunk under way is complete, and was out of place.
     pub(super) fn chunk_swallowed(&mut self, options: &Options, out: &mut Vec<u8>) -> Option<Event<'static>> {
         let refusal = self.chunk.take().and_then(|chunk| chunk.refusal)?;
-        self.fault(refusal, options, out)
+        self.fault(*refusal, options, out)
     }
 
     pub(super) fn extended(&self) -> bool {
@@ -272,8 +272,8 @@ impl Dialogue {
                 self.begins = true;
                 None
             }
-            Phase::Transaction => Some(replies::RECIPIENT_FIRST),
-            _ => Some(replies::MAIL_FIRST),
+            Phase::Transaction => Some(&replies::RECIPIENT_FIRST),
+            _ => Some(&replies::MAIL_FIRST),
         };
         self.chunk = Some(Coming { left: size, last, refusal });
         None

@@ -52,8 +52,9 @@ class _Handler:
             refusal = _match(self.recorder.rules.data, address)
             if refusal:
                 return refusal
+        sender = "" if envelope.mail_from == "<>" else envelope.mail_from
         mail = Mail(
-            envelope.mail_from, list(envelope.mail_options), list(envelope.rcpt_tos), envelope.original_content
+            sender, list(envelope.mail_options), list(envelope.rcpt_tos), envelope.original_content
         )
         with self.recorder.lock:
             self.recorder.taken.append(mail)

@@ -78,9 +78,8 @@ class Postlane:
         raise AssertionError(f"no greeting within {seconds} s:\n{self.process.output()}")
 
     def cpu_seconds(self):
-        """User and system time of all its threads so far."""
-        fields = open(f"/proc/{self.process.pid}/stat").read().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / 100
+        """User and system time of all its threads so far (clock_getcpuclockid(3))."""
+        return time.clock_gettime((~self.process.pid << 3) | 2)
 
     def terminate(self):
         self.process.signal(signal.SIGTERM)

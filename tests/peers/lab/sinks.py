@@ -71,6 +71,10 @@ class LaneSink:
         """As a crash would: SIGKILL. What it had taken stays in the dump."""
         self.process.kill()
 
+    def taken(self):
+        """How many messages it has taken, over all its lives."""
+        return self.dump.read_bytes().count(b"\n") if self.dump.exists() else 0
+
     def deliveries(self):
         """One dictionary per message: from, to, size, hash, message_id and more."""
         if not self.dump.exists():
