@@ -93,3 +93,116 @@ impl Pieces<'_> {
         self.left -= octets as u64;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::handle::{BufferId, ShardId};
+    use crate::protocol::wire::data::Scanner;
+
+    /// One buffer per piece of a body.
+    struct Memory(Vec<Vec<u8>>);
+
+    impl Buffers for Memory {
+        fn bytes(&self, extent: Extent) -> &[u8] {
+            &self.0[extent.buffer.index as usize][extent.start as usize..][..extent.len as usize]
+        }
+        fn retain(&mut self, _: BufferId) {}
+        fn release(&mut self, _: BufferId) {}
+        fn append(&mut self, _: Extent, _: Extent) -> Option<Extent> {
+            None
+        }
+        fn free(&self) -> usize {
+            0
+        }
+    }
+
+    /// Converts a body of that form that lies in pieces; octets copied, and the result.
+    fn convert(form: Form, body: &[u8], cuts: &[usize]) -> (usize, Vec<u8>) {
+        let mut scanner = Scanner::of(form);
+        assert_eq!(scanner.push(body), body.len());
+        let mut memory = Memory(Vec::new());
+        let mut message = Message { size: body.len() as u64, shape: scanner.shape(), ..Message::default() };
+        let (mut rest, mut cuts) = (body, cuts.iter().cycle());
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at(rest.len().min(*cuts.next().unwrap_or(&usize::MAX)));
+            let buffer = BufferId { arena: ShardId(0), index: memory.0.len() as u32 };
+            // Something that is not of the body lies before it.
+            memory.0.push([b"\n.", piece].concat());
+            message.body.push(Extent { buffer, start: 2, len: piece.len() as u32 });
+            rest = after;
+        }
+        let (mut copied, mut all) = (0, Vec::new());
+        let mut pieces = message.converted();
+        while let Some(piece) = pieces.next(&memory) {
+            match piece {
+                Piece::Kept(extent) => all.extend_from_slice(memory.bytes(extent)),
+                Piece::Copied(extent) => {
+                    copied += extent.len as usize;
+                    all.extend_from_slice(memory.bytes(extent));
+                }
+                Piece::Added(bytes) => all.extend_from_slice(bytes),
+            }
+        }
+        if form == Form::Stuffed {
+            assert_eq!(all.len() as u64, message.plain_size(), "what BDAT announces is what is sent");
+        }
+        (copied, all)
+    }
+
+    /// Line by line.
+    fn stuffed(plain: &[u8]) -> Vec<u8> {
+        let mut lines: Vec<&[u8]> = plain.split(|&b| b == b'\n').collect();
+        let last = lines.pop().unwrap_or_default();
+        let mut all = Vec::new();
+        for line in lines {
+            all.extend_from_slice(if line.starts_with(b".") { b"." } else { b"" });
+            all.extend_from_slice(line);
+            all.push(b'\n');
+        }
+        if !last.is_empty() {
+            all.extend_from_slice(if last.starts_with(b".") { b"." } else { b"" });
+            all.extend_from_slice(last);
+            all.extend_from_slice(b"\r\n");
+        }
+        all.extend_from_slice(b".\r\n");
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn there_and_back(
+            fragments in prop::collection::vec(
+                prop_oneof![
+                    4 => Just(b"\r\n".to_vec()),
+                    4 => Just(b"\r\n.\r\n".to_vec()),
+                    2 => Just(b".".to_vec()),
+                    4 => prop::collection::vec(b'a'..=b'e', 0..400),
+                ],
+                0..40,
+            ),
+            cuts in prop::collection::vec(1usize..700, 0..6),
+        ) {
+            let plain = fragments.concat();
+            let (_, forth) = convert(Form::Plain, &plain, &cuts);
+            prop_assert_eq!(&forth, &stuffed(&plain));
+            let (_, back) = convert(Form::Stuffed, &forth, &cuts);
+            let ended = if plain.is_empty() || plain.ends_with(b"\n") { plain } else { [&plain[..], b"\r\n"].concat() };
+            prop_assert_eq!(back, ended);
+        }
+    }
+
+    #[test]
+    fn without_dots_nothing_is_copied_or_split() {
+        let plain = b"Subject: x\r\n\r\nno dots.\r\n".repeat(50);
+        assert_eq!(convert(Form::Plain, &plain, &[100]), (0, [&plain[..], b".\r\n"].concat()));
+        let wire = [&plain[..], b".\r\n"].concat();
+        assert_eq!(convert(Form::Stuffed, &wire, &[100]), (0, plain));
+        // Of lines apart by more than is copied neither.
+        let far = [&b".a"[..], &b"x".repeat(300), b"\r\n"].concat().repeat(3);
+        let (copied, all) = convert(Form::Plain, &far, &[]);
+        assert_eq!((copied, all), (0, stuffed(&far)));
+    }
+}
