@@ -134,6 +134,9 @@ impl Parts<'_> {
 
 /// An upstream's words on one line, within bounds.
 fn write_text(out: &mut Vec<u8>, reply: &ReplyBuf) {
+    if let Some(enhanced) = reply.as_reply().enhanced {
+        let _ = write!(out, "{enhanced} ");
+    }
     let text = reply.as_reply().text.iter().take(REPLY_BYTES_MAX);
     out.extend(text.map(|&byte| if byte == b'\n' { b' ' } else { byte }));
     out.extend_from_slice(b"\r\n");

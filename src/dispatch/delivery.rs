@@ -242,7 +242,9 @@ impl Dispatch {
         self.stats.pools[pool][upstream].delivered.add(u64::from(delivery.attempt.accepted));
         if delivery.attempt.refused.is_empty() {
             delivery.recipients.clear();
-            self.end(id, Outcome { accepted: true, reply, refused: Vec::new() });
+            // Those refused by an upstream that it was with before.
+            let refused = std::mem::take(&mut delivery.refused);
+            self.end(id, Outcome { accepted: true, reply, refused });
             return;
         }
         // Those put off go on to another upstream; those refused are reported with the rest.

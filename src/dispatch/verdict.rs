@@ -110,10 +110,12 @@ pub(super) fn judge(trouble: Trouble<'_>, phase: Phase, reused: bool) -> Fault {
         Trouble::Said(reply) | Trouble::SaidOfRecipient(reply) if reply.is_permanent() => {
             fault(Retry::Never, Blame::Nobody, refused(reply))
         }
-        // A 1xx, 2xx or 3xx where none is due: it does not speak SMTP, which another may.
-        Trouble::Said(_) | Trouble::SaidOfRecipient(_) => {
-            fault(Retry::Elsewhere, Blame::Upstream, ours(0, "the upstream's answer made no sense"))
-        }
+        // A 1xx, 2xx or 3xx where none is due: it does not speak SMTP, which another may. After the dot that is no no.
+        Trouble::Said(_) | Trouble::SaidOfRecipient(_) => fault(
+            if phase == Phase::Dotted { Retry::InDoubt } else { Retry::Elsewhere },
+            Blame::Upstream,
+            ours(0, "the upstream's answer made no sense"),
+        ),
         Trouble::Cannot(lack) => fault(Retry::Unable, Blame::Nobody, unable(lack)),
     }
 }
@@ -187,6 +189,9 @@ mod tests {
         assert_eq!(retry(Trouble::Said(no), Phase::Dotted, true), Retry::Never);
         let later = Reply::new(450, Enhanced(4, 2, 0), "busy");
         assert_eq!(retry(Trouble::Said(later), Phase::Dotted, true), Retry::Elsewhere);
+        let what = Reply { code: 354, enhanced: None, text: b"go on" };
+        assert_eq!(retry(Trouble::Said(what), Phase::Dotted, false), Retry::InDoubt);
+        assert_eq!(retry(Trouble::Said(what), heard, false), Retry::Elsewhere);
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub(crate) enum Moment {
 pub(crate) enum Deed {
     Refuse,
     Defer,
+    /// Says something that is no answer to what it was told.
+    Babble,
     /// 421 and close.
     Leave,
     Hang,
@@ -58,6 +60,9 @@ pub(crate) struct Manner {
     pub(crate) multi_line: bool,
     /// An idle link is closed after this, saying 421 or not.
     pub(crate) idle_timeout: Option<(Duration, bool)>,
+    /// Recipients that begin so are refused, or put off.
+    pub(crate) refuses: Option<&'static str>,
+    pub(crate) puts_off: Option<&'static str>,
     /// What goes wrong, and how often.
     pub(crate) odds: Vec<(Moment, Deed, f64)>,
     /// That a message whose answer is never given was taken all the same.
@@ -81,6 +86,8 @@ impl Manner {
             data_for_nobody: false,
             multi_line: false,
             idle_timeout: None,
+            refuses: None,
+            puts_off: None,
             odds: Vec::new(),
             taken_silently: 0.5,
         }
@@ -429,7 +436,12 @@ impl Upstream {
         if dsn && !self.manner.dsn || !lower.starts_with("rcpt to:<") {
             self.breaches.push(format!("not offered, or no RCPT: {line:?}"));
         }
-        if !self.misbehave(link, Moment::Rcpt, now) {
+        let is = |name: Option<&str>| name.is_some_and(|name| lower["rcpt to:<".len()..].starts_with(name));
+        if is(self.manner.refuses) {
+            self.commit(link, Moment::Rcpt, Deed::Refuse, now);
+        } else if is(self.manner.puts_off) {
+            self.commit(link, Moment::Rcpt, Deed::Defer, now);
+        } else if !self.misbehave(link, Moment::Rcpt, now) {
             let path = line["RCPT TO:<".len()..].split('>').next().unwrap_or("");
             link.recipients.push(path.to_owned());
             self.say(link, now, "250 2.1.5 recipient ok");
@@ -502,7 +514,7 @@ impl Upstream {
                 {
                     self.taken.push(taken);
                 }
-                self.commit(link, deed, now);
+                self.commit(link, Moment::Dot, deed, now);
             }
             None => {
                 self.taken.push(taken);
@@ -521,12 +533,12 @@ impl Upstream {
     fn misbehave(&mut self, link: &mut Link, moment: Moment, now: Instant) -> bool {
         let fate = self.fate(moment);
         let Some(deed) = fate else { return false };
-        self.commit(link, deed, now);
+        self.commit(link, moment, deed, now);
         // A body refused before its end is read all the same.
         moment != Moment::Body || link.deaf
     }
 
-    fn commit(&mut self, link: &mut Link, deed: Deed, now: Instant) {
+    fn commit(&mut self, link: &mut Link, moment: Moment, deed: Deed, now: Instant) {
         let in_body = link.phase == Phase::Data;
         match deed {
             Deed::Refuse | Deed::Defer if in_body => {
@@ -537,6 +549,14 @@ impl Upstream {
                     "452 4.3.1 no room for it"
                 };
                 self.say(link, now, text);
+            }
+            // Two answers to one message would be a lie that nobody can see through.
+            Deed::Babble if in_body => {}
+            Deed::Babble => {
+                // Nothing that could be taken for a yes.
+                let text = self.dice.pick(&["SSH-2.0-x", "999 9.9.9 x", "25", "", "150 x", "354 go on"]);
+                let yes = moment == Moment::Data && text.starts_with('3');
+                self.say(link, now, if yes { "150 x" } else { text });
             }
             Deed::Refuse => self.say(link, now, "550 5.7.1 not here"),
             Deed::Defer => self.say(link, now, "450 4.2.0 not now"),

@@ -144,10 +144,15 @@ impl Dialogue {
         options: &Options,
         out: &mut Vec<u8>,
     ) -> Option<Event<'a>> {
-        let text = match line.strip_suffix(b"\r\n") {
-            Some(text) if memchr::memchr2(b'\r', 0, text).is_none() => text,
-            _ => return self.fault(replies::BARE, options, out),
+        let Some(text) = line.strip_suffix(b"\r\n") else {
+            // What follows a bare LF may be a command that somebody smuggled into an argument: none of it is heard.
+            self.phase = Phase::Over;
+            say(replies::BARE, out);
+            return Some(Event::Hangup);
         };
+        if memchr::memchr2(b'\r', 0, text).is_some() {
+            return self.fault(replies::BARE, options, out);
+        }
         let (verb, arguments) = Verb::split(text);
         if line.len() > verb.line_max() {
             return self.fault(replies::LINE_LONG, options, out);

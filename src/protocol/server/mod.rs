@@ -60,7 +60,7 @@ pub enum Event<'a> {
     Reset,
     /// QUIT. Already answered; close once that has left.
     Quit,
-    /// Too many faults. Already answered (421); close once that has left.
+    /// Too many faults (answered 421) or a bare LF in a command (answered 554); close once that has left.
     Hangup,
 }
 

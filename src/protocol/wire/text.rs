@@ -102,14 +102,14 @@ pub(in crate::protocol) fn split_word(text: &[u8]) -> (&[u8], &[u8]) {
     (&text[..end], trim_start(&text[end..]))
 }
 
-/// A decimal number of 1 to `digits_max` digits and nothing else. None too if it does not fit.
+/// A decimal number of 1 to `digits_max` digits and nothing else; the largest there is if it does not fit.
 pub(in crate::protocol) fn decimal(text: &[u8], digits_max: usize) -> Option<u64> {
     if text.is_empty() || text.len() > digits_max {
         return None;
     }
     text.iter().try_fold(0u64, |sum, b| {
         let digit = b.is_ascii_digit().then(|| u64::from(b - b'0'))?;
-        sum.checked_mul(10)?.checked_add(digit)
+        Some(sum.saturating_mul(10).saturating_add(digit))
     })
 }
 
