@@ -90,6 +90,7 @@ impl Facts {
         self.put(&name, "reply_timeout", Span(pool.reply_timeout));
         self.put(&name, "idle_timeout", Span(pool.idle_timeout));
         self.put(&name, "attempts", pool.attempts);
+        self.put(&name, "chunking", pool.chunking);
         self.put(&name, "fallback", pool.fallback.as_deref().unwrap_or("none"));
         let health = &pool.health;
         self.put(&name, "probe", format_args!("{:?}", health.probe));

@@ -79,6 +79,7 @@ pub(super) fn pool_options(pool: &crate::config::Pool) -> options::Pool {
         reply_timeout: pool.reply_timeout,
         attempts: pool.attempts,
         fallback: None,
+        chunking: pool.chunking,
         health: Rules { eject_after: pool.health.eject_after, eject_for: pool.health.eject_for },
         care: Care {
             slow_start: pool.health.slow_start,

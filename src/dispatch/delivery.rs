@@ -48,6 +48,14 @@ pub(super) struct Delivery {
     pub(super) attempt: Attempt,
 }
 
+impl Delivery {
+    /// May the message be sent together with its commands, before it is known who is accepted? Not where the refusal
+    /// of one recipient has to keep it from the others, nor a bounce, which is kept in the form for DATA.
+    pub(super) fn may_go_whole(&self) -> bool {
+        (self.recipients.len() == 1 || !self.whole) && !self.message.internal
+    }
+}
+
 /// One offer to one upstream.
 #[derive(Debug, Default)]
 pub(super) struct Attempt {
@@ -62,6 +70,8 @@ pub(super) struct Attempt {
     pub(super) heard: bool,
     /// Its body and final dot have been written.
     pub(super) dotted: bool,
+    /// All of it goes at once, by BDAT.
+    pub(super) chunked: bool,
     pub(super) accepted: u16,
     /// Recipients refused at RCPT, and how.
     pub(super) refused: Vec<(u16, Fault)>,
@@ -76,18 +86,15 @@ impl Attempt {
         *self = Attempt { upstream, stamp, refused, ..Attempt::default() };
     }
 
-    /// How far it had come.
+    /// How far it had come. (In chunks the body goes with the commands, so having been sent says nothing.)
     fn failed_at(&self) -> FailedAt {
-        if self.dotted {
-            FailedAt::Eod
-        } else if self.begun_at == Instant::default() {
-            FailedAt::Open
-        } else if !self.refused.is_empty() {
-            FailedAt::Rcpt
-        } else if self.accepted > 0 {
-            FailedAt::Data
-        } else {
-            FailedAt::Mail
+        match (self.accepted, self.refused.is_empty()) {
+            _ if self.begun_at == Instant::default() => FailedAt::Open,
+            (0, true) => FailedAt::Mail,
+            (0, false) => FailedAt::Rcpt,
+            _ if self.dotted => FailedAt::Eod,
+            (_, false) => FailedAt::Rcpt,
+            (_, true) => FailedAt::Data,
         }
     }
 
@@ -246,7 +253,7 @@ impl Dispatch {
             ages.pop_front();
         }
         let oldest = ages.front().map_or((Instant::NEVER, 0), |&(since, id, _)| {
-            (since, self.deliveries[id.0 as usize].message.wire_size())
+            (since, self.deliveries[id.0 as usize].message.plain_size())
         });
         let links = &links[upstream];
         fleet.set_links(upstream, links.has_room(), links.must_open(), oldest);
@@ -428,7 +435,7 @@ fn ask(delivery: &Delivery, policy: Policy, random: u64) -> Ask<'_> {
         tried: &delivery.tried,
         recipient,
         source: delivery.message.source,
-        bytes: delivery.message.wire_size(),
+        bytes: delivery.message.plain_size(),
         random,
     }
 }

@@ -124,6 +124,7 @@ fn options(sinks: &[sink::Handle]) -> Options {
             connect_timeout: PATIENCE,
             reply_timeout: PATIENCE,
             attempts: 3,
+            chunking: true,
             fallback: None,
             upstreams: sinks.iter().enumerate().map(upstream).collect(),
             ..options::Pool::default()

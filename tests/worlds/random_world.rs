@@ -78,6 +78,7 @@ fn draw_setup(seed: u64, fleet: usize, dice: &mut Dice) -> Setup {
     let pool = &mut setup.pool;
     let any = dice.below(Policy::ALL.len());
     pool.policy = dice.pick(&[Policy::ALL[any], Policy::LeastResponseTime]);
+    pool.chunking = dice.chance(0.8);
     pool.links_max = dice.between(1, 4);
     pool.idle_links = dice.below(2);
     pool.idle_timeout = Duration::from_millis(dice.between(10, 20_000) as u64);
@@ -103,6 +104,7 @@ fn draw_manner(dice: &mut Dice) -> Manner {
         delay_max: millis(dice.pick(&[0, 1, 10, 300])),
         dot_delay: millis(dice.pick(&[0, 1, 5, 50, 1_000])),
         pipelining: dice.chance(0.75),
+        chunking: dice.chance(0.5),
         eight_bit: dice.chance(0.9),
         utf8: dice.chance(0.8),
         dsn: dice.chance(0.5),
@@ -122,6 +124,7 @@ fn draw_habits(dice: &mut Dice) -> Habits {
     let pipelining = dice.chance(0.6);
     Habits {
         pipelining,
+        chunking: dice.chance(0.3),
         eager: pipelining && dice.chance(0.4),
         messages_per_session: dice.between(1, 6),
         chunk_max: dice.pick(&[usize::MAX, usize::MAX, 20_000, 3_000, 400]),

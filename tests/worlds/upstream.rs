@@ -1,6 +1,8 @@
 //! Upstreams that a world plays: a small SMTP reader of its own, so that it judges what it is sent independently
 //! of the parsers under test, with manners good and bad.
 
+mod chunks;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,6 +11,7 @@ use postlane::net::sim::{PeerId, PeerState, World};
 use postlane::time::Instant;
 
 use crate::dice::Dice;
+use chunks::Chunk;
 
 /// Where in the dialogue something can go wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +48,7 @@ pub(crate) struct Manner {
     /// Added to the delay of the answer to the final dot.
     pub(crate) dot_delay: Duration,
     pub(crate) pipelining: bool,
+    pub(crate) chunking: bool,
     pub(crate) eight_bit: bool,
     pub(crate) utf8: bool,
     pub(crate) dsn: bool,
@@ -73,6 +77,7 @@ impl Manner {
             delay_max: Duration::ZERO,
             dot_delay: Duration::ZERO,
             pipelining: true,
+            chunking: false,
             eight_bit: true,
             utf8: true,
             dsn: true,
@@ -127,6 +132,8 @@ struct Link {
     phase: Phase,
     mail: String,
     recipients: Vec<String>,
+    /// What is being taken by BDAT.
+    chunk: Option<Chunk>,
     /// 354 has been sent.
     went_ahead: bool,
     /// It hangs, or is going to close: hears nothing more.
@@ -238,6 +245,7 @@ impl Upstream {
             phase: Phase::Hello,
             mail: String::new(),
             recipients: Vec::new(),
+            chunk: None,
             went_ahead: false,
             deaf: false,
             body_judged: false,
@@ -324,6 +332,9 @@ impl Upstream {
         if link.phase == Phase::Data {
             return self.take_body(link, now);
         }
+        if let Some(chunk) = link.chunk {
+            return self.take_chunk(link, chunk, now);
+        }
         let Some(end) = link.input.iter().position(|&b| b == b'\n') else {
             return false;
         };
@@ -356,6 +367,7 @@ impl Upstream {
             // Behind a MAIL that was refused.
             ("RCPT" | "DATA", Phase::Ready) => self.say(link, now, "503 5.5.1 MAIL first"),
             ("DATA", Phase::Mail) => self.data(link, now),
+            ("BDAT", Phase::Ready | Phase::Mail) => self.bdat(link, line, now),
             ("RSET", Phase::Ready | Phase::Mail) => {
                 link.phase = Phase::Ready;
                 self.say(link, now, "250 2.0.0 forgotten");
@@ -379,6 +391,7 @@ impl Upstream {
         if extended {
             let offers = [
                 (manner.pipelining, "PIPELINING"),
+                (manner.chunking, "CHUNKING"),
                 (manner.eight_bit, "8BITMIME"),
                 (manner.utf8, "SMTPUTF8"),
                 (manner.dsn, "DSN"),
@@ -478,6 +491,12 @@ impl Upstream {
             self.say(link, now, "554 5.5.1 no valid recipients");
             return true;
         }
+        self.end_message(link, data, now);
+        true
+    }
+
+    /// A whole message has come, in the form of DATA without its final dot.
+    fn end_message(&mut self, link: &mut Link, data: Vec<u8>, now: Instant) {
         if !self.manner.eight_bit && data.iter().any(|b| *b >= 0x80) {
             self.breaches.push("an 8-bit body".into());
         }
@@ -503,7 +522,6 @@ impl Upstream {
                 self.say(link, now, &format!("250 2.0.0 taken as {id}"));
             }
         }
-        true
     }
 
     fn fate(&mut self, moment: Moment) -> Option<Deed> {
