@@ -27,16 +27,26 @@ pub(super) struct Errand {
     pub(super) timeout: Duration,
 }
 
+/// What is wrong with an upstream.
+#[derive(Clone, Debug)]
+pub(super) struct Trouble {
+    /// In words.
+    pub(super) why: String,
+    /// It said 421: it may only have too many connections, ours among them.
+    pub(super) may_be_full: bool,
+}
+
 /// Goes and looks.
 ///
 /// # Errors
-/// What is wrong, in words.
-pub(super) async fn run(errand: &Errand) -> Result<(), String> {
+/// What is wrong.
+pub(super) async fn run(errand: &Errand) -> Result<(), Trouble> {
     let too_long = async {
         sleep(errand.timeout).await;
         Err(format!("no answer within {:?}", errand.timeout))
     };
-    look(errand).or(too_long).await
+    let result = look(errand).or(too_long).await;
+    result.map_err(|why| Trouble { may_be_full: why.contains("`421"), why })
 }
 
 async fn look(errand: &Errand) -> Result<(), String> {

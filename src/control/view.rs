@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use super::layout::{Layout, PoolSeat, UpstreamSeat};
 use crate::balance::board::{self, Said};
 use crate::observe::status::{Status, status};
-use crate::observe::{Names, Standing, State, Stats};
+use crate::observe::{Names, Standing, State, Stats, UpstreamStats};
 use crate::shard::Orders;
 
 /// What the control thread's tasks share.
@@ -136,6 +136,12 @@ impl Shared {
 
     fn seat(&self, serial: u64) -> Option<&UpstreamSeat> {
         self.layout.pools.iter().flat_map(|pool| &pool.upstreams).find(|seat| seat.serial == serial)
+    }
+
+    /// Does some shard have links to it?
+    pub(super) fn has_links(&self, serial: u64) -> bool {
+        let links = |stats: &Arc<UpstreamStats>| stats.idle.get() + stats.busy.get() > 0;
+        self.seat(serial).is_some_and(|seat| seat.stats.iter().any(links))
     }
 
     /// Tells the shards.

@@ -71,7 +71,12 @@ async fn attend(reloader: &Reloader, serial: u64) {
                 let result = probe::run(&errand).await;
                 // It may have gone, or been told off, in the meantime.
                 if matches!(plan(reloader, serial), Plan::Probe { .. }) {
-                    reloader.view.lock().probed(serial, result, rise, fall);
+                    let mut shared = reloader.view.lock();
+                    // While links to it stand, 421 is no sign that it is not there.
+                    let is_only_full = result.as_ref().is_err_and(|trouble| trouble.may_be_full);
+                    if !(is_only_full && shared.has_links(serial)) {
+                        shared.probed(serial, result.map_err(|trouble| trouble.why), rise, fall);
+                    }
                 }
             }
         }

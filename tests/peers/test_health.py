@@ -4,6 +4,8 @@ import json
 import smtplib
 import socket
 import threading
+import urllib.error
+import urllib.request
 
 from lab.live import Live, text_of
 from lab.ports import free_port, wait_until
@@ -127,6 +129,40 @@ def test_orders_that_make_no_sense(directory, recorder):
             assert done.returncode == 64 and words in done.stderr, done
         done = postlane("upstream", "list", "--admin", f"http://127.0.0.1:{free_port()}")
         assert done.returncode == 69 and "is it running" in done.stderr
+    finally:
+        live.stop()
+
+
+def test_orders_over_http(directory, recorder):
+    """A page of another origin that a browser has open cannot give orders, nor can whoever lacks the token."""
+    token = "s3cret"
+    make = lambda live: text_of(live, {"farm": ("", {"a": recorder().port})}).replace("[admin]", f'[admin]\ntoken = "{token}"')
+    live = Live(directory, make)
+
+    def post(path, body, **headers):
+        request = urllib.request.Request(live.url + path, data=body, headers=headers, method="POST")
+        try:
+            return urllib.request.urlopen(request, timeout=10).status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    json_type = {"Content-Type": "application/json"}
+    bearer = {"Authorization": f"Bearer {token}"}
+    path, drain = "/api/v1/upstreams/farm/a", b'{"order": "drain"}'
+    try:
+        assert post(path, drain, **json_type) == 401
+        assert post("/api/v1/reload", b"", **json_type) == 401
+        assert post(path, drain, **bearer) == 415
+        assert post(path, drain, **bearer, **{"Content-Type": "text/plain"}) == 415
+        assert post(path, b'{"order": "explode"}', **bearer, **json_type) == 400
+        assert post(path, b'{"weight": 0}', **bearer, **json_type) == 400
+        assert post(path, b"{", **bearer, **json_type) == 400
+        assert post("/api/v1/upstreams/farm/b", drain, **bearer, **json_type) == 404
+        assert post(path, b" " * 5000, **bearer, **json_type) == 413
+        assert post(path, drain, **bearer, **json_type) == 200
+        assert postlane("upstream", "list", "--admin", live.url).returncode == 69
+        listed = postlane("upstream", "list", "--admin", live.url, "--token", token)
+        assert "draining" in listed.stdout and "by an operator" in listed.stdout, listed
     finally:
         live.stop()
 

@@ -3,6 +3,7 @@
 import random
 import re
 import signal
+import socket
 import threading
 import time
 
@@ -95,8 +96,6 @@ def test_a_broken_file_changes_nothing(pair):
 
 
 def socket_taken():
-    import socket
-
     server = socket.create_server(("127.0.0.1", 0))
 
     class Taken:
@@ -126,6 +125,31 @@ def test_hangup_and_what_is_under_way(pair):
         wire.try_message(b"x\r\n").is_(250)
     assert (len(first.mails()), len(second.mails())) == (1, 1)
     wait_until(lambda: "leaving" not in str(live.status()), 5, "nothing left of it")
+
+
+def test_systemd_is_told(directory, recorder, monkeypatch):
+    """Type=notify-reload: RELOADING with the monotonic time, then READY, for good and for broken files."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        path = directory / "notify"
+        notify.bind(str(path))
+        notify.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        upstream = recorder()
+        live = Live(directory, lambda live: small(live, {"one": upstream.port}))
+        told = lambda: dict(line.split("=", 1) for line in notify.recv(4096).decode().splitlines())
+        try:
+            assert told()["READY"] == "1"
+            for text in (small(live, {"two": upstream.port}), "broken ="):
+                live.config.write_text(text)
+                before = time.monotonic_ns() // 1000
+                live.process.signal(signal.SIGHUP)
+                first = told()
+                assert first["RELOADING"] == "1" and before <= int(first["MONOTONIC_USEC"]) <= before + 5_000_000
+                assert told()["READY"] == "1"
+            assert [u["name"] for u in live.status()["pools"][0]["upstreams"] if u["state"] == "up"] == ["two"]
+        finally:
+            live.stop()
+        assert told()["STOPPING"] == "1"
 
 
 def test_pools_and_routes(pair, recorder):
