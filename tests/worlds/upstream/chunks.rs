@@ -27,7 +27,8 @@ impl Upstream {
             Phase::Mail if !link.recipients.is_empty() => match self.fate(Moment::Data) {
                 Some(Deed::Refuse) => Some("554 5.7.1 not by chunks"),
                 Some(Deed::Defer) => Some("451 4.3.0 not now"),
-                Some(deed) => return self.commit(link, deed, now),
+                Some(Deed::Babble) => Some("150 x"),
+                Some(deed) => return self.commit(link, Moment::Data, deed, now),
                 None => None,
             },
             Phase::Mail => Some("554 5.5.1 no valid recipients"),
@@ -45,7 +46,7 @@ impl Upstream {
             && let Some(deed @ (Deed::Leave | Deed::Hang | Deed::Drop | Deed::Reset)) =
                 self.fate(Moment::Body)
         {
-            self.commit(link, deed, now);
+            self.commit(link, Moment::Body, deed, now);
             return false;
         }
         if link.input.len() < chunk.left {
