@@ -181,7 +181,8 @@ impl Chunk {
             rest if rest.eq_ignore_ascii_case(b"LAST") => true,
             _ => return None,
         };
-        Some(Chunk { size: decimal(size, 20)?, last })
+        // More digits than any message has: nothing that could be waited for.
+        Some(Chunk { size: decimal(size, 18)?, last })
     }
 
     /// Writes the BDAT command.

@@ -28,7 +28,7 @@ impl Upstream {
                 Some(Deed::Refuse) => Some("554 5.7.1 not by chunks"),
                 Some(Deed::Defer) => Some("451 4.3.0 not now"),
                 // After the chunk, which it reads all the same.
-                Some(Deed::Babble) => Some("999 9.9.9 x"),
+                Some(Deed::Babble) => Some("150 x"),
                 Some(deed) => return self.commit(link, Moment::Data, deed, now),
                 None => None,
             },
