@@ -10,8 +10,8 @@ use std::time::Duration;
 use postlane::balance::{Ask, Fleet, Heard, Pick, Policy, Tried, key};
 use postlane::time::Instant;
 
-const ROUNDS: usize = 7;
-const PICKS: u64 = 400_000;
+const ROUNDS: usize = 60;
+const PICKS: u64 = 30_000;
 /// Most nanoseconds a pick shall cost, for 8 and for 64 upstreams.
 const GOALS: [(usize, f64); 2] = [(8, 25.0), (64, 60.0)];
 
