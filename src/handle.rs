@@ -82,7 +82,7 @@ impl Extent {
 /// A buffer arrives from `net` with one reference. Whoever keeps an extent retains its buffer once and
 /// releases it once; at zero it goes back to receive again.
 pub trait Buffers {
-    /// The bytes of an extent of this shard's arena.
+    /// The bytes of an extent of this shard's arena, or of another's that was handed over by it and is held there.
     fn bytes(&self, extent: Extent) -> &[u8];
     /// One more reference.
     fn retain(&mut self, buffer: BufferId);

@@ -22,6 +22,9 @@ pub const WAITING_TICK: Duration = Duration::from_millis(10);
 pub const REPEATS_PER_PASS: usize = 16;
 /// Links found dead when a message was given to them, before that message counts it as an attempt.
 pub const STALE_LINKS_MAX: u8 = 32;
+/// A link that has been silent for longer is first given a message by DATA, which finds out whether it is still
+/// there: one sent whole by BDAT to a link just closed by its upstream would be in doubt.
+pub const CHUNK_SILENCE_MAX: Duration = Duration::from_secs(1);
 /// Most of the original's header that goes into a bounce (RFC 3462 leaves it to us).
 pub const BOUNCE_HEADER_BYTES_MAX: usize = 16 << 10;
 /// Most of a message's header that routes look at.

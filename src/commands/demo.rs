@@ -8,6 +8,7 @@ use postlane::config::Config;
 use postlane::control::{self, Running, View};
 use postlane::observe::Snapshot;
 use postlane::observe::status::final_replies;
+use postlane::sys::signals;
 use postlane_bench::sink;
 
 use super::{OS_REFUSED, fail, machine, serve};
@@ -23,6 +24,8 @@ pub(super) fn run() -> ExitCode {
         Ok(machine) => machine,
         Err(code) => return code,
     };
+    // Before any thread is started: none of the sinks' is to die of Ctrl-C.
+    signals::block();
     let mut sinks = Vec::new();
     let mut upstreams = String::new();
     for (name, latency) in UPSTREAMS {

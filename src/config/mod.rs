@@ -149,6 +149,8 @@ pub struct Pool {
     pub idle_timeout: Duration,
     /// Most upstreams a message is tried on, the first included; at least one.
     pub attempts: u8,
+    /// Messages go by BDAT, with their commands in one send, to upstreams that offer CHUNKING.
+    pub chunking: bool,
     /// The name of the pool that takes over while none of the upstreams is healthy.
     pub fallback: Option<String>,
     /// How upstreams are watched.

@@ -80,6 +80,8 @@ pub struct PoolPlan {
     pub links: u64,
     /// Most upstreams a message is tried on.
     pub attempts: u8,
+    /// BDAT is used where it is offered.
+    pub chunking: bool,
     /// Local addresses to send from; empty: the kernel chooses.
     pub source_addresses: Vec<IpAddr>,
     /// The pool that takes over while no upstream is healthy.
@@ -171,6 +173,7 @@ fn pool_plan(pool: &Pool, shard_count: u64) -> PoolPlan {
         idle_links: pool.idle_links,
         links: shard_count * pool.upstreams.len() as u64 * u64::from(pool.links_per_shard),
         attempts: pool.attempts,
+        chunking: pool.chunking,
         source_addresses: pool.source_addresses.clone(),
         fallback: pool.fallback.clone(),
         probe: match pool.health.probe {

@@ -285,6 +285,18 @@ impl<'t, 'r> Section<'t, 'r> {
         self.report.wrong(at, format!("`{key}` is {found}: write a value from {least} to {most}"));
     }
 
+    /// A switch.
+    pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        match self.entry(key) {
+            Some(Node { value: Value::Boolean(on), .. }) => return *on,
+            Some(Node { at, value }) => {
+                self.report.wrong(*at, format!("`{key}` takes `true` or `false`, not {}", value.kind()));
+            }
+            None => {}
+        }
+        default
+    }
+
     /// A switch that has only its off position in this version.
     pub(super) fn only_false(&mut self, key: &'static str) {
         match self.entry(key) {

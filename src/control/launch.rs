@@ -1,7 +1,7 @@
 //! From a checked configuration to running shards.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{Builder, JoinHandle};
@@ -126,6 +126,10 @@ struct Ready {
 pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
     let files_max = files::raise_limit()
         .map_err(|e| Failure::os("postlane", &e.to_string(), "see RLIMIT_NOFILE in getrlimit(2)"))?;
+    for address in config.listeners.iter().flat_map(|listener| &listener.addresses) {
+        // The shards share their ports (SO_REUSEPORT), and would share them with another instance too.
+        TcpListener::bind(address).map_err(|error| Failure::listen("postlane", *address, &error))?;
+    }
     let cpus = config.shard_cpus(machine);
     let shards =
         u16::try_from(cpus.len()).map_err(|_| Failure::internal("more shards than can be numbered"))?;

@@ -70,6 +70,7 @@ fn pool_options(pool: &crate::config::Pool, config: &Config) -> options::Pool {
         connect_timeout: pool.connect_timeout,
         reply_timeout: pool.reply_timeout,
         attempts: pool.attempts,
+        chunking: pool.chunking,
         fallback: pool.fallback.as_deref().and_then(|name| pool_number(config, name)),
         health: Rules { eject_after: pool.health.eject_after, eject_for: pool.health.eject_for },
         upstreams: pool

@@ -7,6 +7,7 @@ use super::options::Options;
 use crate::handle::Buffers;
 use crate::limits::BOUNCE_HEADER_BYTES_MAX;
 use crate::protocol::wire::command::{BodyKind, Mail, MailParameters, Recipient};
+use crate::protocol::wire::data::Form;
 use crate::protocol::wire::reply::{Enhanced, ReplyBuf};
 
 /// In a list of refusals: all recipients that are not named.
@@ -42,6 +43,9 @@ pub(super) fn write(
     bounce.internal = true;
     let mut header = Vec::new();
     write_header(&mut header, message, buffers);
+    if message.shape.form == Form::Plain {
+        stuff(&mut header);
+    }
     // Addresses in UTF-8, an upstream's words or the original's header may be 8-bit; then it has to be said so.
     let utf8 = message.envelope.mail().utf8;
     let is_ascii =
@@ -130,6 +134,9 @@ impl Parts<'_> {
 
 /// An upstream's words on one line, within bounds.
 fn write_text(out: &mut Vec<u8>, reply: &ReplyBuf) {
+    if let Some(enhanced) = reply.as_reply().enhanced {
+        let _ = write!(out, "{enhanced} ");
+    }
     let text = reply.as_reply().text.iter().take(REPLY_BYTES_MAX);
     out.extend(text.map(|&byte| if byte == b'\n' { b' ' } else { byte }));
     out.extend_from_slice(b"\r\n");
@@ -155,7 +162,7 @@ fn write_status(out: &mut Vec<u8>, recipient: &Recipient<'_>, reply: &ReplyBuf) 
     Ok(())
 }
 
-/// The original's header, up to a bound, dots still stuffed as they came.
+/// The original's header, up to a bound, with its dots stuffed.
 fn write_header(out: &mut Vec<u8>, message: &Message, buffers: &impl Buffers) {
     let from = out.len();
     out.extend_from_slice(&message.head);
@@ -173,7 +180,16 @@ fn write_header(out: &mut Vec<u8>, message: &Message, buffers: &impl Buffers) {
     out.truncate(from + (out.len() - from).min(BOUNCE_HEADER_BYTES_MAX));
     let whole = memchr::memmem::rfind(&out[from..], b"\r\n").map_or(0, |end| end + 2);
     out.truncate(from + whole);
-    if out[from..].ends_with(b"\r\n.\r\n") {
+    if message.shape.form == Form::Stuffed && out[from..].ends_with(b"\r\n.\r\n") {
         out.truncate(out.len() - 3);
+    }
+}
+
+/// Puts a dot before each dot that begins a line: what came by BDAT may hold anything, a line with a dot alone too.
+fn stuff(text: &mut Vec<u8>) {
+    let mut from = 0;
+    while let Some(at) = memchr::memmem::find(&text[from..], b"\n.") {
+        text.insert(from + at + 1, b'.');
+        from += at + 3;
     }
 }

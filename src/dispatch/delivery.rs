@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::link::Link;
 use super::message::{Letter, Message, Outcome, TransactionId};
@@ -44,6 +45,14 @@ pub(super) struct Delivery {
     pub(super) attempt: Attempt,
 }
 
+impl Delivery {
+    /// May the message be sent together with its commands, before it is known who is accepted? Not where the refusal
+    /// of one recipient has to keep it from the others, nor a bounce, which is kept in the form for DATA.
+    pub(super) fn may_go_whole(&self) -> bool {
+        (self.recipients.len() == 1 || !self.whole) && !self.message.internal
+    }
+}
+
 /// One offer to one upstream.
 #[derive(Debug, Default)]
 pub(super) struct Attempt {
@@ -54,10 +63,14 @@ pub(super) struct Attempt {
     pub(super) begun_at: Instant,
     /// How long the reply to its MAIL took.
     pub(super) mail_nanos: u64,
+    /// When its body began to leave.
+    pub(super) body_at: Instant,
     /// Some reply to it has come.
     pub(super) heard: bool,
     /// Its body and final dot have been written.
     pub(super) dotted: bool,
+    /// All of it goes at once, by BDAT.
+    pub(super) chunked: bool,
     pub(super) accepted: u16,
     /// Recipients refused at RCPT, and how.
     pub(super) refused: Vec<(u16, Fault)>,
@@ -70,6 +83,11 @@ impl Attempt {
         self.refused.clear();
         let refused = std::mem::take(&mut self.refused);
         *self = Attempt { upstream, stamp, refused, ..Attempt::default() };
+    }
+
+    /// From when on its body is what is being waited for: when it left with its commands, the reply to MAIL.
+    pub(super) fn body_since(&self) -> Instant {
+        self.body_at.max(self.begun_at + Duration::from_nanos(self.mail_nanos))
     }
 
     /// The worst refusal of a recipient: a final one before one worth repeating.
@@ -224,7 +242,7 @@ impl Dispatch {
             ages.pop_front();
         }
         let oldest = ages.front().map_or((Instant::NEVER, 0), |&(since, id, _)| {
-            (since, self.deliveries[id.0 as usize].message.wire_size())
+            (since, self.deliveries[id.0 as usize].message.plain_size())
         });
         let links = &links[upstream];
         fleet.set_links(upstream, links.has_room(), links.must_open(), oldest);
@@ -239,7 +257,9 @@ impl Dispatch {
         self.stats.pools[pool][upstream].delivered.add(u64::from(delivery.attempt.accepted));
         if delivery.attempt.refused.is_empty() {
             delivery.recipients.clear();
-            self.end(id, Outcome { accepted: true, reply, refused: Vec::new() });
+            // Those refused by an upstream that it was with before.
+            let refused = std::mem::take(&mut delivery.refused);
+            self.end(id, Outcome { accepted: true, reply, refused });
             return;
         }
         // Those put off go on to another upstream; those refused are reported with the rest.
@@ -388,7 +408,7 @@ fn ask(delivery: &Delivery, policy: Policy, random: u64) -> Ask<'_> {
         tried: &delivery.tried,
         recipient,
         source: delivery.message.source,
-        bytes: delivery.message.wire_size(),
+        bytes: delivery.message.plain_size(),
         random,
     }
 }

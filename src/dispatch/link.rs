@@ -2,15 +2,19 @@
 //!
 //! A link carries a *current* delivery and at most one *next*. As soon as the current one's body is written, the
 //! next one's MAIL, RCPT and DATA follow in the same send; its replies come behind the current one's final reply.
+//!
+//! Where CHUNKING is offered a message goes with its commands in one send, and its replies come as one: MAIL's,
+//! each RCPT's, and the message's own. Once it is sent nothing can be taken back.
 
 use super::delivery::{Delivery, DeliveryId};
 use super::verdict::{Fault, Phase, Trouble, judge};
 use super::{Dispatch, Queued};
 use crate::balance::Heard as Told;
 use crate::handle::{Buffers, Cause, Extent, LinkId, StreamId};
-use crate::limits::LINGER;
+use crate::limits::{CHUNK_SILENCE_MAX, LINGER};
 use crate::observe::Stage;
 use crate::protocol::client::{Client, Event};
+use crate::protocol::wire::data::Form;
 use crate::protocol::wire::reply::ReplyBuf;
 use crate::time::Instant;
 
@@ -35,8 +39,8 @@ pub(super) struct Link {
     /// It has been idle.
     rested: bool,
     since: Instant,
-    /// When the current one's body began to leave.
-    body_at: Instant,
+    /// When the upstream last said something.
+    heard_at: Instant,
     /// When the current one's final dot left.
     dot_at: Instant,
     /// Extents of the current body may still be in use.
@@ -92,12 +96,19 @@ impl Link {
             asked_at: now,
             rested: false,
             since: now,
-            body_at: now,
+            heard_at: now,
             dot_at: now,
             body_leaving: false,
             early: None,
             trouble: None,
         }
+    }
+
+    /// May the delivery go all at once, by BDAT?
+    fn takes_whole(&self, delivery: &Delivery, now: Instant) -> bool {
+        self.client.capabilities().takes_chunks()
+            && now.since(self.heard_at) <= CHUNK_SILENCE_MAX
+            && delivery.may_go_whole()
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -132,6 +143,7 @@ impl Dispatch {
             let Some(link) = self.links.get_mut(id.0 as usize) else {
                 break;
             };
+            link.heard_at = now;
             if link.state == State::Closing {
                 break;
             }
@@ -231,6 +243,11 @@ impl Dispatch {
         if link.state != State::Ready || link.next_begun || !link.client.can_begin() {
             return;
         }
+        let delivery = &self.deliveries[next.0 as usize];
+        if self.options.pools[link.pool].chunking && link.takes_whole(delivery, now) {
+            // In its own turn, then: one send too, and nothing of it before the current one's end is known.
+            return;
+        }
         link.next_begun = true;
         if !self.begin(id, next, now) {
             let link = &mut self.links[id.0 as usize];
@@ -246,7 +263,7 @@ impl Dispatch {
         let link = &mut self.links[id.0 as usize];
         let delivery = &mut self.deliveries[delivery_id.0 as usize];
         let message = &delivery.message;
-        let size = message.wire_size();
+        let size = message.plain_size();
         if let Some(lack) = link.client.lacks(&message.envelope, size) {
             let pool = link.pool;
             let fault = judge(Trouble::Cannot(lack), Phase::Envelope { heard: false }, false);
@@ -255,9 +272,18 @@ impl Dispatch {
         }
         delivery.attempt.begun_at = now;
         let from = self.out.len();
-        link.client.begin(&message.envelope, &delivery.recipients, size, &mut self.out);
-        if let Some(stream) = link.stream {
-            self.write_since(from, stream);
+        let chunked = self.options.pools[link.pool].chunking && link.takes_whole(delivery, now);
+        delivery.attempt.chunked = chunked;
+        let recipients = &delivery.recipients;
+        if chunked {
+            link.client.begin_chunked(&message.envelope, recipients, size, &mut self.out);
+        } else {
+            link.client.begin(&message.envelope, recipients, size, &mut self.out);
+        }
+        let Some(stream) = link.stream else { return true };
+        self.write_since(from, stream);
+        if chunked {
+            self.write_message(id, delivery_id, Form::Plain, now);
         }
         true
     }
@@ -356,23 +382,30 @@ impl Dispatch {
     }
 
     fn write_body(&mut self, id: LinkId, now: Instant) {
-        let Some((link, delivery)) = self.current_of(id) else {
-            return;
-        };
+        let link = &mut self.links[id.0 as usize];
+        let Some(current) = link.current else { return };
+        link.client.body_written();
+        self.write_message(id, current, Form::Stuffed, now);
+        self.begin_next(id, now);
+    }
+
+    /// Writes what goes before the body, and the body.
+    fn write_message(&mut self, id: LinkId, delivery_id: DeliveryId, form: Form, now: Instant) {
+        let link = &mut self.links[id.0 as usize];
+        let delivery = &mut self.deliveries[delivery_id.0 as usize];
         let Some(stream) = link.stream else { return };
         delivery.attempt.dotted = true;
-        link.client.body_written();
-        link.body_at = now;
+        delivery.attempt.body_at = now;
         link.dot_at = now;
         let message = delivery.message.clone();
-        link.body_leaving = !message.body.is_empty();
+        link.body_leaving = !message.body.is_empty() || form != message.shape.form;
         let from = self.out.len();
         self.out.extend_from_slice(&message.head);
+        let leaving = link.body_leaving;
         self.write_since(from, stream);
-        if !message.body.is_empty() {
-            self.commands.push_back(Queued::WriteBody { stream, message });
+        if leaving {
+            self.commands.push_back(Queued::WriteBody { stream, message, form });
         }
-        self.begin_next(id, now);
     }
 
     /// All of the body has left: from here on the upstream is being waited for.
@@ -401,8 +434,8 @@ impl Dispatch {
             let waited = now.nanos_since(link.dot_at);
             let current = link.current.take();
             link.served += 1;
-            let bytes = delivery.message.wire_size();
-            let nanos = now.nanos_since(link.body_at);
+            let bytes = delivery.message.plain_size();
+            let nanos = now.nanos_since(delivery.attempt.body_since());
             self.pools[pool].fleet.heard(upstream, Told::Done { bytes }, nanos, now);
             self.stats.pools[pool][upstream].stage(Stage::Eod).record(waited);
             if let Some(current) = current {
@@ -545,8 +578,10 @@ impl Dispatch {
 
     /// What the end of its link means for the delivery that was on it.
     fn current_lost(&mut self, link: &Link, current: DeliveryId, cause: Cause, now: Instant) {
-        let attempt = &mut self.deliveries[current.0 as usize].attempt;
+        let delivery = &mut self.deliveries[current.0 as usize];
+        let (attempt, recipients) = (&mut delivery.attempt, delivery.recipients.len());
         let phase = match (attempt.dotted, link.welcomed) {
+            (true, _) if attempt.chunked => Phase::Whole { heard: attempt.heard },
             (true, _) => Phase::Dotted,
             (false, true) => Phase::Envelope { heard: attempt.heard },
             (false, false) => Phase::Opening,
@@ -566,12 +601,15 @@ impl Dispatch {
             (_, Some(Ended::TimedOut), _) => judge(Trouble::TimedOut, phase, reused),
             (_, None, Cause::NotOpened(_)) => judge(Trouble::NotOpened, phase, reused),
             (_, None, _) => {
-                // Refused before the body, which then was not sent: that is what counts.
-                let refusal: Option<Fault> = if phase == Phase::Dotted {
-                    None
-                } else {
-                    attempt.failed.take().or_else(|| attempt.worst_refusal().cloned())
+                // Refused before the body was sent, or sent for nobody: that is what counts.
+                let is_all = attempt.failed.is_some() || attempt.refused.len() == recipients;
+                let counts = match phase {
+                    Phase::Dotted => false,
+                    Phase::Whole { .. } => is_all,
+                    Phase::Opening | Phase::Envelope { .. } => true,
                 };
+                let mut refusal = || attempt.failed.take().or_else(|| attempt.worst_refusal().cloned());
+                let refusal: Option<Fault> = counts.then(&mut refusal).flatten();
                 refusal.unwrap_or_else(|| judge(Trouble::Lost, phase, reused))
             }
         };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::owner::Way;
 use crate::handle::{Buffers, Extent, ShardId};
 use crate::protocol::envelope::Envelope;
+use crate::protocol::wire::data::{Form, Shape};
 use crate::protocol::wire::reply::ReplyBuf;
 
 /// A message's name: in the 250, in `Received:`, in every event. Unique across shards and restarts.
@@ -37,20 +38,26 @@ pub struct Message {
     pub ways: Vec<Way>,
     /// What goes before the body: our `Received:` line, or the whole of a bounce.
     pub head: Vec<u8>,
-    /// The body in wire form, dot-stuffed, its final dot included. In the arena of the shard that took it.
+    /// The body as it came, by DATA with its final dot. In the arena of the shard that took it.
     pub body: Vec<Extent>,
     /// The key of the address it came from, for picks by source.
     pub source: u64,
-    /// Octets of the body.
+    /// Octets of the body as it came.
     pub size: u64,
+    /// How they stand.
+    pub shape: Shape,
     /// Made here (a bounce): nobody waits for an answer, and it is never bounced itself.
     pub internal: bool,
 }
 
 impl Message {
-    /// Octets an upstream is sent.
-    pub fn wire_size(&self) -> u64 {
-        self.size + self.head.len() as u64
+    /// Octets of the message that upstreams are sent, without stuffed dots and final dot (RFC 1870 section 5).
+    pub fn plain_size(&self) -> u64 {
+        let body = match self.shape.form {
+            Form::Stuffed => self.size.saturating_sub(self.shape.dots + b".\r\n".len() as u64),
+            Form::Plain => self.size,
+        };
+        body + self.head.len() as u64
     }
 
     /// Adds a piece of the body; the buffer is retained. Small pieces are copied behind the last if they fit.
@@ -85,6 +92,7 @@ impl Message {
         self.head.clear();
         self.source = 0;
         self.size = 0;
+        self.shape = Shape::default();
         self.internal = false;
     }
 }

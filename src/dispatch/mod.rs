@@ -7,6 +7,7 @@
 mod bounce;
 mod date;
 mod delivery;
+mod form;
 mod link;
 mod lookout;
 mod message;
@@ -29,10 +30,12 @@ use crate::handle::{Buffers, Cause, Extent, LinkId, ListenerId, ShardId, StreamI
 use crate::limits::WAITING_TICK;
 use crate::observe::Stats;
 use crate::pool::Links;
+use crate::protocol::wire::data::Form;
 use crate::time::{Deadlines, Instant};
 use date::DateLine;
 use delivery::Delivery;
 pub use delivery::DeliveryId;
+pub use form::{Piece, Pieces};
 use link::Link;
 use lookout::Lookout;
 use message::Spares;
@@ -59,6 +62,8 @@ pub enum Command<'a> {
         stream: StreamId,
         /// Whose body.
         message: Arc<Message>,
+        /// In which form: as it is, or [`Message::converted`].
+        form: Form,
     },
     /// Have `handle_sent` called when all written so far has left: a body of nothing.
     Mark(StreamId),
@@ -92,7 +97,7 @@ pub enum Command<'a> {
 #[derive(Debug)]
 enum Queued {
     Write { stream: StreamId, from: usize, to: usize },
-    WriteBody { stream: StreamId, message: Arc<Message> },
+    WriteBody { stream: StreamId, message: Arc<Message>, form: Form },
     Open { link: LinkId, address: SocketAddr, source: Option<IpAddr> },
     Mark(StreamId),
     Pause(StreamId),
@@ -327,7 +332,7 @@ impl Dispatch {
         };
         Some(match queued {
             Queued::Write { stream, from, to } => Command::Write { stream, bytes: &self.out[from..to] },
-            Queued::WriteBody { stream, message } => Command::WriteBody { stream, message },
+            Queued::WriteBody { stream, message, form } => Command::WriteBody { stream, message, form },
             Queued::Open { link, address, source } => Command::Open { link, address, source },
             Queued::Mark(stream) => Command::Mark(stream),
             Queued::Pause(stream) => Command::Pause(stream),

@@ -73,6 +73,8 @@ pub struct Pool {
     pub reply_timeout: Duration,
     /// Most upstreams a message is offered to; 1 to 20.
     pub attempts: u8,
+    /// Messages go by BDAT, with their commands in one send, to upstreams that offer CHUNKING.
+    pub chunking: bool,
     /// The pool that takes over while none of the upstreams is healthy, and what all of them put off.
     pub fallback: Option<usize>,
     /// When an upstream is ejected.
@@ -105,6 +107,7 @@ impl Default for Pool {
             connect_timeout: Duration::from_secs(5),
             reply_timeout: Duration::from_secs(300),
             attempts: 3,
+            chunking: true,
             fallback: None,
             health: Rules::default(),
             upstreams: Vec::new(),

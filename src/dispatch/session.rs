@@ -55,6 +55,7 @@ enum Ask {
     Answer(Reply<'static>),
     Data,
     Body(std::ops::Range<usize>),
+    Chunk(Result<u64, Violation>),
     End(Result<u64, Violation>),
     Forget,
     Close,
@@ -64,6 +65,7 @@ enum Ask {
 
 const MAIL_OK: Reply<'static> = Reply::new(250, Enhanced(2, 1, 0), "Ok");
 const RCPT_OK: Reply<'static> = Reply::new(250, Enhanced(2, 1, 5), "Ok");
+const CHUNK_OK: Reply<'static> = Reply::new(250, Enhanced(2, 0, 0), "Chunk taken");
 const GO_AHEAD: Reply<'static> =
     Reply { code: 354, enhanced: None, text: b"End data with <CR><LF>.<CR><LF>" };
 const RELAY_DENIED: Reply<'static> = Reply::new(550, Enhanced(5, 7, 1), "Relaying denied");
@@ -74,6 +76,16 @@ const SILENT_TOO_LONG: Reply<'static> = Reply::new(421, Enhanced(4, 4, 2), "Sile
 const TOO_EAGER: Reply<'static> = Reply::new(421, Enhanced(4, 3, 1), "Out of memory, closing");
 const OUT_OF_MEMORY: Reply<'static> =
     Reply::new(452, Enhanced(4, 3, 1), "Out of memory for messages, try again later");
+
+impl Session {
+    /// The answer to a chunk or message that is not taken.
+    fn refusal_of(&self, end: Result<u64, Violation>) -> Option<Reply<'static>> {
+        match end {
+            Err(violation) => Some(violation.reply()),
+            Ok(_) => self.overflown.then_some(OUT_OF_MEMORY),
+        }
+    }
+}
 
 impl Dispatch {
     pub(super) fn open_session(
@@ -236,6 +248,7 @@ impl Dispatch {
             }
             Some(Event::Data) => Ask::Data,
             Some(Event::Body(range)) => Ask::Body(range),
+            Some(Event::Chunk(end)) => Ask::Chunk(end),
             Some(Event::End(end)) => Ask::End(end),
             Some(Event::Reset) => Ask::Forget,
             Some(Event::Quit | Event::Hangup) => Ask::Close,
@@ -282,6 +295,7 @@ impl Dispatch {
                 self.answer(slot, if room { GO_AHEAD } else { OUT_OF_MEMORY });
             }
             Ask::Body(range) => self.session_body(slot, input.slice(range), buffers),
+            Ask::Chunk(end) => self.session_chunk(slot, end, now, buffers),
             Ask::End(end) => self.session_end(slot, end, now, buffers),
             Ask::Forget => self.forget_message(slot, buffers),
             Ask::Close => {
@@ -309,6 +323,23 @@ impl Dispatch {
         unshared(message).push_body(piece, buffers);
     }
 
+    /// A chunk that is not the last: refused, it ends the transaction.
+    fn session_chunk(
+        &mut self,
+        slot: u32,
+        end: Result<u64, Violation>,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
+        match self.sessions[slot as usize].refusal_of(end) {
+            Some(reply) => {
+                self.forget_message(slot, buffers);
+                self.answer_final(slot, reply, now);
+            }
+            None => self.answer(slot, CHUNK_OK),
+        }
+    }
+
     fn session_end(
         &mut self,
         slot: u32,
@@ -316,20 +347,16 @@ impl Dispatch {
         now: Instant,
         buffers: &mut impl Buffers,
     ) {
-        let session = &mut self.sessions[slot as usize];
-        let refusal = match end {
-            Err(violation) => Some(violation.reply()),
-            Ok(_) if session.overflown => Some(OUT_OF_MEMORY),
-            Ok(_) => None,
-        };
-        if let Some(reply) = refusal {
+        if let Some(reply) = self.sessions[slot as usize].refusal_of(end) {
             self.forget_message(slot, buffers);
             self.answer_final(slot, reply, now);
             return;
         }
-        let Some(message) = session.message.take() else {
+        let session = &mut self.sessions[slot as usize];
+        let Some(mut message) = session.message.take() else {
             return;
         };
+        unshared(&mut message).shape = session.server.shape();
         let mail_at = session.mail_at;
         self.receiving -= 1;
         self.session_deadlines.set(slot as usize, Instant::NEVER);

@@ -32,6 +32,8 @@ pub(super) enum Phase {
     Envelope { heard: bool },
     /// Its final dot may have been sent.
     Dotted,
+    /// All of it may have been sent at once, by BDAT; `heard`: and something was answered.
+    Whole { heard: bool },
 }
 
 /// What trying again would mean.
@@ -78,7 +80,8 @@ pub(super) fn judge(trouble: Trouble<'_>, phase: Phase, reused: bool) -> Fault {
         }
         Trouble::Unwelcome(reply) => {
             // A refusal in words, so not in doubt even after the dot; on a link grown old it concerns only the link.
-            let old_link = retry_of_loss(phase, reused) == Retry::FreshLink;
+            let old_link =
+                reused && matches!(phase, Phase::Envelope { heard: false } | Phase::Whole { heard: false });
             let (retry, blame) = if old_link {
                 (Retry::FreshLink, Blame::Nobody)
             } else {
@@ -88,11 +91,14 @@ pub(super) fn judge(trouble: Trouble<'_>, phase: Phase, reused: bool) -> Fault {
         }
         Trouble::Lost => {
             let retry = retry_of_loss(phase, reused);
-            let blame = if retry == Retry::FreshLink { Blame::Nobody } else { Blame::Upstream };
+            // A link closed while idle is nobody's fault, also where it cannot be told whether it was.
+            let is_stale = retry == Retry::FreshLink || reused && phase == Phase::Whole { heard: false };
+            let blame = if is_stale { Blame::Nobody } else { Blame::Upstream };
             fault(retry, blame, ours(2, "lost the link to the upstream"))
         }
         Trouble::TimedOut => {
-            let retry = if phase == Phase::Dotted { Retry::InDoubt } else { Retry::Elsewhere };
+            let is_sent = matches!(phase, Phase::Dotted | Phase::Whole { .. });
+            let retry = if is_sent { Retry::InDoubt } else { Retry::Elsewhere };
             fault(retry, Blame::Upstream, ours(2, "the upstream did not answer in time"))
         }
         Trouble::Said(reply) if reply.is_temporary() => {
@@ -104,17 +110,19 @@ pub(super) fn judge(trouble: Trouble<'_>, phase: Phase, reused: bool) -> Fault {
         Trouble::Said(reply) | Trouble::SaidOfRecipient(reply) if reply.is_permanent() => {
             fault(Retry::Never, Blame::Nobody, refused(reply))
         }
-        // A 1xx, 2xx or 3xx where none is due: it does not speak SMTP, which another may.
-        Trouble::Said(_) | Trouble::SaidOfRecipient(_) => {
-            fault(Retry::Elsewhere, Blame::Upstream, ours(0, "the upstream's answer made no sense"))
-        }
+        // A 1xx, 2xx or 3xx where none is due: it does not speak SMTP, which another may. After the dot that is no no.
+        Trouble::Said(_) | Trouble::SaidOfRecipient(_) => fault(
+            if phase == Phase::Dotted { Retry::InDoubt } else { Retry::Elsewhere },
+            Blame::Upstream,
+            ours(0, "the upstream's answer made no sense"),
+        ),
         Trouble::Cannot(lack) => fault(Retry::Unable, Blame::Nobody, unable(lack)),
     }
 }
 
 fn retry_of_loss(phase: Phase, reused: bool) -> Retry {
     match phase {
-        Phase::Dotted => Retry::InDoubt,
+        Phase::Dotted | Phase::Whole { .. } => Retry::InDoubt,
         Phase::Envelope { heard: false } if reused => Retry::FreshLink,
         Phase::Opening | Phase::Envelope { .. } => Retry::Elsewhere,
     }
@@ -164,11 +172,26 @@ mod tests {
         assert_eq!(retry(Trouble::Lost, Phase::Dotted, true), Retry::InDoubt);
         assert_eq!(retry(Trouble::TimedOut, silent, true), Retry::Elsewhere);
         assert_eq!(retry(Trouble::TimedOut, Phase::Dotted, false), Retry::InDoubt);
+        // Nobody can tell whether what was sent whole was taken before the link was lost.
+        let (unheard, begun) = (Phase::Whole { heard: false }, Phase::Whole { heard: true });
+        for (phase, reused) in [(unheard, false), (unheard, true), (begun, false), (begun, true)] {
+            assert_eq!(retry(Trouble::Lost, phase, reused), Retry::InDoubt);
+            assert_eq!(retry(Trouble::TimedOut, phase, reused), Retry::InDoubt);
+        }
+        assert_eq!(judge(Trouble::Lost, unheard, true).blame, Blame::Nobody);
+        assert_eq!(judge(Trouble::Lost, unheard, false).blame, Blame::Upstream);
+        // But a refusal in words says that it was not.
+        let closing = Reply::new(421, Enhanced(4, 3, 2), "closing");
+        assert_eq!(retry(Trouble::Unwelcome(closing), unheard, true), Retry::FreshLink);
+        assert_eq!(retry(Trouble::Unwelcome(closing), begun, true), Retry::Elsewhere);
         assert_eq!(retry(Trouble::NotOpened, Phase::Opening, false), Retry::Elsewhere);
         let no = Reply::new(550, Enhanced(5, 1, 1), "no such user");
         assert_eq!(retry(Trouble::Said(no), Phase::Dotted, true), Retry::Never);
         let later = Reply::new(450, Enhanced(4, 2, 0), "busy");
         assert_eq!(retry(Trouble::Said(later), Phase::Dotted, true), Retry::Elsewhere);
+        let what = Reply { code: 354, enhanced: None, text: b"go on" };
+        assert_eq!(retry(Trouble::Said(what), Phase::Dotted, false), Retry::InDoubt);
+        assert_eq!(retry(Trouble::Said(what), heard, false), Retry::Elsewhere);
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use crate::dispatch::{Command, Dispatch, Letter};
-use crate::handle::{ListenerId, ShardId};
+use crate::dispatch::{Command, Dispatch, Letter, Message, Piece};
+use crate::handle::{ListenerId, ShardId, StreamId};
 use crate::net::{Event, Net};
 use crate::observe::Stats;
 use crate::time::Instant;
@@ -66,6 +66,8 @@ pub struct Shard<N> {
     /// Every shard's counters, its own among them.
     stats: Arc<[Arc<Stats>]>,
     events: Vec<Event>,
+    /// For pieces of bodies that are copied.
+    copy: Vec<u8>,
     now: Instant,
     publish_at: Instant,
 }
@@ -90,6 +92,7 @@ impl<N: Net> Shard<N> {
             obeyed: Order::Run,
             stats,
             events: Vec::with_capacity(EVENTS_PER_TURN),
+            copy: Vec::new(),
             now,
             publish_at: now,
         }
@@ -189,7 +192,12 @@ impl<N: Net> Shard<N> {
         while let Some(command) = self.dispatch.poll_command() {
             match command {
                 Command::Write { stream, bytes } => self.net.write(stream, bytes),
-                Command::WriteBody { stream, message } => self.net.write_body(stream, &message.body),
+                Command::WriteBody { stream, message, form } if form == message.shape.form => {
+                    self.net.write_body(stream, &message.body);
+                }
+                Command::WriteBody { stream, message, .. } => {
+                    write_converted(&mut self.net, stream, &message, &mut self.copy);
+                }
                 Command::Mark(stream) => self.net.write_body(stream, &[]),
                 Command::Open { link, address, source } => {
                     let stream = self.net.open(address, source);
@@ -221,4 +229,22 @@ impl<N: Net> Shard<N> {
         }
         self.obeyed = order;
     }
+}
+
+/// Writes a body in the form that it did not come in.
+fn write_converted<N: Net>(net: &mut N, stream: StreamId, message: &Message, copy: &mut Vec<u8>) {
+    let mut pieces = message.converted();
+    while let Some(piece) = pieces.next(net) {
+        match piece {
+            Piece::Kept(extent) => net.write_body(stream, &[extent]),
+            Piece::Copied(extent) => {
+                copy.clear();
+                copy.extend_from_slice(net.bytes(extent));
+                net.write(stream, copy);
+            }
+            Piece::Added(bytes) => net.write(stream, bytes),
+        }
+    }
+    // Perhaps all was copied, and `Sent` is waited for.
+    net.write_body(stream, &[]);
 }

@@ -40,6 +40,8 @@ pub struct Features {
     pub registered_ring: bool,
     /// A caller's address can be asked for by the ring, so that accepting is multishot (6.7).
     pub peer_name: bool,
+    /// A busy shard waits a little for several completions (IORING_FEAT_MIN_TIMEOUT, 6.12).
+    pub gathered_waits: bool,
 }
 
 impl fmt::Display for Features {
@@ -51,6 +53,7 @@ impl fmt::Display for Features {
             (self.no_sqarray, "flat submission queue"),
             (self.registered_ring, "registered ring"),
             (self.peer_name, "multishot accept"),
+            (self.gathered_waits, "gathered waits"),
         ];
         let list = |wanted| {
             let words: Vec<&str> =
@@ -75,6 +78,13 @@ pub(crate) enum Wait {
     No,
     AtMost(Duration),
     Forever,
+}
+
+/// A wait for several completions: for this long, and after that for one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Gather {
+    pub(crate) completions: u32,
+    pub(crate) micros: u32,
 }
 
 /// One completion.
@@ -122,6 +132,7 @@ impl Ring {
             }
         }
         let mut this = outcome?;
+        this.features.gathered_waits = !plain && this.ring.params().is_feature_min_timeout();
         this.features.registered_ring = this.ring.submitter().register_ring_fd().is_ok();
         Ok(this)
     }
@@ -181,7 +192,7 @@ impl Ring {
     pub(crate) fn probe_peer_name(&mut self, direct: u32) -> io::Result<bool> {
         let mut name = Name::EMPTY;
         self.peer_name(direct, &mut name, true, 0);
-        self.enter(Wait::Forever)?;
+        self.enter(Wait::Forever, None)?;
         let answer = self.next();
         Ok(answer.is_some_and(|answer| answer.result == -libc::ENOTCONN))
     }
@@ -295,8 +306,9 @@ impl Ring {
 
     // Completions.
 
-    /// Submits what was asked for, lets the kernel work out what is due, and waits if wanted.
-    pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<()> {
+    /// Submits what was asked for, lets the kernel work out what is due, and waits if wanted: for one completion, or
+    /// for several if the kernel can and the wait has an end.
+    pub(crate) fn enter(&mut self, wait: Wait, gather: Option<Gather>) -> io::Result<()> {
         while let Some(entry) = self.waiting.pop_front() {
             if !self.try_push(&entry) {
                 self.waiting.push_front(entry);
@@ -306,15 +318,16 @@ impl Ring {
         let wait = if self.waiting.is_empty() { wait } else { Wait::No };
         // Deferred completions are worked out only with this flag.
         let mut flags = io_uring::EnterFlags::GETEVENTS;
+        let gather = gather.filter(|_| self.features.gathered_waits);
         let (timeout, want) = match wait {
             Wait::No => (None, 0),
             Wait::Forever => (None, 1),
-            Wait::AtMost(time) => (Some(Timespec::from(time)), 1),
+            Wait::AtMost(time) => (Some(Timespec::from(time)), gather.map_or(1, |gather| gather.completions)),
         };
         let mut args = SubmitArgs::new();
         if let Some(timeout) = &timeout {
             flags |= io_uring::EnterFlags::EXT_ARG;
-            args = args.timespec(timeout);
+            args = args.timespec(timeout).min_wait_usec(gather.map_or(0, |gather| gather.micros));
         }
         let submit = self.ring.submission().len() as u32;
         let submitter = self.ring.submitter();

@@ -128,6 +128,7 @@ fn options(sinks: &[sink::Handle]) -> Options {
             connect_timeout: PATIENCE,
             reply_timeout: PATIENCE,
             attempts: 3,
+            chunking: true,
             fallback: None,
             health: Rules { eject_after: 5, eject_for: Duration::from_secs(10) },
             upstreams: sinks.iter().enumerate().map(upstream).collect(),

@@ -49,6 +49,11 @@ fn a_warm_message_allocates_nothing_pipelined() {
 }
 
 #[test]
+fn a_warm_message_allocates_nothing_by_chunks() {
+    audit("chunks, 10 KiB", Exchange::Chunking, "10KiB", 1);
+}
+
+#[test]
 fn a_warm_message_allocates_nothing_large_and_for_several() {
     audit("pipelined, 100 KiB, 5 recipients", Exchange::Pipelining, "100KiB", 5);
 }

@@ -81,6 +81,34 @@ pub(crate) fn writes_and_bodies_leave_in_order<G: Ground>() {
     stage.release_all(&extents);
 }
 
+/// A body of nothing has `Sent` told all the same, once what was written before has left.
+pub(crate) fn an_empty_body_is_a_mark<G: Ground>() {
+    let mut stage = Stage::<G>::with_buffers(64, 16);
+    let (stream, far) = stage.accept_one();
+    let told = |stage: &Stage<G>| stage.sent.get(&stream).copied().unwrap_or(0);
+    for times in 1..=3 {
+        stage.net().write(stream, b"250 ok\r\n");
+        stage.net().write_body(stream, &[]);
+        stage.until("Sent", |stage| told(stage) == times);
+    }
+    // With nothing before it as well.
+    stage.net().write_body(stream, &[]);
+    stage.until("Sent", |stage| told(stage) == 4);
+    stage.until_far_received(far, &b"250 ok\r\n".repeat(3));
+    // Not while the far end does not read.
+    stage.ground.pause(far);
+    let much = b"250 ok\r\n".repeat(100_000);
+    (0..20).for_each(|_| stage.net().write(stream, &much));
+    stage.net().write_body(stream, &[]);
+    for _ in 0..20 {
+        stage.step();
+    }
+    assert_eq!(told(&stage), 4);
+    stage.ground.resume(far);
+    stage.until_far_received(far, &much.repeat(20));
+    stage.until("Sent", |stage| told(stage) == 5);
+}
+
 pub(crate) fn close_flushes_first<G: Ground>() {
     let mut stage = Stage::<G>::with_buffers(800, 16);
     let body = pattern(2 * MIB, 3);

@@ -34,6 +34,7 @@ contract![
     opens_and_is_told_of_the_peers_close,
     a_large_body_of_extents_arrives_exactly,
     writes_and_bodies_leave_in_order,
+    an_empty_body_is_a_mark,
     close_flushes_first,
     abort_drops_and_ends,
     a_reset_by_the_peer_ends_the_stream,

@@ -8,6 +8,7 @@ import pytest
 
 from lab.programs import POSTLANE, ROOT
 from lab.recorder import Recorder
+from lab.scripted import ScriptedUpstream
 from lab.server import Postlane
 from lab.sinks import LaneSink, SmtpSink
 
@@ -88,7 +89,13 @@ def recorder():
 
 
 @pytest.fixture
-def lane(directory, smtp_sink, lane_sink, recorder):
+def scripted():
+    """scripted(**options) → ScriptedUpstream"""
+    yield from _starter(ScriptedUpstream)
+
+
+@pytest.fixture
+def lane(directory, smtp_sink, lane_sink, recorder, scripted):
     """lane(upstreams, **options) → Postlane in front of them, each a port or a thing with a port.
 
     It names the kinds of upstreams so as to be stopped before any of them.

@@ -179,3 +179,34 @@ def test_plain_smtp_upstream(lane, smtp_sink):
     server.stop()
     all_taken(replies)
     assert sorted(arrived(old) + arrived(starred)) == sorted(replies)
+
+
+def test_aborts_in_the_middle_of_data(lane, smtp_sink):
+    """`-A 0`: 354, then at once 550 and the end, without reading on (some filters do so)."""
+    aborting, good = smtp_sink("-A", "0", "-v"), smtp_sink()
+    server = lane([aborting, good], pool=ROUND_ROBIN)
+    big = b"Subject: big\r\n\r\n" + (b"z" * 76 + b"\r\n") * 10_000
+    replies = {}
+    with Wire(server.port) as wire:
+        for number in range(6):
+            recipient = f"r{number}@sink.test"
+            replies[recipient] = wire.try_message(big, recipients=[recipient])
+            wire.command("RSET").is_(250)
+    server.stop()
+    # Both readings are right: its 550 is an answer (passed on), or the cut link says more (another is tried).
+    for reply in replies.values():
+        assert reply.code in (250, 550), reply
+    assert arrived(good) == sorted(recipient for recipient, reply in replies.items() if reply.code == 250)
+    assert "connect (AF_INET" in aborting.heard()
+
+
+def test_reads_slowly(lane, smtp_sink):
+    """A sink that lets a small window fill for a second: the sending waits, and no byte is lost."""
+    slow = smtp_sink("-H", "1", "-T", "2000")
+    server = lane([slow], pool=ROUND_ROBIN)
+    big = b"Subject: big\r\n\r\n" + b"".join(b"%07d" % line * 10 + b"\r\n" for line in range(20_000))
+    with Wire(server.port) as wire:
+        wire.try_message(big).is_(250)
+    server.stop()
+    [delivery] = slow.deliveries()
+    assert delivery.unstamped == big.replace(b"\r\n", b"\n")

@@ -141,6 +141,13 @@ class TestPorts:
         assert done.returncode == 71, (done.returncode, done.stderr)
         assert str(port) in done.stderr and "in use" in done.stderr, done.stderr
 
+    def test_taken_by_another_postlane(self, lane, recorder):
+        """Listeners shared by the shards of one instance must not be shared with a second by mistake."""
+        first = lane([recorder()])
+        done = postlane("serve", "--config", first.config, timeout=5)
+        assert done.returncode == 71, (done.returncode, done.stderr)
+        assert str(first.port) in done.stderr, done.stderr
+
     def test_not_our_address(self, directory):
         path = directory / "foreign.toml"
         path.write_text(config_text(0, [free_port()], listener={"address": f"192.0.2.1:{free_port()}"}))

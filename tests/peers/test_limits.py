@@ -150,3 +150,42 @@ def test_endless_bad_commands(lane, recorder):
             pytest.fail("closed without a word")
     with Wire(server.port) as wire:
         wire.try_message(b"x\r\n").is_(250)
+
+
+@pytest.mark.parametrize("command", [b"NOOP\r\n", b"NONSENSE\r\n", b"EHLO x\r\n"])
+def test_client_that_does_not_read(lane, recorder, command):
+    """Replies nobody reads are not piled up without end: our reading stops, or the session is ended."""
+    server = lane([recorder()])
+    before = server.memory()
+    with Wire(server.port) as wire:
+        wire.socket.settimeout(2)
+        sent, burst = 0, command * (1_000_000 // len(command))
+        try:
+            while sent < 100_000_000:
+                sent += wire.socket.send(burst)
+        except (TimeoutError, ConnectionError):
+            pass
+        grown = server.memory() - before
+        assert grown < 30_000_000, f"{grown / 1e6:.0f} MB for replies to {sent / 1e6:.0f} MB of commands"
+    with Wire(server.port) as wire:
+        wire.try_message(b"x\r\n").is_(250)
+
+
+def test_client_that_does_not_read_sends_mail(lane, recorder):
+    """The same with whole messages: those that arrive are whole, and the memory has a bound."""
+    upstream = recorder()
+    server = lane([upstream])
+    before = server.memory()
+    message = b"MAIL FROM:<a@client.test>\r\nRCPT TO:<b@sink.test>\r\nDATA\r\nSubject: x\r\n\r\n"
+    message += b"y" * 70 + b"\r\n.\r\n"
+    with Wire(server.port) as wire:
+        wire.socket.settimeout(1)
+        try:
+            for _ in range(20):
+                wire.socket.sendall(message * 5_000)
+        except (TimeoutError, ConnectionError):
+            pass
+        assert server.memory() - before < 60_000_000
+    with Wire(server.port) as wire:
+        wire.try_message(b"Subject: next\r\n\r\nx\r\n", recipients=["next@sink.test"]).is_(250)
+    assert upstream.for_recipient("next@sink.test")

@@ -84,3 +84,11 @@ def test_more_sessions_than_links(lane, smtp_sink):
     assert_clean(smtp_source(server.port, 4_000, 10 * KIB, sessions=256))
     server.stop()
     assert_all_once(sum((sink.deliveries() for sink in sinks), []), 4_000)
+
+
+def test_a_thousand_sessions(lane, smtp_sink):
+    sinks = [smtp_sink() for _ in range(3)]
+    server = lane(sinks, shards=2)
+    assert_clean(smtp_source(server.port, 10_000, KIB, sessions=1000))
+    server.stop()
+    assert_all_once(sum((sink.deliveries() for sink in sinks), []), 10_000)

@@ -15,6 +15,8 @@ use crate::message::{Fate, Message};
 pub(crate) struct Habits {
     /// MAIL, RCPT and DATA in one go; `eager`: the next ones right behind the final dot.
     pub(crate) pipelining: bool,
+    /// Messages go by BDAT, in one to three chunks.
+    pub(crate) chunking: bool,
     pub(crate) eager: bool,
     pub(crate) messages_per_session: usize,
     /// The most bytes sent at once, and the pause after them.
@@ -35,6 +37,7 @@ impl Habits {
     pub(crate) fn plain(messages_per_session: usize) -> Habits {
         Habits {
             pipelining: true,
+            chunking: false,
             eager: false,
             messages_per_session,
             chunk_max: usize::MAX,
@@ -237,6 +240,21 @@ impl Client {
             for recipient in &message.recipients {
                 let line = format!("RCPT TO:<{recipient}>\r\n");
                 self.ops.push_back(op(&line, What::Other, !pipelining));
+            }
+            if self.habits.chunking {
+                let chunks = if message.violation { 1 } else { self.dice.between(1, 3) };
+                let plain = message.unstuffed();
+                let each = plain.len() / chunks;
+                for at in 1..chunks {
+                    let mut bytes = format!("BDAT {each}\r\n").into_bytes();
+                    bytes.extend_from_slice(&plain[(at - 1) * each..at * each]);
+                    self.ops.push_back(Op { bytes, what: What::Other, sync: !pipelining });
+                }
+                let rest = &plain[(chunks - 1) * each..];
+                let mut bytes = format!("BDAT {} LAST\r\n", rest.len()).into_bytes();
+                bytes.extend_from_slice(rest);
+                self.ops.push_back(Op { bytes, what: What::Final(message.number), sync: !pipelining });
+                continue;
             }
             self.ops.push_back(op("DATA\r\n", What::Data(message.number), !pipelining));
             let mut body = message.data.clone();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use postlane::balance::Policy;
 use postlane::shard::Order;
 
 use crate::client::{Client, Habits};
@@ -402,4 +403,32 @@ fn upstreams_that_cannot_carry_it_are_passed_over() {
     play.serve_all();
     play.finish();
     play.all_are(Fate::Answered(451));
+}
+
+/// One upstream refuses some recipients and puts others off; that the others take those is no reason to forget the
+/// refusals.
+#[test]
+fn a_refusal_is_not_forgotten_over_a_repeat() {
+    let mut setup = Setup::new(16, 2);
+    setup.shards = 2;
+    setup.pool.policy = Policy::RoundRobin;
+    let mut manners = vec![Manner { refuses: Some("no"), ..Manner::good() }; 2];
+    manners[0].puts_off = Some("later");
+    let mut play = world(&setup, manners);
+    play.add_clients(1, &Habits::plain(4), 4, 500);
+    for message in &mut play.messages {
+        let n = message.number;
+        let named = |kind: &str| (0..4).map(|r| format!("{kind}.m{n}.r{r}@d{r}.example")).collect();
+        message.recipients =
+            ["no", "later", "yes"].iter().flat_map(|kind| -> Vec<String> { named(kind) }).collect();
+    }
+    play.serve_all();
+    let count = play.finish();
+    play.all_are(Fate::Answered(250));
+    assert_eq!((count.bounces, count.in_doubt, count.repeats), (4, 0, 0), "{count:?}");
+    let to = |kind: &str| {
+        let recipients = play.upstreams.iter().flat_map(|u| &u.taken).flat_map(|taken| &taken.recipients);
+        recipients.filter(|recipient| recipient.starts_with(kind)).count()
+    };
+    assert_eq!((to("no"), to("later"), to("yes")), (0, 16, 16));
 }

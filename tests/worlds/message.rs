@@ -28,6 +28,15 @@ pub(crate) struct Message {
 }
 
 impl Message {
+    /// As it goes by BDAT. What is a violation stays as it is.
+    pub(crate) fn unstuffed(&self) -> Vec<u8> {
+        if self.violation {
+            return self.data.clone();
+        }
+        let lines = self.data.split_inclusive(|&byte| byte == b'\n');
+        lines.flat_map(|line| line.strip_prefix(b".").unwrap_or(line)).copied().collect()
+    }
+
     /// A message by chance. Its number is in its addresses, so that it is known wherever it turns up.
     pub(crate) fn draw(number: usize, dice: &mut Dice) -> Message {
         let count = if dice.chance(0.5) { 1 } else { dice.between(2, 5) };

@@ -17,6 +17,7 @@ pub(crate) enum Turn {
     Die(usize),
     Rise(usize),
     Drain,
+    Stop,
 }
 
 pub(crate) struct Play {
@@ -124,6 +125,7 @@ impl Play {
             Turn::Die(upstream) => self.upstreams[upstream].die(&self.stage.world),
             Turn::Rise(upstream) => self.upstreams[upstream].rise(&self.stage.world),
             Turn::Drain => self.stage.order(Order::Drain),
+            Turn::Stop => self.stage.order(Order::Stop),
         }
     }
 
@@ -149,6 +151,14 @@ impl Play {
         self.run(Duration::from_secs(3 * 3600), "a client waits for ever", |play| {
             play.clients.iter().all(|client| client.done)
         });
+        for client in &self.clients {
+            // Nine minutes for a message, and what may have been under way.
+            assert!(
+                client.waited_most < Duration::from_secs(600),
+                "{:?} waited for an answer",
+                client.waited_most
+            );
+        }
         self.stage.order(Order::Drain);
         self.run(Duration::from_secs(1200), "the drain does not end", |play| play.stage.under_way() == 0);
         self.stage.order(Order::Stop);
@@ -178,7 +188,7 @@ impl Play {
                 let earlier = by_recipient.entry(recipient).or_default();
                 // A bounce is a message of its own to that address.
                 let same = |other: &&Taken| other.mail == taken.mail && other.data == taken.data;
-                again |= earlier.iter().any(|other| same(&other));
+                again |= earlier.iter().any(same);
                 earlier.push(taken);
             }
             if again {
@@ -262,6 +272,9 @@ impl Play {
             Fate::Answered(250) => {
                 count.accepted += 1;
                 if !missing.is_empty() && !self.is_told(message, &missing, taken) {
+                    if self.trace {
+                        println!("message {n} was accepted; nobody took it for {missing:?}, nobody was told");
+                    }
                     return (0, 1);
                 }
             }

@@ -15,11 +15,12 @@ use crate::upstream::{Deed, Manner, Moment, Upstream};
 
 const MOMENTS: [Moment; 7] =
     [Moment::Greeting, Moment::Hello, Moment::Mail, Moment::Rcpt, Moment::Data, Moment::Body, Moment::Dot];
-const DEEDS: [Deed; 6] = [Deed::Refuse, Deed::Defer, Deed::Leave, Deed::Hang, Deed::Drop, Deed::Reset];
+const DEEDS: [Deed; 7] =
+    [Deed::Refuse, Deed::Defer, Deed::Babble, Deed::Leave, Deed::Hang, Deed::Drop, Deed::Reset];
 
 pub(crate) fn build(seed: u64, trace: bool) -> Play {
     let mut dice = Dice::new(seed);
-    let fleet = dice.between(1, 4);
+    let fleet = dice.between(1, 6);
     let setup = draw_setup(seed, fleet, &mut dice);
     let stage = Stage::new(&setup);
     let upstreams = (0..fleet)
@@ -49,7 +50,11 @@ pub(crate) fn build(seed: u64, trace: bool) -> Play {
         turns.push((at + Duration::from_millis(dice.between(1, 20_000) as u64), Turn::Rise(which)));
     }
     if dice.chance(0.1) {
-        turns.push((start + Duration::from_millis(dice.below(3_000) as u64), Turn::Drain));
+        let at = start + Duration::from_millis(dice.below(3_000) as u64);
+        turns.push((at, Turn::Drain));
+        if dice.chance(0.5) {
+            turns.push((at + Duration::from_millis(dice.below(1_000) as u64), Turn::Stop));
+        }
     }
     turns.sort_by_key(|(at, _)| *at);
     Play { stage, clients, upstreams, messages, turns, trace }
@@ -58,7 +63,7 @@ pub(crate) fn build(seed: u64, trace: bool) -> Play {
 fn draw_setup(seed: u64, fleet: usize, dice: &mut Dice) -> Setup {
     let mut setup = Setup::new(seed, fleet);
     setup.shards = dice.between(1, 4) as u16;
-    setup.buffers = dice.pick(&[64, 256, 256, 256]);
+    setup.buffers = dice.pick(&[24, 64, 256, 256]);
     setup.shard_by = dice.pick(&[ShardBy::Address, ShardBy::Domain]);
     setup.faults = Faults {
         delay_max: Duration::from_micros(dice.pick(&[50, 2_000, 20_000])),
@@ -71,6 +76,7 @@ fn draw_setup(seed: u64, fleet: usize, dice: &mut Dice) -> Setup {
         ..Faults::default()
     };
     let pool = &mut setup.pool;
+    pool.chunking = dice.chance(0.8);
     let any = dice.below(Policy::ALL.len());
     pool.policy = dice.pick(&[Policy::ALL[any], Policy::LeastResponseTime]);
     pool.links_max = dice.between(1, 4);
@@ -98,6 +104,7 @@ fn draw_manner(dice: &mut Dice) -> Manner {
         delay_max: millis(dice.pick(&[0, 1, 10, 300])),
         dot_delay: millis(dice.pick(&[0, 1, 5, 50, 1_000])),
         pipelining: dice.chance(0.75),
+        chunking: dice.chance(0.5),
         eight_bit: dice.chance(0.9),
         utf8: dice.chance(0.8),
         dsn: dice.chance(0.5),
@@ -105,7 +112,9 @@ fn draw_manner(dice: &mut Dice) -> Manner {
         only_helo: dice.chance(0.05),
         data_for_nobody: dice.chance(0.3),
         multi_line: dice.chance(0.2),
-        idle_timeout: dice.pick(&[None, Some(20), Some(500)]).map(|ms| (millis(ms), true)),
+        idle_timeout: dice.pick(&[None, Some(20), Some(500)]).map(|ms| (millis(ms), ms == 20)),
+        refuses: None,
+        puts_off: None,
         odds,
         taken_silently: dice.pick(&[0.0, 0.5, 1.0]),
     }
@@ -115,6 +124,7 @@ fn draw_habits(dice: &mut Dice) -> Habits {
     let pipelining = dice.chance(0.6);
     Habits {
         pipelining,
+        chunking: dice.chance(0.3),
         eager: pipelining && dice.chance(0.4),
         messages_per_session: dice.between(1, 6),
         chunk_max: dice.pick(&[usize::MAX, usize::MAX, 20_000, 3_000, 400]),

@@ -1,6 +1,8 @@
 //! Upstreams that a world plays: a small SMTP reader of its own, so that it judges what it is sent independently
 //! of the parsers under test, with manners good and bad.
 
+mod chunks;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,6 +11,7 @@ use postlane::net::sim::{PeerId, PeerState, World};
 use postlane::time::Instant;
 
 use crate::dice::Dice;
+use chunks::Chunk;
 
 /// Where in the dialogue something can go wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +31,8 @@ pub(crate) enum Moment {
 pub(crate) enum Deed {
     Refuse,
     Defer,
+    /// Says something that is no answer to what it was told.
+    Babble,
     /// 421 and close.
     Leave,
     Hang,
@@ -43,6 +48,7 @@ pub(crate) struct Manner {
     /// Added to the delay of the answer to the final dot.
     pub(crate) dot_delay: Duration,
     pub(crate) pipelining: bool,
+    pub(crate) chunking: bool,
     pub(crate) eight_bit: bool,
     pub(crate) utf8: bool,
     pub(crate) dsn: bool,
@@ -54,6 +60,9 @@ pub(crate) struct Manner {
     pub(crate) multi_line: bool,
     /// An idle link is closed after this, saying 421 or not.
     pub(crate) idle_timeout: Option<(Duration, bool)>,
+    /// Recipients that begin so are refused, or put off.
+    pub(crate) refuses: Option<&'static str>,
+    pub(crate) puts_off: Option<&'static str>,
     /// What goes wrong, and how often.
     pub(crate) odds: Vec<(Moment, Deed, f64)>,
     /// That a message whose answer is never given was taken all the same.
@@ -68,6 +77,7 @@ impl Manner {
             delay_max: Duration::ZERO,
             dot_delay: Duration::ZERO,
             pipelining: true,
+            chunking: false,
             eight_bit: true,
             utf8: true,
             dsn: true,
@@ -76,6 +86,8 @@ impl Manner {
             data_for_nobody: false,
             multi_line: false,
             idle_timeout: None,
+            refuses: None,
+            puts_off: None,
             odds: Vec::new(),
             taken_silently: 0.5,
         }
@@ -120,6 +132,8 @@ struct Link {
     phase: Phase,
     mail: String,
     recipients: Vec<String>,
+    /// What is being taken by BDAT.
+    chunk: Option<Chunk>,
     /// 354 has been sent.
     went_ahead: bool,
     /// It hangs, or is going to close: hears nothing more.
@@ -231,6 +245,7 @@ impl Upstream {
             phase: Phase::Hello,
             mail: String::new(),
             recipients: Vec::new(),
+            chunk: None,
             went_ahead: false,
             deaf: false,
             body_judged: false,
@@ -317,6 +332,9 @@ impl Upstream {
         if link.phase == Phase::Data {
             return self.take_body(link, now);
         }
+        if let Some(chunk) = link.chunk {
+            return self.take_chunk(link, chunk, now);
+        }
         let Some(end) = link.input.iter().position(|&b| b == b'\n') else {
             return false;
         };
@@ -349,6 +367,7 @@ impl Upstream {
             // Behind a MAIL that was refused.
             ("RCPT" | "DATA", Phase::Ready) => self.say(link, now, "503 5.5.1 MAIL first"),
             ("DATA", Phase::Mail) => self.data(link, now),
+            ("BDAT", Phase::Ready | Phase::Mail) => self.bdat(link, line, now),
             ("RSET", Phase::Ready | Phase::Mail) => {
                 link.phase = Phase::Ready;
                 self.say(link, now, "250 2.0.0 forgotten");
@@ -372,6 +391,7 @@ impl Upstream {
         if extended {
             let offers = [
                 (manner.pipelining, "PIPELINING"),
+                (manner.chunking, "CHUNKING"),
                 (manner.eight_bit, "8BITMIME"),
                 (manner.utf8, "SMTPUTF8"),
                 (manner.dsn, "DSN"),
@@ -416,7 +436,12 @@ impl Upstream {
         if dsn && !self.manner.dsn || !lower.starts_with("rcpt to:<") {
             self.breaches.push(format!("not offered, or no RCPT: {line:?}"));
         }
-        if !self.misbehave(link, Moment::Rcpt, now) {
+        let is = |name: Option<&str>| name.is_some_and(|name| lower["rcpt to:<".len()..].starts_with(name));
+        if is(self.manner.refuses) {
+            self.commit(link, Moment::Rcpt, Deed::Refuse, now);
+        } else if is(self.manner.puts_off) {
+            self.commit(link, Moment::Rcpt, Deed::Defer, now);
+        } else if !self.misbehave(link, Moment::Rcpt, now) {
             let path = line["RCPT TO:<".len()..].split('>').next().unwrap_or("");
             link.recipients.push(path.to_owned());
             self.say(link, now, "250 2.1.5 recipient ok");
@@ -466,6 +491,12 @@ impl Upstream {
             self.say(link, now, "554 5.5.1 no valid recipients");
             return true;
         }
+        self.end_message(link, data, now);
+        true
+    }
+
+    /// A whole message has come, in the form of DATA without its final dot.
+    fn end_message(&mut self, link: &mut Link, data: Vec<u8>, now: Instant) {
         if !self.manner.eight_bit && data.iter().any(|b| *b >= 0x80) {
             self.breaches.push("an 8-bit body".into());
         }
@@ -483,7 +514,7 @@ impl Upstream {
                 {
                     self.taken.push(taken);
                 }
-                self.commit(link, deed, now);
+                self.commit(link, Moment::Dot, deed, now);
             }
             None => {
                 self.taken.push(taken);
@@ -491,7 +522,6 @@ impl Upstream {
                 self.say(link, now, &format!("250 2.0.0 taken as {id}"));
             }
         }
-        true
     }
 
     fn fate(&mut self, moment: Moment) -> Option<Deed> {
@@ -503,12 +533,12 @@ impl Upstream {
     fn misbehave(&mut self, link: &mut Link, moment: Moment, now: Instant) -> bool {
         let fate = self.fate(moment);
         let Some(deed) = fate else { return false };
-        self.commit(link, deed, now);
+        self.commit(link, moment, deed, now);
         // A body refused before its end is read all the same.
         moment != Moment::Body || link.deaf
     }
 
-    fn commit(&mut self, link: &mut Link, deed: Deed, now: Instant) {
+    fn commit(&mut self, link: &mut Link, moment: Moment, deed: Deed, now: Instant) {
         let in_body = link.phase == Phase::Data;
         match deed {
             Deed::Refuse | Deed::Defer if in_body => {
@@ -519,6 +549,14 @@ impl Upstream {
                     "452 4.3.1 no room for it"
                 };
                 self.say(link, now, text);
+            }
+            // Two answers to one message would be a lie that nobody can see through.
+            Deed::Babble if in_body => {}
+            Deed::Babble => {
+                // Nothing that could be taken for a yes.
+                let text = self.dice.pick(&["SSH-2.0-x", "999 9.9.9 x", "25", "", "150 x", "354 go on"]);
+                let yes = moment == Moment::Data && text.starts_with('3');
+                self.say(link, now, if yes { "150 x" } else { text });
             }
             Deed::Refuse => self.say(link, now, "550 5.7.1 not here"),
             Deed::Defer => self.say(link, now, "450 4.2.0 not now"),

@@ -11,6 +11,8 @@ use crate::config::{Balance, Health, Pool, Probe, Upstream};
 
 const UPSTREAMS_MAX: usize = 1024;
 const SOURCES_MAX: usize = 256;
+/// Unless it is said otherwise.
+const CHUNKING: bool = true;
 
 const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
@@ -58,6 +60,7 @@ fn one(table: &Table, report: &mut Report, named: &mut Taken<String>) -> Option<
     let reply_timeout = section.duration("reply_timeout", seconds(300), least..=seconds(3600));
     let idle_timeout = section.duration("idle_timeout", seconds(30), least..=seconds(3600));
     let attempts = section.count("attempts", 3, 1..=20);
+    let chunking = section.flag("chunking", CHUNKING);
     let sources = sources(&mut section);
     let health = section.table("health").map_or_else(default_health, |table| health(table, section.report));
     let upstream_tables = section.tables("upstream", "pool.upstream", UPSTREAMS_MAX);
@@ -85,6 +88,7 @@ fn one(table: &Table, report: &mut Report, named: &mut Taken<String>) -> Option<
         reply_timeout,
         idle_timeout,
         attempts: u8::try_from(attempts).ok()?,
+        chunking,
         fallback: fallback.as_ref().map(|fallback| fallback.value.clone()),
         health,
         upstreams: upstreams.into_iter().map(|upstream| upstream.value).collect(),

@@ -12,6 +12,7 @@ mod accept;
 mod close;
 mod error;
 mod open;
+mod pace;
 mod receive;
 mod send;
 mod stream;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 pub use error::Error;
 
 use accept::Listener;
+use pace::Pace;
 use stream::{Phase, Streams};
 use tag::SLOT_BITS;
 
@@ -108,6 +110,9 @@ pub struct Uring {
     /// Connections closed at once because there were `accepted_max` already.
     turned_away: u64,
     enters: u64,
+    pace: Pace,
+    /// Sends asked for since the last enter.
+    sends: u32,
 }
 
 impl Uring {
@@ -159,6 +164,8 @@ impl Uring {
             completions: Vec::new(),
             turned_away: 0,
             enters: 0,
+            pace: Pace::new(clock::now()),
+            sends: 0,
             options,
         })
     }

@@ -66,6 +66,7 @@ impl Uring {
             if self.ring.send(stream.direct, &mut batch, tag) {
                 stream.flying = Some(batch);
                 stream.outstanding += 1;
+                self.sends += 1;
                 return;
             }
             self.recycle(Some(batch));

@@ -29,12 +29,14 @@ impl Uring {
             let may_wait = events.len() == before && !self.woken && !self.ring.has_completions();
             let wait = if may_wait { wait_until(until.min(self.retry_at)) } else { Wait::No };
             self.enters += 1;
-            if let Err(error) = self.ring.enter(wait) {
+            let gather = self.pace.gather(std::mem::take(&mut self.sends), self.streams.live() as u32);
+            if let Err(error) = self.ring.enter(wait, gather) {
                 // Every request is well-formed and the ring is ours: the kernel has no reason to refuse.
                 panic!("io_uring_enter: {error}");
             }
-            self.read_completions(limit, events);
+            let completions = self.read_completions(limit, events);
             let now = clock::now();
+            self.pace.count(completions, now);
             if now >= self.retry_at {
                 self.retry_at = Instant::NEVER;
                 self.retry_accepting();
@@ -77,7 +79,9 @@ impl Uring {
         }
     }
 
-    fn read_completions(&mut self, limit: usize, events: &mut Vec<Event>) {
+    /// Returns how many it were.
+    fn read_completions(&mut self, limit: usize, events: &mut Vec<Event>) -> usize {
+        let mut count = 0;
         let mut completions = std::mem::take(&mut self.completions);
         // Each gives at most one event.
         while events.len() < limit {
@@ -86,9 +90,11 @@ impl Uring {
             if completions.is_empty() {
                 break;
             }
+            count += completions.len();
             events.extend(completions.iter().filter_map(|&completion| self.complete(completion)));
         }
         self.completions = completions;
+        count
     }
 
     fn complete(&mut self, completion: Completion) -> Option<Event> {

@@ -49,6 +49,11 @@ impl Capabilities {
         }
     }
 
+    /// May a message go with its commands by BDAT: several commands in one send, and CHUNKING?
+    pub fn takes_chunks(&self) -> bool {
+        self.pipelining && self.chunking
+    }
+
     /// Takes in one line of the reply to EHLO (not its first).
     pub(super) fn learn(&mut self, line: &[u8]) {
         let (word, arguments) = split_word(trim_end(line));

@@ -128,7 +128,7 @@ impl Client {
         self.capabilities.lacks(envelope, size)
     }
 
-    /// May `begin` be called: ready, and every earlier transaction has had its body written (its `Final` may
+    /// May `begin` be called: ready, and every earlier transaction has had its body written by DATA (its `Final` may
     /// still be due) or is over.
     pub fn can_begin(&self) -> bool {
         self.script.can_begin()
@@ -138,7 +138,15 @@ impl Client {
     /// MAIL, RCPT… and DATA in one go with PIPELINING, else the first command as soon as nothing is due.
     /// `recipients` are indexes into the envelope. `can_begin` must hold.
     pub fn begin(&mut self, envelope: &Envelope, recipients: &[u16], size: u64, out: &mut Vec<u8>) {
-        self.script.begin(self.capabilities, envelope, recipients, size, out);
+        self.script.begin(self.capabilities, envelope, recipients, size, false, out);
+    }
+
+    /// Starts a transaction whose message follows at once, plain and of exactly `size` octets: writes RSET if the
+    /// last one was broken off or refused, then MAIL, RCPT… and `BDAT size LAST` in one go. Its events are `Mail`,
+    /// `Recipient`… and `Final`, whatever each says, and it cannot be broken off. `can_begin` must hold, and
+    /// `capabilities().takes_chunks()`.
+    pub fn begin_chunked(&mut self, envelope: &Envelope, recipients: &[u16], size: u64, out: &mut Vec<u8>) {
+        self.script.begin(self.capabilities, envelope, recipients, size, true, out);
     }
 
     /// After each `Mail` or `Recipient` event after which the transaction is to go on, with the arguments of

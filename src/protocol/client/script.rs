@@ -1,7 +1,7 @@
 //! What was said to the upstream, and so which reply comes next.
 
 use super::{Capabilities, Envelope};
-use crate::protocol::wire::command::{Mail, MailParameters};
+use crate::protocol::wire::command::{Chunk, Mail, MailParameters};
 
 /// Whose reply comes next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +48,8 @@ struct Transaction {
     recipients: u16,
     /// Has the stage's command been said (or is it held)?
     said: bool,
+    /// The message went with its commands, by BDAT: what follows the recipients' replies is its own.
+    chunked: bool,
 }
 
 /// A link's state, apart from the bytes. Replies come in this order: the `Final` of an earlier message, those
@@ -113,6 +115,7 @@ impl Script {
             Some(Transaction { said: true, stage, .. }) if stage != Stage::Body => match stage {
                 Stage::Mail => Expected::Mail,
                 Stage::Recipient(position) => Expected::Recipient(position),
+                _ if self.transaction.is_some_and(|transaction| transaction.chunked) => Expected::Final,
                 _ => Expected::Data,
             },
             _ if self.quit => Expected::Quit,
@@ -123,7 +126,12 @@ impl Script {
     /// Takes the expected reply's code, once ready, and says what was held for it.
     pub(super) fn settle(&mut self, code: u16, out: &mut Vec<u8>) {
         match self.expected() {
-            Expected::Final => self.final_due = false,
+            Expected::Final if self.final_due => self.final_due = false,
+            Expected::Final => {
+                self.transaction = None;
+                // RFC 3030 section 2: where it stands after a refused chunk only RSET makes certain.
+                self.reset = code / 100 != 2;
+            }
             Expected::Swallow => self.swallow -= 1,
             Expected::Quit => self.end(),
             Expected::Data if code / 100 != 3 => {
@@ -145,9 +153,11 @@ impl Script {
         envelope: &Envelope,
         recipients: &[u16],
         size: u64,
+        chunked: bool,
         out: &mut Vec<u8>,
     ) {
         assert!(self.can_begin(), "a transaction is begun only when can_begin");
+        debug_assert!(!chunked || capabilities.takes_chunks(), "chunks are offered");
         assert!(recipients.len() <= usize::from(u16::MAX), "positions are u16");
         self.pipelining = capabilities.pipelining;
         let is_due = self.final_due || self.swallow > 0;
@@ -159,13 +169,21 @@ impl Script {
         }
         let parameters = MailParameters { size: Some(size), ..envelope.mail() };
         Mail { path: envelope.sender(), parameters }.write(capabilities.offered(), to);
-        self.transaction =
-            Some(Transaction { stage: Stage::Mail, recipients: recipients.len() as u16, said: true });
+        self.transaction = Some(Transaction {
+            stage: Stage::Mail,
+            recipients: recipients.len() as u16,
+            said: true,
+            chunked,
+        });
         if self.pipelining {
             for &recipient in recipients {
                 envelope.recipient(recipient.into()).write(capabilities.dsn, out);
             }
-            out.extend_from_slice(b"DATA\r\n");
+            if chunked {
+                Chunk { size, last: true }.write(out);
+            } else {
+                out.extend_from_slice(b"DATA\r\n");
+            }
         } else if !is_due {
             self.say_held(out);
         }

@@ -2,7 +2,7 @@
 
 use super::replies::{self, Side};
 use super::{Event, Options, write_capabilities};
-use crate::protocol::wire::command::{Mail, Recipient, Verb};
+use crate::protocol::wire::command::{Chunk, Mail, Recipient, Verb};
 use crate::protocol::wire::reply::Reply;
 
 /// How far the session is.
@@ -17,6 +17,8 @@ enum Phase {
     Transaction,
     /// 354 was said.
     Data,
+    /// A first BDAT was taken, the last one not yet.
+    Chunks,
     /// QUIT or too many faults.
     Over,
 }
@@ -27,7 +29,17 @@ pub(super) enum Due {
     Mail,
     Recipient,
     Data,
+    Chunk,
     End,
+}
+
+/// What follows a BDAT command.
+#[derive(Clone, Copy, Debug)]
+struct Coming {
+    left: u64,
+    last: bool,
+    /// It is swallowed, and this is the answer then.
+    refusal: Option<&'static Reply<'static>>,
 }
 
 /// A session's state, apart from the bytes.
@@ -35,6 +47,9 @@ pub(super) enum Due {
 pub(super) struct Dialogue {
     phase: Phase,
     due: Option<Due>,
+    chunk: Option<Coming>,
+    /// A message's first chunk begins.
+    begins: bool,
     extended: bool,
     /// The transaction has SMTPUTF8: said by MAIL, counts once that is accepted.
     utf8: bool,
@@ -56,6 +71,36 @@ impl Dialogue {
         self.phase == Phase::Data
     }
 
+    /// Octets still to come of the chunk under way.
+    pub(super) fn chunk_left(&self) -> Option<u64> {
+        self.chunk.map(|chunk| chunk.left)
+    }
+
+    /// Is the chunk under way part of a message?
+    pub(super) fn chunk_counts(&self) -> bool {
+        self.chunk.is_some_and(|chunk| chunk.refusal.is_none())
+    }
+
+    /// That many octets of the chunk under way have come.
+    pub(super) fn chunk_passed(&mut self, octets: u64) {
+        if let Some(chunk) = &mut self.chunk {
+            chunk.left -= octets;
+        }
+    }
+
+    /// The chunk under way is complete, and if it counts, an answer is due: is it the message's last?
+    pub(super) fn chunk_ended(&mut self) -> bool {
+        let is_last = self.chunk.take().is_some_and(|chunk| chunk.last);
+        self.due = Some(if is_last { Due::End } else { Due::Chunk });
+        is_last
+    }
+
+    /// The chunk under way is complete, and was out of place.
+    pub(super) fn chunk_swallowed(&mut self, options: &Options, out: &mut Vec<u8>) -> Option<Event<'static>> {
+        let refusal = self.chunk.take().and_then(|chunk| chunk.refusal)?;
+        self.fault(*refusal, options, out)
+    }
+
     pub(super) fn extended(&self) -> bool {
         self.extended
     }
@@ -75,6 +120,7 @@ impl Dialogue {
             }
             Some(Due::Recipient) if reply.is_positive() => self.recipients += 1,
             Some(Due::Data) if reply.is_intermediate() => self.phase = Phase::Data,
+            Some(Due::Chunk) if !reply.is_positive() => self.phase = Phase::Ready,
             Some(Due::End) => {
                 self.phase = Phase::Ready;
                 if reply.is_positive() {
@@ -98,10 +144,15 @@ impl Dialogue {
         options: &Options,
         out: &mut Vec<u8>,
     ) -> Option<Event<'a>> {
-        let text = match line.strip_suffix(b"\r\n") {
-            Some(text) if memchr::memchr2(b'\r', 0, text).is_none() => text,
-            _ => return self.fault(replies::BARE, options, out),
+        let Some(text) = line.strip_suffix(b"\r\n") else {
+            // What follows a bare LF may be a command that somebody smuggled into an argument: none of it is heard.
+            self.phase = Phase::Over;
+            say(replies::BARE, out);
+            return Some(Event::Hangup);
         };
+        if memchr::memchr2(b'\r', 0, text).is_some() {
+            return self.fault(replies::BARE, options, out);
+        }
         let (verb, arguments) = Verb::split(text);
         if line.len() > verb.line_max() {
             return self.fault(replies::LINE_LONG, options, out);
@@ -115,6 +166,7 @@ impl Dialogue {
             Verb::Mail => self.mail(arguments, options, out),
             Verb::Rcpt => self.recipient(arguments, options, out),
             Verb::Data => self.data(options, out),
+            Verb::Bdat => self.chunk(arguments, out),
             Verb::Rset => {
                 self.reset();
                 say(replies::DONE, out);
@@ -159,6 +211,7 @@ impl Dialogue {
         match self.phase {
             Phase::Ready => {}
             Phase::Fresh => return self.fault(replies::HELLO_FIRST, options, out),
+            Phase::Chunks => return self.fault(replies::CHUNKED, options, out),
             _ => return self.fault(replies::NESTED, options, out),
         }
         let mail = match Mail::parse(arguments, self.extended) {
@@ -181,7 +234,7 @@ impl Dialogue {
         out: &mut Vec<u8>,
     ) -> Option<Event<'a>> {
         if self.phase != Phase::Transaction {
-            return self.fault(replies::MAIL_FIRST, options, out);
+            return self.fault(self.out_of_transaction(), options, out);
         }
         let recipient = match Recipient::parse(arguments, self.extended, self.utf8) {
             Ok(recipient) => recipient,
@@ -197,7 +250,7 @@ impl Dialogue {
 
     fn data(&mut self, options: &Options, out: &mut Vec<u8>) -> Option<Event<'static>> {
         if self.phase != Phase::Transaction {
-            return self.fault(replies::MAIL_FIRST, options, out);
+            return self.fault(self.out_of_transaction(), options, out);
         }
         if self.recipients == 0 {
             return self.fault(replies::RECIPIENT_FIRST, options, out);
@@ -206,9 +259,39 @@ impl Dialogue {
         Some(Event::Data)
     }
 
+    fn out_of_transaction(&self) -> Reply<'static> {
+        if self.phase == Phase::Chunks { replies::CHUNKED } else { replies::MAIL_FIRST }
+    }
+
+    /// BDAT. Its octets come in any case, so one that is out of place is answered only behind them.
+    fn chunk(&mut self, arguments: &[u8], out: &mut Vec<u8>) -> Option<Event<'static>> {
+        let Some(Chunk { size, last }) = Chunk::parse(arguments) else {
+            self.phase = Phase::Over;
+            say(replies::CHUNK_BAD, out);
+            return Some(Event::Hangup);
+        };
+        let refusal = match self.phase {
+            Phase::Chunks => None,
+            Phase::Transaction if self.recipients > 0 => {
+                self.phase = Phase::Chunks;
+                self.begins = true;
+                None
+            }
+            Phase::Transaction => Some(&replies::RECIPIENT_FIRST),
+            _ => Some(&replies::MAIL_FIRST),
+        };
+        self.chunk = Some(Coming { left: size, last, refusal });
+        None
+    }
+
+    /// Has a message begun by BDAT since the last call?
+    pub(super) fn take_begin(&mut self) -> bool {
+        std::mem::take(&mut self.begins)
+    }
+
     /// Ends the transaction, if there is one.
     fn reset(&mut self) {
-        if self.phase == Phase::Transaction {
+        if matches!(self.phase, Phase::Transaction | Phase::Chunks) {
             self.phase = Phase::Ready;
         }
     }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use dialogue::{Dialogue, Due};
 
 use super::wire::command::{Mail, RCPT_LINE_MAX, Recipient};
-use super::wire::data::Scanner;
+use super::wire::data::{Form, Scanner, Shape};
 use super::wire::reply::Reply;
 use super::wire::text::{Cut, Lines, write_decimal};
 
@@ -47,17 +47,20 @@ pub enum Event<'a> {
     Recipient(Recipient<'a>),
     /// DATA, to be answered.
     Data,
-    /// This part of `input` is message data in wire form, to be forwarded as it is: dot-stuffed, and in the
-    /// end including the final `.CRLF`.
+    /// This part of `input` is message data as it came: after DATA dot-stuffed and in the end including the final
+    /// `.CRLF`, after BDAT plain.
     Body(Range<usize>),
-    /// The message is complete; its octets in wire form. To be answered. On a violation nothing of it may be
-    /// forwarded, and the answer is `violation.reply()`.
+    /// A chunk that is not the message's last has come; the octets of all so far. To be answered. On a violation
+    /// nothing of it may be forwarded, the answer is `violation.reply()`, and the transaction is over.
+    Chunk(Result<u64, Violation>),
+    /// The message is complete; its octets as they came, of [`Server::shape`]. To be answered. On a violation
+    /// nothing of it may be forwarded, and the answer is `violation.reply()`.
     End(Result<u64, Violation>),
     /// RSET. Already answered. The transaction is over.
     Reset,
     /// QUIT. Already answered; close once that has left.
     Quit,
-    /// Too many faults. Already answered (421); close once that has left.
+    /// Too many faults (answered 421) or a bare LF in a command (answered 554); close once that has left.
     Hangup,
 }
 
@@ -118,6 +121,21 @@ impl Server {
             if dialogue.in_data() {
                 return receive_data(scanner, dialogue, input, at, options);
             }
+            if let Some(left) = dialogue.chunk_left() {
+                if dialogue.take_begin() {
+                    *scanner = Scanner::of(Form::Plain);
+                }
+                if at == input.len() && left > 0 {
+                    return (at, None);
+                }
+                let octets = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - at);
+                let part = at..at + octets;
+                at = part.end;
+                match receive_chunk(scanner, dialogue, input, part, options, out) {
+                    None => continue,
+                    event => return (at, event),
+                }
+            }
             if at == input.len() {
                 return (at, None);
             }
@@ -140,7 +158,7 @@ impl Server {
         (if dialogue.answer_due() { at } else { input.len() }, None)
     }
 
-    /// Answers the last `Mail`, `Recipient`, `Data` or `End`. A positive reply (to DATA: 354) moves on; after
+    /// Answers the last `Mail`, `Recipient`, `Data`, `Chunk` or `End`. A positive reply (to DATA: 354) moves on; after
     /// any other the session stays where it was, but after `End` the transaction is over in any case.
     pub fn answer(&mut self, reply: Reply<'_>, out: &mut Vec<u8>) {
         reply.write(out);
@@ -159,6 +177,11 @@ impl Server {
         self.dialogue.in_data()
     }
 
+    /// How the octets of the message that has just ended stand.
+    pub fn shape(&self) -> Shape {
+        self.scanner.shape()
+    }
+
     /// Has the client said EHLO?
     pub fn extended(&self) -> bool {
         self.dialogue.extended()
@@ -174,11 +197,7 @@ fn receive_data<'a>(
     options: &Options,
 ) -> (usize, Option<Event<'a>>) {
     let end = at + if scanner.is_ended() { 0 } else { scanner.push(&input[at..]) };
-    let violation = if scanner.is_bare() {
-        Some(Violation::BareNewline)
-    } else {
-        scanner.is_beyond(options.size_max).then_some(Violation::TooBig)
-    };
+    let violation = violation(scanner, options);
     if violation.is_none() && end > at {
         return (end, Some(Event::Body(at..end)));
     }
@@ -189,11 +208,51 @@ fn receive_data<'a>(
     (end, Some(Event::End(violation.map_or(Ok(scanner.size()), Err))))
 }
 
+/// Part of a chunk: a `Body` for what belongs to a message, and then the chunk's end.
+fn receive_chunk<'a>(
+    scanner: &mut Scanner,
+    dialogue: &mut Dialogue,
+    input: &[u8],
+    part: Range<usize>,
+    options: &Options,
+    out: &mut Vec<u8>,
+) -> Option<Event<'a>> {
+    let counts = dialogue.chunk_counts();
+    if counts && !part.is_empty() {
+        scanner.push(&input[part.clone()]);
+    }
+    let broken = violation(scanner, options);
+    dialogue.chunk_passed(part.len() as u64);
+    if counts && broken.is_none() && !part.is_empty() {
+        return Some(Event::Body(part));
+    }
+    match dialogue.chunk_left() {
+        Some(0) if !counts => dialogue.chunk_swallowed(options, out),
+        Some(0) => {
+            let is_last = dialogue.chunk_ended();
+            let broken = broken.or((is_last && scanner.is_after_cr()).then_some(Violation::BareNewline));
+            let end = broken.map_or(Ok(scanner.size()), Err);
+            Some(if is_last { Event::End(end) } else { Event::Chunk(end) })
+        }
+        _ => None,
+    }
+}
+
+fn violation(scanner: &Scanner, options: &Options) -> Option<Violation> {
+    if scanner.is_bare() {
+        Some(Violation::BareNewline)
+    } else {
+        scanner.is_beyond(options.size_max).then_some(Violation::TooBig)
+    }
+}
+
 /// The reply to EHLO.
 fn write_capabilities(options: &Options, out: &mut Vec<u8>) {
     out.extend_from_slice(b"250-");
     out.extend_from_slice(options.hostname.as_bytes());
     out.extend_from_slice(b"\r\n250-PIPELINING\r\n250-SIZE ");
     write_decimal(options.size_max, out);
-    out.extend_from_slice(b"\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250 ENHANCEDSTATUSCODES\r\n");
+    out.extend_from_slice(
+        b"\r\n250-8BITMIME\r\n250-CHUNKING\r\n250-SMTPUTF8\r\n250-DSN\r\n250 ENHANCEDSTATUSCODES\r\n",
+    );
 }

@@ -13,7 +13,7 @@ macro_rules! replies {
 
 replies! {
     DONE: 250 2 . 0 . 0 "OK";
-    HELP: 214 2 . 0 . 0 "EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT";
+    HELP: 214 2 . 0 . 0 "EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT";
     BYE: 221 2 . 0 . 0 "Bye";
     CANNOT_VERIFY: 252 2 . 5 . 0 "Cannot verify, but will try to deliver";
     FAULTS: 421 4 . 7 . 0 "Too many errors";
@@ -21,10 +21,12 @@ replies! {
     UNKNOWN: 500 5 . 5 . 2 "Command not recognized";
     LINE_LONG: 500 5 . 5 . 2 "Line too long";
     HELLO_BAD: 501 5 . 5 . 4 "Say your name after EHLO or HELO";
+    CHUNK_BAD: 501 5 . 5 . 4 "Syntax: BDAT size [LAST]; where the next command begins is unknown, closing";
     ARGUMENTS: 501 5 . 5 . 4 "Takes no arguments";
     UNIMPLEMENTED: 502 5 . 5 . 1 "Command not implemented";
     HELLO_FIRST: 503 5 . 5 . 1 "Say EHLO or HELO first";
     NESTED: 503 5 . 5 . 1 "Sender already given";
+    CHUNKED: 503 5 . 5 . 1 "The message has begun by BDAT: BDAT or RSET";
     MAIL_FIRST: 503 5 . 5 . 1 "MAIL first";
     RECIPIENT_FIRST: 503 5 . 5 . 1 "No valid recipient";
     SIZE: 552 5 . 3 . 4 "Message too big";

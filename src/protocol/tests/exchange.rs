@@ -48,6 +48,13 @@ impl Letter {
         envelope
     }
 
+    /// As it goes by BDAT.
+    fn plain(&self) -> Vec<u8> {
+        let lines = self.body.split(|&b| b == b'\n');
+        lines.flat_map(|line| [line, b"\r\n"].concat()).collect()
+    }
+
+    /// As it goes by DATA.
     fn wire(&self) -> Vec<u8> {
         let mut wire = Vec::new();
         for line in self.body.split(|&b| b == b'\n') {
@@ -68,6 +75,8 @@ struct Wires {
     session: Session,
     options: Options,
     offers_pipelining: bool,
+    /// Letters go by BDAT where the client may.
+    chunking: bool,
     cuts: Vec<usize>,
 }
 
@@ -82,6 +91,7 @@ impl Wires {
             begun: 0,
             finals: 0,
             refused: vec![Vec::new(); letters.len()],
+            chunking: self.chunking,
         };
         let mut quit = false;
         for _ in 0..10_000 {
@@ -117,6 +127,7 @@ struct Sender<'a> {
     finals: usize,
     /// By letter: the positions refused.
     refused: Vec<Vec<u16>>,
+    chunking: bool,
 }
 
 impl Sender<'_> {
@@ -148,15 +159,22 @@ impl Sender<'_> {
                     self.finals += 1;
                 }
                 Event::Final(reply) => {
-                    assert!(reply.is_positive());
+                    let letter = self.finals;
+                    let is_all = self.refused[letter].len() == self.letters[letter].recipients.len();
+                    assert_eq!(reply.is_positive(), !is_all);
                     self.finals += 1;
                 }
                 other => panic!("{other:?}"),
             }
             if client.can_begin() && self.begun < self.letters.len() {
-                let size = self.letters[self.begun].wire().len() as u64;
-                let envelope = &self.envelopes[self.begun];
-                client.begin(envelope, &positions(envelope), size, out);
+                let (letter, envelope) = (&self.letters[self.begun], &self.envelopes[self.begun]);
+                if self.chunking && client.capabilities().takes_chunks() {
+                    let plain = letter.plain();
+                    client.begin_chunked(envelope, &positions(envelope), plain.len() as u64, out);
+                    out.extend_from_slice(&plain);
+                } else {
+                    client.begin(envelope, &positions(envelope), letter.wire().len() as u64, out);
+                }
                 self.begun += 1;
             }
         }
@@ -209,11 +227,12 @@ proptest! {
     fn letters_arrive(
         letters in prop::collection::vec(letter(), 1..5),
         offers_pipelining in any::<bool>(),
+        chunking in any::<bool>(),
         cuts in prop_oneof![Just(vec![]), prop::collection::vec(1usize..200, 1..5)],
     ) {
         let options = Options { size_max: 1 << 20, recipients_max: 100, ..options() };
         let mut wires =
-            Wires { client: Client::new(), session: Session::default(), options, offers_pipelining, cuts };
+            Wires { client: Client::new(), session: Session::default(), options, offers_pipelining, chunking, cuts };
         let refused = wires.run(&letters);
         let is_refused = |path: &str| path.starts_with("no");
         let sent: Vec<_> =
@@ -221,7 +240,8 @@ proptest! {
         prop_assert_eq!(wires.session.taken.len(), sent.len());
         for (letter, (envelope, body)) in sent.into_iter().zip(&wires.session.taken) {
             let original = letter.envelope();
-            prop_assert_eq!(&letter.wire(), body);
+            let by_chunk = chunking && offers_pipelining;
+            prop_assert_eq!(&if by_chunk { letter.plain() } else { letter.wire() }, body);
             prop_assert_eq!(original.sender(), envelope.sender());
             let size = Some(body.len() as u64);
             prop_assert_eq!(MailParameters { size, ..original.mail() }, envelope.mail());

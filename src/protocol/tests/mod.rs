@@ -1,5 +1,6 @@
 //! Tests of the room as a whole: rules by table, streams by property, and the two sides against each other.
 
+mod chunks;
 mod client;
 mod exchange;
 mod grammar;
@@ -64,12 +65,20 @@ impl Session {
                 }
                 Event::Data if envelope.sender().starts_with(b"late") => Some(NO),
                 Event::Data => Some(GO),
+                Event::Chunk(Ok(size)) => {
+                    assert_eq!(*size, body.len() as u64);
+                    Some(OK)
+                }
+                Event::Hello { .. } | Event::Reset => {
+                    body.clear();
+                    None
+                }
                 Event::End(Ok(size)) => {
                     assert_eq!(*size, body.len() as u64);
                     taken.push((envelope.clone(), std::mem::take(body)));
                     Some(OK)
                 }
-                Event::End(Err(violation)) => {
+                Event::Chunk(Err(violation)) | Event::End(Err(violation)) => {
                     body.clear();
                     Some(violation.reply())
                 }

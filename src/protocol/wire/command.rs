@@ -3,7 +3,8 @@
 
 use super::address;
 use super::text::{
-    decimal, is_xtext, split_word, strip_prefix_ignore_case, trim_end, trim_start, write_decimal,
+    decimal, decimal_or_more, is_xtext, split_word, strip_prefix_ignore_case, trim_end, trim_start,
+    write_decimal,
 };
 
 /// A command line's most octets, CRLF included (RFC 5321 section 4.5.3.1.4).
@@ -108,6 +109,7 @@ pub enum Verb {
     Mail,
     Rcpt,
     Data,
+    Bdat,
     Rset,
     Noop,
     Vrfy,
@@ -136,13 +138,14 @@ impl Verb {
             b"MAIL" => Verb::Mail,
             b"RCPT" => Verb::Rcpt,
             b"DATA" => Verb::Data,
+            b"BDAT" => Verb::Bdat,
             b"RSET" => Verb::Rset,
             b"NOOP" => Verb::Noop,
             b"VRFY" => Verb::Vrfy,
             b"EXPN" => Verb::Expn,
             b"HELP" => Verb::Help,
             b"QUIT" => Verb::Quit,
-            b"STARTTLS" | b"AUTH" | b"BDAT" | b"ETRN" | b"ATRN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" => {
+            b"STARTTLS" | b"AUTH" | b"ETRN" | b"ATRN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" => {
                 Verb::Unimplemented
             }
             _ => Verb::Unknown,
@@ -157,6 +160,36 @@ impl Verb {
             Verb::Rcpt => RCPT_LINE_MAX,
             _ => LINE_MAX,
         }
+    }
+}
+
+/// A BDAT command (RFC 3030 section 2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Chunk {
+    /// Octets that follow the command's line.
+    pub size: u64,
+    /// They are the message's last ones.
+    pub last: bool,
+}
+
+impl Chunk {
+    /// Parses what follows `BDAT`.
+    pub fn parse(arguments: &[u8]) -> Option<Chunk> {
+        let (size, rest) = split_word(arguments);
+        let last = match rest {
+            [] => false,
+            rest if rest.eq_ignore_ascii_case(b"LAST") => true,
+            _ => return None,
+        };
+        // More digits than any message has: nothing that could be waited for.
+        Some(Chunk { size: decimal(size, 18)?, last })
+    }
+
+    /// Writes the BDAT command.
+    pub(in crate::protocol) fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"BDAT ");
+        write_decimal(self.size, out);
+        out.extend_from_slice(if self.last { b" LAST\r\n" } else { b"\r\n" });
     }
 }
 
@@ -181,7 +214,7 @@ impl<'a> MailParameters<'a> {
         let (mut body, mut rest) = (None, text);
         while let Some((keyword, value)) = parameter(&mut rest, extended)? {
             if keyword.eq_ignore_ascii_case(b"SIZE") {
-                once(&mut found.size, value.and_then(|v| decimal(v, 20)))?;
+                once(&mut found.size, value.and_then(|v| decimal_or_more(v, 20)))?;
             } else if keyword.eq_ignore_ascii_case(b"BODY") {
                 once(&mut body, value.and_then(body_kind))?;
             } else if keyword.eq_ignore_ascii_case(b"SMTPUTF8") {

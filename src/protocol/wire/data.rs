@@ -1,7 +1,8 @@
 //! The end of a message, and what must not be in one: RFC 5321 section 4.1.1.4 and section 2.3.8.
 //!
-//! Only CRLF.CRLF ends a message. What makes smuggling possible is a CR or LF that stands alone, so these are
-//! looked for on the way, and NUL with them.
+//! Only CRLF.CRLF ends a message that comes by DATA; one that comes by BDAT (RFC 3030) ends where it says. What
+//! makes smuggling possible is a CR or LF that stands alone, so these are looked for on the way, and NUL with
+//! them, in either: what came by BDAT may leave by DATA.
 
 use memchr::memmem;
 
@@ -26,16 +27,43 @@ enum Place {
     End,
 }
 
-/// Scans one message in wire form, in pieces as they come.
+/// How a message's octets stand on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Form {
+    /// As DATA has it: lines that begin with a dot have one more, and a line with a dot alone ends it.
+    #[default]
+    Stuffed,
+    /// As BDAT has it: nothing is added.
+    Plain,
+}
+
+/// What has to be known of a message to give it another form.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Shape {
+    /// The form it has.
+    pub form: Form,
+    /// Lines that begin with a dot, but for the one that ends it.
+    pub dots: u64,
+    /// It is empty, or ends with CRLF.
+    pub ends_line: bool,
+}
+
+/// Scans one message, in pieces as they come.
 #[derive(Debug, Default)]
 pub struct Scanner {
+    form: Form,
     place: Place,
     bare: bool,
     size: u64,
-    stuffed: u64,
+    dots: u64,
 }
 
 impl Scanner {
+    /// For a message of that form.
+    pub fn of(form: Form) -> Scanner {
+        Scanner { form, ..Scanner::default() }
+    }
+
     /// Scans from the start of `piece` to the end of the message or of the piece; octets taken.
     pub fn push(&mut self, piece: &[u8]) -> usize {
         let mut at = 0;
@@ -56,9 +84,14 @@ impl Scanner {
         self.place == Place::End
     }
 
-    /// Was there a CR or LF that stands alone, or NUL?
+    /// Was there a CR or LF that stands alone, or NUL? A CR at the end so far is left to what follows.
     pub fn is_bare(&self) -> bool {
         self.bare
+    }
+
+    /// Is the octet before the next one a CR? As a message's last one it stands alone.
+    pub fn is_after_cr(&self) -> bool {
+        matches!(self.place, Place::Cr | Place::DotCr)
     }
 
     /// Octets taken so far.
@@ -66,17 +99,32 @@ impl Scanner {
         self.size
     }
 
+    /// What it has come to so far.
+    pub fn shape(&self) -> Shape {
+        let ends_line = matches!(self.place, Place::LineStart | Place::End);
+        Shape { form: self.form, dots: self.dots, ends_line }
+    }
+
     /// Is the message longer than `max`, without stuffed dots and final dot (RFC 1870 section 5)?
     pub fn is_beyond(&self, max: u64) -> bool {
-        self.size - self.stuffed > max.saturating_add(b".\r\n".len() as u64)
+        match self.form {
+            Form::Stuffed => self.size - self.dots > max.saturating_add(b".\r\n".len() as u64),
+            Form::Plain => self.size > max,
+        }
     }
 
     /// One octet.
     fn step(&mut self, byte: u8) {
         let after_cr = matches!(self.place, Place::Cr | Place::DotCr);
         self.bare |= after_cr != (byte == b'\n') || byte == 0;
-        self.stuffed += u64::from(self.place == Place::Dot && byte != b'\r');
+        let is_plain = self.form == Form::Plain;
+        self.dots += u64::from(match self.place {
+            Place::Dot => byte != b'\r',
+            Place::LineStart => is_plain && byte == b'.',
+            _ => false,
+        });
         self.place = match (self.place, byte) {
+            (Place::LineStart, b'.') if is_plain => Place::Within,
             (Place::LineStart, b'.') => Place::Dot,
             (Place::Dot, b'\r') => Place::DotCr,
             (Place::DotCr, b'\n') => Place::End,
@@ -90,7 +138,9 @@ impl Scanner {
     fn block(&mut self, block: &[u8]) -> usize {
         let mut survey = Survey::of(block);
         let mut taken = block.len();
-        if survey.dots {
+        if survey.dots && self.form == Form::Plain {
+            self.dots += memmem::find_iter(block, b"\r\n.").count() as u64;
+        } else if survey.dots {
             for at in memmem::find_iter(block, b"\r\n.") {
                 match &block[at + 3..] {
                     [b'\r', b'\n', ..] => {
@@ -104,14 +154,15 @@ impl Scanner {
                     [] | [b'\r'] => {}
                     // A dot and a CR that stands alone: counted as it would be by `step`.
                     [b'\r', ..] => {}
-                    _ => self.stuffed += 1,
+                    _ => self.dots += 1,
                 }
             }
         }
         self.bare |= survey.bare;
+        let is_stuffed = self.form == Form::Stuffed;
         self.place = match block {
-            [.., b'\r', b'\n', b'.', b'\r'] => Place::DotCr,
-            [.., b'\r', b'\n', b'.'] => Place::Dot,
+            [.., b'\r', b'\n', b'.', b'\r'] if is_stuffed => Place::DotCr,
+            [.., b'\r', b'\n', b'.'] if is_stuffed => Place::Dot,
             [.., b'\r', b'\n'] => Place::LineStart,
             [.., b'\r'] => Place::Cr,
             _ => Place::Within,

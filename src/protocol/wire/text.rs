@@ -113,6 +113,12 @@ pub(in crate::protocol) fn decimal(text: &[u8], digits_max: usize) -> Option<u64
     })
 }
 
+/// The same for what is only compared with a bound: the largest number there is if it does not fit.
+pub(in crate::protocol) fn decimal_or_more(text: &[u8], digits_max: usize) -> Option<u64> {
+    let is_number = (1..=digits_max).contains(&text.len()) && text.iter().all(u8::is_ascii_digit);
+    is_number.then(|| decimal(text, digits_max).unwrap_or(u64::MAX))
+}
+
 /// Writes a number in decimal.
 pub(in crate::protocol) fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
     let mut digits = [0u8; 20];

@@ -1,5 +1,6 @@
 """`postlane serve` under test: its configuration, start, readiness, stop."""
 
+import os
 import signal
 import socket
 import time
@@ -80,6 +81,10 @@ class Postlane:
     def cpu_seconds(self):
         """User and system time of all its threads so far (clock_getcpuclockid(3))."""
         return time.clock_gettime((~self.process.pid << 3) | 2)
+
+    def memory(self):
+        """Resident bytes."""
+        return int(open(f"/proc/{self.process.pid}/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def terminate(self):
         self.process.signal(signal.SIGTERM)
