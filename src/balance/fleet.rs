@@ -19,7 +19,7 @@ use std::time::Duration;
 /// What time alone changes is looked at so often.
 const LOOK_NANOS: u64 = 500_000;
 /// Weighted turns are counted anew from here on, so that small numbers stay exact.
-const TURN_MAX: f64 = 16.0;
+const TURN_MAX: f64 = 64.0;
 
 /// A part of a transaction that an upstream has answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,9 +4,6 @@
 use super::Member;
 use super::rendezvous::Seats;
 
-/// Nobody has more than this times its fair share in flight, rounded up.
-const BOUND: f64 = 1.25;
-
 /// All that is in flight, and all the weight it can be shared by.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Whole {
@@ -14,10 +11,10 @@ pub(super) struct Whole {
     pub(super) weight: u64,
 }
 
-/// Most that this one may have in flight when one more is given out.
-pub(super) fn bound(member: &Member, whole: &Whole) -> u32 {
-    let fair = (whole.in_flight + 1) as f64 * f64::from(member.weight) / whole.weight.max(1) as f64;
-    (fair * BOUND).ceil() as u32
+/// May it have one more? Nobody has more than 5/4 of its fair share of all in flight, rounded up.
+fn is_within(member: &Member, whole: &Whole) -> bool {
+    let has = u64::from(member.in_flight + member.elsewhere);
+    has * 4 * whole.weight < (whole.in_flight + 1) * 5 * u64::from(member.weight)
 }
 
 pub(super) fn pick(
@@ -27,7 +24,7 @@ pub(super) fn pick(
     key: u64,
     can_be_had: impl Fn(usize) -> bool,
 ) -> Option<usize> {
-    let within = |i: usize| members[i].in_flight + members[i].elsewhere < bound(&members[i], whole);
+    let within = |i: usize| is_within(&members[i], whole);
     // Those that cannot be had may leave nobody within bounds: then the key's own choice.
     seats.winner(key, |i| can_be_had(i) && within(i)).or_else(|| seats.winner(key, can_be_had))
 }

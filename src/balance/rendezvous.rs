@@ -4,6 +4,9 @@
 
 use super::Member;
 
+/// Bits for a member's place in its fleet.
+const PLACE: u64 = 0xffff;
+
 /// Who takes part.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seats {
@@ -29,14 +32,25 @@ impl Seats {
     }
 
     fn least(&self, key: u64, can_be_had: impl Fn(usize) -> bool) -> Option<usize> {
-        let mut best = (u64::MAX, None);
-        for (i, seed) in self.seeds.iter().enumerate() {
-            let number = draw(key, *seed);
-            if number < best.0 && can_be_had(i) {
-                best = (number, Some(i));
+        let mut last = None;
+        // The winner, or the next that can be had.
+        loop {
+            let floor = last.map_or(0, |number| number + 1);
+            let numbers = self.seeds.iter().enumerate().map(|(i, seed)| {
+                // The number's last bits make room for whose it is.
+                let number = (draw(key, *seed) & !PLACE) | i as u64;
+                if number >= floor { number } else { u64::MAX }
+            });
+            let winner = numbers.fold(u64::MAX, u64::min);
+            if winner == u64::MAX {
+                return None;
             }
+            let place = (winner & PLACE) as usize;
+            if can_be_had(place) {
+                return Some(place);
+            }
+            last = Some(winner);
         }
-        best.1
     }
 
     fn least_weighted(&self, key: u64, can_be_had: impl Fn(usize) -> bool) -> Option<usize> {
@@ -45,7 +59,7 @@ impl Seats {
             let number = (draw(key, *seed) >> 40) as f32 / (1u32 << 24) as f32;
             // -ln(1 - x) is never less than x: most need no logarithm.
             if number * inverse < best.0 && can_be_had(i) {
-                let number = -(-number).ln_1p() * inverse;
+                let number = -(1.0 - number).ln() * inverse;
                 if number < best.0 {
                     best = (number, Some(i));
                 }
@@ -55,7 +69,7 @@ impl Seats {
     }
 }
 
-/// The number a key draws for an upstream, even over 64 bits; both are hashes already.
+/// The number a key draws for an upstream, even over its upper bits; both are hashes already.
 fn draw(key: u64, seed: u64) -> u64 {
     let mixed = (key ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed ^ (mixed >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93)

@@ -5,65 +5,62 @@ pub(super) const BLOCK: usize = 8;
 
 /// What each member costs: a part that is the same for all messages, and a part per octet. Infinite: not to be had.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Costs {
-    fixed: Vec<[f32; BLOCK]>,
-    per_byte: Vec<[f32; BLOCK]>,
+pub(super) struct Costs(Vec<Block>);
+
+#[derive(Clone, Debug)]
+struct Block {
+    fixed: [f32; BLOCK],
+    per_byte: [f32; BLOCK],
 }
 
 impl Costs {
     /// Of so many members, none to be had yet.
     pub(super) fn new(members: usize) -> Self {
-        let blocks = members.div_ceil(BLOCK);
-        Costs { fixed: vec![[f32::INFINITY; BLOCK]; blocks], per_byte: vec![[0.0; BLOCK]; blocks] }
+        let block = Block { fixed: [f32::INFINITY; BLOCK], per_byte: [0.0; BLOCK] };
+        Costs(vec![block; members.div_ceil(BLOCK)])
     }
 
     pub(super) fn set(&mut self, member: usize, fixed: f32, per_byte: f32) {
-        self.fixed[member / BLOCK][member % BLOCK] = fixed;
-        self.per_byte[member / BLOCK][member % BLOCK] = per_byte;
+        let block = &mut self.0[member / BLOCK];
+        block.fixed[member % BLOCK] = fixed;
+        block.per_byte[member % BLOCK] = per_byte;
     }
 
-    fn block(&self, block: usize, bytes: f32) -> [f32; BLOCK] {
-        let (fixed, per_byte) = (&self.fixed[block], &self.per_byte[block]);
-        std::array::from_fn(|lane| fixed[lane] + per_byte[lane] * bytes)
-    }
-
-    /// The member that costs least; of several alike the first from `start` on. `None` if none is to be had.
+    /// The member that costs least; of several alike one that depends on `start`, each as likely if `start` is
+    /// drawn evenly. `None` if none is to be had.
     pub(super) fn cheapest(&self, bytes: f32, start: usize) -> Option<usize> {
-        let mut lanes = [f32::INFINITY; BLOCK];
-        for block in 0..self.fixed.len() {
-            for (lane, cost) in lanes.iter_mut().zip(self.block(block, bytes)) {
-                *lane = if cost < *lane { cost } else { *lane };
-            }
+        let (first, start_lane) = (start / BLOCK, start % BLOCK);
+        let (before, after) = self.0.split_at(first);
+        let mut found = Found { least: [f32::INFINITY; BLOCK], place: [0; BLOCK] };
+        found = found.look_at(after, first as u32, bytes);
+        found = found.look_at(before, 0, bytes);
+        let mut best = (f32::INFINITY, 0);
+        for step in 0..BLOCK {
+            let lane = (start_lane + step) % BLOCK;
+            best = if found.least[lane] < best.0 { (found.least[lane], lane) } else { best };
         }
-        let least = lanes.iter().fold(f32::INFINITY, |least, &lane| if lane < least { lane } else { least });
-        if least == f32::INFINITY {
-            return None;
-        }
-        let (first, lane) = (start / BLOCK, start % BLOCK);
-        let later = u32::MAX << lane;
-        let blocks = self.fixed.len();
-        // The block of `start` is looked at twice: its members from there on first, those before it last.
-        for step in 0..=blocks {
-            let block = if first + step < blocks { first + step } else { first + step - blocks };
-            let mut alike = self.alike(block, bytes, least);
-            alike &= if step == 0 {
-                later
-            } else if step == blocks {
-                !later
-            } else {
-                u32::MAX
-            };
-            if alike != 0 {
-                return Some(block * BLOCK + alike.trailing_zeros() as usize);
-            }
-        }
-        None
+        (best.0 < f32::INFINITY).then(|| found.place[best.1] as usize * BLOCK + best.1)
     }
+}
 
-    /// A bit for each of a block's members that costs exactly `least`.
-    fn alike(&self, block: usize, bytes: f32, least: f32) -> u32 {
-        let costs = self.block(block, bytes);
-        (0..BLOCK).fold(0, |bits, lane| bits | u32::from(costs[lane] == least) << lane)
+/// The least seen so far, a lane at a time, and in which blocks.
+#[derive(Clone, Copy)]
+struct Found {
+    least: [f32; BLOCK],
+    place: [u32; BLOCK],
+}
+
+impl Found {
+    fn look_at(mut self, blocks: &[Block], first: u32, bytes: f32) -> Self {
+        for (number, block) in (first..).zip(blocks) {
+            for lane in 0..BLOCK {
+                let cost = block.fixed[lane] + block.per_byte[lane] * bytes;
+                let is_less = cost < self.least[lane];
+                self.least[lane] = if is_less { cost } else { self.least[lane] };
+                self.place[lane] = if is_less { number } else { self.place[lane] };
+            }
+        }
+        self
     }
 }
 
@@ -79,7 +76,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_least_and_of_several_the_first_from_start(
+        fn one_of_the_least(
             costs in prop::collection::vec(prop_oneof![4 => (0u8..6).prop_map(f32::from), 1 => Just(f32::INFINITY)], 1..40),
             start in 0usize..40,
             bytes in 0u16..3,
@@ -87,11 +84,15 @@ mod tests {
             let start = start % costs.len();
             let mut scanned = Costs::new(costs.len());
             costs.iter().enumerate().for_each(|(i, cost)| scanned.set(i, *cost, (i % 3) as f32));
-            let all: Vec<f32> = costs.iter().enumerate().map(|(i, cost)| cost + (i % 3) as f32 * f32::from(bytes)).collect();
+            let all: Vec<f32> =
+                costs.iter().enumerate().map(|(i, cost)| cost + (i % 3) as f32 * f32::from(bytes)).collect();
             let least = all.iter().copied().fold(f32::INFINITY, f32::min);
-            let round = (start..all.len()).chain(0..start);
-            let expected = round.into_iter().find(|&i| all[i] == least && least.is_finite());
-            prop_assert_eq!(scanned.cheapest(bytes.into(), start), expected);
+            let found = scanned.cheapest(bytes.into(), start);
+            prop_assert_eq!(found.is_some(), least.is_finite());
+            prop_assert!(found.is_none_or(|i| all[i] == least));
+            if all[start] == least && least.is_finite() {
+                prop_assert_eq!(found, Some(start));
+            }
         }
     }
 }

@@ -10,8 +10,7 @@ pub(super) fn cost(member: &Member, turn: f64) -> f32 {
 
 /// It had its turn; where the turn is now. Whoever could not be had for a while does not make up for all of it.
 pub(super) fn picked(member: &mut Member, turn: f64) -> f64 {
-    let stride = 1.0 / f64::from(member.weight);
     let turn = member.pass.max(turn);
-    member.pass = turn + stride;
+    member.pass = turn + f64::from(member.inverse);
     turn
 }

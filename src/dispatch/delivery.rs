@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::link::Link;
 use super::message::{Letter, Message, Outcome, TransactionId};
@@ -66,6 +67,8 @@ pub(super) struct Attempt {
     pub(super) begun_at: Instant,
     /// How long the reply to its MAIL took.
     pub(super) mail_nanos: u64,
+    /// When its body began to leave.
+    pub(super) body_at: Instant,
     /// Some reply to it has come.
     pub(super) heard: bool,
     /// Its body and final dot have been written.
@@ -96,6 +99,11 @@ impl Attempt {
             (_, false) => FailedAt::Rcpt,
             (_, true) => FailedAt::Data,
         }
+    }
+
+    /// From when on its body is what is being waited for: when it left with its commands, the reply to MAIL.
+    pub(super) fn body_since(&self) -> Instant {
+        self.body_at.max(self.begun_at + Duration::from_nanos(self.mail_nanos))
     }
 
     /// The worst refusal of a recipient: a final one before one worth repeating.

@@ -39,8 +39,6 @@ pub(super) struct Link {
     /// It has been idle.
     rested: bool,
     since: Instant,
-    /// When the current one's body began to leave.
-    body_at: Instant,
     /// When the upstream last said something.
     heard_at: Instant,
     /// When the current one's final dot left.
@@ -98,7 +96,6 @@ impl Link {
             asked_at: now,
             rested: false,
             since: now,
-            body_at: now,
             heard_at: now,
             dot_at: now,
             body_leaving: false,
@@ -398,7 +395,7 @@ impl Dispatch {
         let delivery = &mut self.deliveries[delivery_id.0 as usize];
         let Some(stream) = link.stream else { return };
         delivery.attempt.dotted = true;
-        link.body_at = now;
+        delivery.attempt.body_at = now;
         link.dot_at = now;
         let message = delivery.message.clone();
         link.body_leaving = !message.body.is_empty() || form != message.shape.form;
@@ -438,7 +435,7 @@ impl Dispatch {
             let current = link.current.take();
             link.served += 1;
             let bytes = delivery.message.plain_size();
-            let nanos = now.nanos_since(link.body_at);
+            let nanos = now.nanos_since(delivery.attempt.body_since());
             self.pools[pool].fleet.heard(upstream, Told::Done { bytes }, nanos, now);
             self.stats.pools[pool][upstream].stage(Stage::Eod).record(waited);
             if let Some(current) = current {

@@ -76,9 +76,9 @@ fn draw_setup(seed: u64, fleet: usize, dice: &mut Dice) -> Setup {
         ..Faults::default()
     };
     let pool = &mut setup.pool;
+    pool.chunking = dice.chance(0.8);
     let any = dice.below(Policy::ALL.len());
     pool.policy = dice.pick(&[Policy::ALL[any], Policy::LeastResponseTime]);
-    pool.chunking = dice.chance(0.8);
     pool.links_max = dice.between(1, 4);
     pool.idle_links = dice.below(2);
     pool.idle_timeout = Duration::from_millis(dice.between(10, 20_000) as u64);

@@ -1,0 +1,134 @@
+//! Who chooses: Postlane's policies, an oracle, and HAProxy's way.
+
+use postlane::balance::health::Rules;
+use postlane::balance::{Ask, Fleet, Heard, Pick, Policy, Tried, key};
+use postlane::time::Instant;
+
+use super::farm::Upstream;
+use super::scenario::{MS, Mode, Nanos, SECOND};
+
+/// Messages that an upstream is given at once at most: 8 links, and one more message behind the one on each.
+pub(crate) const ROOM: usize = 16;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    Policy(Policy),
+    /// Knows the true mean of every upstream at every moment, and how many it has.
+    Oracle,
+    /// A TCP balancer: each session keeps to the upstream that had the fewest connections when it began.
+    Haproxy,
+}
+
+impl Way {
+    pub(crate) fn all() -> Vec<Way> {
+        let mut all = vec![Way::Oracle];
+        all.extend(Policy::ALL.map(Way::Policy));
+        all.push(Way::Haproxy);
+        all
+    }
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Way::Policy(policy) => policy.label(),
+            Way::Oracle => "oracle",
+            Way::Haproxy => "HAProxy, leastconn, sessions",
+        }
+    }
+}
+
+pub(crate) fn instant(now: Nanos) -> Instant {
+    Instant::from_nanos(1_000 * SECOND + now)
+}
+
+/// The choosing, message by message.
+pub(crate) enum Brain {
+    Fleet(Fleet),
+    Oracle,
+}
+
+/// As the configuration's defaults.
+const RULES: Rules = Rules { eject_after: 5, eject_for: std::time::Duration::from_secs(10) };
+
+impl Brain {
+    pub(crate) fn new(way: Way, upstreams: &[Upstream]) -> Brain {
+        match way {
+            Way::Policy(policy) => {
+                let identity = |i: usize| key(format!("mta{i}").as_bytes());
+                let weights =
+                    upstreams.iter().enumerate().map(|(i, upstream)| (upstream.weight, identity(i)));
+                Brain::Fleet(Fleet::new(policy, weights))
+            }
+            Way::Oracle | Way::Haproxy => Brain::Oracle,
+        }
+    }
+
+    pub(crate) fn pick(&mut self, tried: &Tried, upstreams: &[Upstream], now: Nanos, random: u64) -> Pick {
+        match self {
+            Brain::Fleet(fleet) => {
+                let ask = Ask { tried, recipient: random, source: random, bytes: 10_000, random };
+                fleet.pick(&ask, instant(now))
+            }
+            Brain::Oracle => oracle(tried, upstreams, random),
+        }
+    }
+
+    fn fleet(&mut self) -> Option<&mut Fleet> {
+        match self {
+            Brain::Fleet(fleet) => Some(fleet),
+            Brain::Oracle => None,
+        }
+    }
+
+    pub(crate) fn began(&mut self, upstream: usize) {
+        self.fleet().into_iter().for_each(|fleet| fleet.began(upstream));
+    }
+
+    pub(crate) fn ended(&mut self, upstream: usize) {
+        self.fleet().into_iter().for_each(|fleet| fleet.ended(upstream));
+    }
+
+    pub(crate) fn links(&mut self, upstream: usize, in_flight: usize, oldest: Option<Nanos>) {
+        if let Some(fleet) = self.fleet() {
+            let oldest = oldest.map_or(Instant::NEVER, instant);
+            fleet.set_links(upstream, in_flight < ROOM, false, (oldest, 10_000));
+        }
+    }
+
+    pub(crate) fn answered(&mut self, upstream: usize, nanos: Nanos, now: Nanos) {
+        if let Some(fleet) = self.fleet() {
+            fleet.heard(upstream, Heard::Mail, MS / 5, instant(now));
+            let nanos = nanos.saturating_sub(MS / 5);
+            fleet.heard(upstream, Heard::Done { bytes: 10_000 }, nanos, instant(now));
+        }
+    }
+
+    pub(crate) fn failed(&mut self, upstream: usize, now: Nanos) {
+        if let Some(fleet) = self.fleet() {
+            fleet.punish(upstream, instant(now));
+            fleet.failed(upstream, &RULES, instant(now));
+        }
+    }
+}
+
+/// The least that a message can be expected to take.
+fn oracle(tried: &Tried, upstreams: &[Upstream], random: u64) -> Pick {
+    let n = upstreams.len();
+    let start = (random % n as u64) as usize;
+    let untried = || (start..n).chain(0..start).filter(|i| !tried.contains(*i));
+    let expected = |i: usize| {
+        let upstream = &upstreams[i];
+        let slower = match upstream.mode {
+            Mode::Well => 1.0,
+            Mode::Slow(times) => times,
+            _ => return f64::INFINITY,
+        };
+        let ahead = (upstream.in_flight() + 1) as f64 / upstream.workers as f64;
+        upstream.mean * slower * ahead.max(1.0)
+    };
+    let best = untried().min_by(|a, b| expected(*a).total_cmp(&expected(*b)));
+    match best {
+        None => Pick::Nobody,
+        Some(i) if upstreams[i].in_flight() < ROOM => Pick::Now(i),
+        Some(_) => Pick::Wait,
+    }
+}
