@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::translate;
 use crate::balance::board::{Board, Mark, Said};
@@ -15,6 +16,9 @@ use crate::observe::{
     UpstreamName, UpstreamStats,
 };
 use crate::route::Routes;
+
+/// How long an idle link of a pool that goes is kept: more mail may still wait for it.
+const LEAVING_IDLE: Duration = Duration::from_secs(1);
 
 /// The places and who has them.
 #[derive(Clone, Debug)]
@@ -212,9 +216,14 @@ impl Layout {
 
     /// One shard's options, completed from `base`.
     pub(super) fn options(&self, base: &Options, shard: ShardId) -> Options {
-        let pool = |seat: &PoolSeat| options::Pool {
-            upstreams: seat.upstreams.iter().map(|upstream| upstream_options(upstream, seat)).collect(),
-            ..seat.options.clone()
+        let pool = |seat: &PoolSeat| {
+            let upstreams = seat.upstreams.iter().map(|upstream| upstream_options(upstream, seat)).collect();
+            let options = options::Pool { upstreams, ..seat.options.clone() };
+            match seat.is_live {
+                true => options,
+                // What it was given it delivers; then no link keeps its place.
+                false => options::Pool { idle_links: 0, idle_timeout: LEAVING_IDLE, ..options },
+            }
         };
         Options {
             shard,

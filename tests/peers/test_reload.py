@@ -171,6 +171,8 @@ def test_pools_and_routes(pair, recorder):
         assert live.reload(text_of(live, pools, routes=route)).returncode == 0
         wire.try_message(b"x\r\n").is_(250)
     assert len(third.mails()) == 2
+    # Nothing is left of the pool that went, its idle links included.
+    wait_until(lambda: [pool["name"] for pool in live.status()["pools"]] == ["bulk"], 40, "the pool is gone", step=0.2)
 
 
 class Chance:

@@ -149,6 +149,32 @@ fn one_that_dies_and_returns_is_no_clients_trouble() {
 }
 
 #[test]
+fn a_reload_takes_one_away_and_brings_another() {
+    let mut setup = Setup::new(12, 3);
+    setup.shards = 2;
+    setup.pool.care.slow_start = Duration::ZERO;
+    let newcomer = setup.pool.upstreams.split_off(2);
+    let mut play = world(&setup, vec![Manner::slow(5 * MS); 3]);
+    play.add_clients(16, &Habits::plain(200), 200, 1_000);
+    play.pass(200 * MS);
+    assert_eq!((play.upstreams[0].links() > 0, play.upstreams[2].links()), (true, 0));
+    setup.pool.upstreams[0].is_leaving = true;
+    setup.pool.upstreams.extend(newcomer);
+    play.stage.reload(&setup);
+    // What was in flight finishes; then nothing of it is left.
+    play.pass(100 * MS);
+    let (taken, links) = (play.upstreams[0].taken.len(), play.upstreams[1].links());
+    assert_eq!((play.upstreams[0].links(), taken > 0, links > 0), (0, true, true));
+    play.serve_all();
+    assert_eq!(play.upstreams[0].taken.len(), taken);
+    let others = [1, 2].map(|n: usize| play.upstreams[n].taken.len());
+    assert!(others[1] > others[0] / 2, "{others:?}");
+    let count = play.finish();
+    play.all_are(Fate::Answered(250));
+    assert_eq!((count.in_doubt, count.repeats), (0, 0));
+}
+
+#[test]
 fn a_message_for_four_shards_is_split_and_its_body_shared() {
     let mut setup = Setup::new(5, 1);
     setup.shards = 4;

@@ -9,10 +9,10 @@ use postlane::dispatch::options::{Listener, Options, Pool, Upstream};
 use postlane::dispatch::owner::ShardBy;
 use postlane::handle::{ListenerId, ShardId};
 use postlane::net::sim::{Faults, SimNet, World};
-use postlane::observe::{Scoreboard, Stats};
+use postlane::observe::{Scoreboard, Stats, UpstreamStats};
 use postlane::protocol::server;
 use postlane::shard::mailbox::mailboxes;
-use postlane::shard::{Order, Orders, Shard};
+use postlane::shard::{Desk, Edition, Order, Orders, Shard};
 use postlane::time::Instant;
 
 /// Turns without any time passing after which something is going round in circles.
@@ -85,6 +85,8 @@ pub(crate) struct Stage {
     pub(crate) stats: Arc<[Arc<Stats>]>,
     pub(crate) inlet: SocketAddr,
     orders: Arc<Orders>,
+    desks: Vec<Arc<Desk>>,
+    edition: u64,
 }
 
 impl Stage {
@@ -92,6 +94,7 @@ impl Stage {
         let shards = usize::from(setup.shards);
         let world = World::new(setup.seed, setup.faults.clone(), shards, setup.buffers);
         let orders = Arc::new(Orders::default());
+        let desks: Vec<Arc<Desk>> = (0..shards).map(|_| Arc::default()).collect();
         let upstreams = setup.pool.upstreams.len();
         let stats: Arc<[Arc<Stats>]> = (0..shards).map(|_| Arc::new(Stats::new(1, &[upstreams]))).collect();
         let scoreboard = Arc::new(Scoreboard::new(shards, &[upstreams]));
@@ -107,12 +110,13 @@ impl Stage {
                 let net = world.net(id);
                 let mut shard = Shard::new(id, net, dispatch, mailbox, orders.clone(), stats.clone());
                 shard.listen(ListenerId(0), inlet).expect("the address is free");
+                shard.attend(desks[n].clone());
                 shard
             })
             .collect();
         // From its first turn on a shard is woken when there is mail.
         shards.iter_mut().for_each(Shard::turn);
-        Stage { world, shards, stats, inlet, orders }
+        Stage { world, shards, stats, inlet, orders, desks, edition: 0 }
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -123,6 +127,30 @@ impl Stage {
     pub(crate) fn order(&mut self, order: Order) {
         self.orders.give(order);
         self.shards.iter_mut().for_each(Shard::turn);
+    }
+
+    /// Has the shards go by another setup: more upstreams, or some that are leaving.
+    pub(crate) fn reload(&mut self, setup: &Setup) {
+        let upstreams = setup.pool.upstreams.len();
+        let more = |stats: &Arc<Stats>| {
+            let mut stats = Stats::clone(stats);
+            stats.pools[0].resize_with(upstreams, || Arc::new(UpstreamStats::healthy()));
+            Arc::new(stats)
+        };
+        self.stats = self.stats.iter().map(more).collect();
+        self.edition += 1;
+        let scoreboard = Arc::new(Scoreboard::new(self.shards.len(), &[upstreams]));
+        for (n, desk) in self.desks.iter().enumerate() {
+            desk.offer(Edition {
+                number: self.edition,
+                options: setup.options(ShardId(n as u16)),
+                stats: self.stats.clone(),
+                scoreboard: scoreboard.clone(),
+                listen: vec![Some(self.inlet)],
+            });
+        }
+        self.shards.iter_mut().for_each(Shard::turn);
+        assert!(self.desks.iter().all(|desk| desk.answer(self.edition) == Some(Ok(()))));
     }
 
     /// Lets the shards turn until none has anything to do now.
