@@ -3,7 +3,8 @@
 
 use super::address;
 use super::text::{
-    decimal, is_xtext, split_word, strip_prefix_ignore_case, trim_end, trim_start, write_decimal,
+    decimal, decimal_or_more, is_xtext, split_word, strip_prefix_ignore_case, trim_end, trim_start,
+    write_decimal,
 };
 
 /// A command line's most octets, CRLF included (RFC 5321 section 4.5.3.1.4).
@@ -213,7 +214,7 @@ impl<'a> MailParameters<'a> {
         let (mut body, mut rest) = (None, text);
         while let Some((keyword, value)) = parameter(&mut rest, extended)? {
             if keyword.eq_ignore_ascii_case(b"SIZE") {
-                once(&mut found.size, value.and_then(|v| decimal(v, 20)))?;
+                once(&mut found.size, value.and_then(|v| decimal_or_more(v, 20)))?;
             } else if keyword.eq_ignore_ascii_case(b"BODY") {
                 once(&mut body, value.and_then(body_kind))?;
             } else if keyword.eq_ignore_ascii_case(b"SMTPUTF8") {

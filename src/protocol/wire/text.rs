@@ -102,15 +102,21 @@ pub(in crate::protocol) fn split_word(text: &[u8]) -> (&[u8], &[u8]) {
     (&text[..end], trim_start(&text[end..]))
 }
 
-/// A decimal number of 1 to `digits_max` digits and nothing else; the largest there is if it does not fit.
+/// A decimal number of 1 to `digits_max` digits and nothing else. None too if it does not fit.
 pub(in crate::protocol) fn decimal(text: &[u8], digits_max: usize) -> Option<u64> {
     if text.is_empty() || text.len() > digits_max {
         return None;
     }
     text.iter().try_fold(0u64, |sum, b| {
         let digit = b.is_ascii_digit().then(|| u64::from(b - b'0'))?;
-        Some(sum.saturating_mul(10).saturating_add(digit))
+        sum.checked_mul(10)?.checked_add(digit)
     })
+}
+
+/// The same for what is only compared with a bound: the largest number there is if it does not fit.
+pub(in crate::protocol) fn decimal_or_more(text: &[u8], digits_max: usize) -> Option<u64> {
+    let is_number = (1..=digits_max).contains(&text.len()) && text.iter().all(u8::is_ascii_digit);
+    is_number.then(|| decimal(text, digits_max).unwrap_or(u64::MAX))
 }
 
 /// Writes a number in decimal.

@@ -27,6 +27,7 @@ impl Upstream {
             Phase::Mail if !link.recipients.is_empty() => match self.fate(Moment::Data) {
                 Some(Deed::Refuse) => Some("554 5.7.1 not by chunks"),
                 Some(Deed::Defer) => Some("451 4.3.0 not now"),
+                // After the chunk, which it reads all the same.
                 Some(Deed::Babble) => Some("150 x"),
                 Some(deed) => return self.commit(link, Moment::Data, deed, now),
                 None => None,
