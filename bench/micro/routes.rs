@@ -18,7 +18,7 @@ fn main() {
 
 /// Every second one is about what is below its domain.
 fn rule(n: usize) -> Rule {
-    let star = if n % 2 == 0 { "" } else { "*." };
+    let star = if n.is_multiple_of(2) { "" } else { "*." };
     let domain = Domain::from_text(&format!("{star}customer{n}.example"));
     Rule { recipient_domains: vec![domain], pool: (n % 60) as u16, ..Rule::default() }
 }

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Instructions per operation, room by room: examples/micro.rs under callgrind.
+"""Instructions per operation, room by room: bench/micro/rooms.rs under callgrind.
 
 Each case runs twice, so often and twice so often; the difference is the operation's alone, without start and set-up.
 Counts hardly depend on the machine's load, so a change of some per cent is one of the code.
 
-    bench/micro.py                         all cases, as a table
-    bench/micro.py scan pick               only these
-    bench/micro.py --json target/micro.json
-    bench/micro.py --against target/micro.json --tolerance 5    exit 1 if one takes 5 % more than it did then
+    bench/micro/run.py                         all cases, as a table
+    bench/micro/run.py scan pick               only these
+    bench/micro/run.py --json target/micro.json
+    bench/micro/run.py --against target/micro.json --tolerance 5    exit 1 if one takes 5 % more than it did then
 
 Exit: 0 done, 1 a case takes more than it may, 69 valgrind is not installed.
 """
@@ -21,17 +21,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def build():
     done = subprocess.run(
-        ["cargo", "build", "--release", "--example", "micro", "--message-format=json"],
+        ["cargo", "build", "--release", "--example", "rooms", "--message-format=json"],
         cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True,
     )
     messages = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return next(
-        one["executable"] for one in messages if one.get("executable") and one["target"]["name"] == "micro"
+        one["executable"] for one in messages if one.get("executable") and one["target"]["name"] == "rooms"
     )
 
 

@@ -1,12 +1,11 @@
-//! One small thing of a room, so often: for `bench/micro.py`, which counts its instructions under callgrind.
+//! One small thing of a room, so often: for `bench/micro/run.py`, which counts its instructions under callgrind.
 //!
-//! `cargo run --release --example micro -- scan 1000`; without a name it lists them.
+//! `cargo run --release --example rooms -- scan 1000`; without a name it lists them.
 
 use std::hint::black_box;
 use std::time::Duration;
 
-use postlane::balance::estimate::Estimate;
-use postlane::balance::{Fleet, Member, Policy, Tried};
+use postlane::balance::{Ask, Fleet, Heard, Policy, Tried, key};
 use postlane::dispatch::owner::{Owners, ShardBy};
 use postlane::handle::ShardId;
 use postlane::observe::Histogram;
@@ -122,15 +121,18 @@ fn hash(times: u64) {
 }
 
 fn pick(times: u64) {
-    let mut fleet = Fleet::new(Policy::LeastResponseTime, [1; 16]);
+    let weights = (0..16).map(|n| (1, key(format!("mta{n}").as_bytes())));
+    let mut fleet = Fleet::new(Policy::LeastResponseTime, weights);
     let now = Instant::from_nanos(1_000_000_000);
-    for (n, member) in fleet.members.iter_mut().enumerate() {
-        let estimate: &mut Estimate = &mut member.estimate;
-        estimate.observe(1_000_000 + n as u64 * 10_000, now);
-        *member = Member { in_flight: n as u32 % 5, ..member.clone() };
+    for n in 0..16 {
+        fleet.heard(n, Heard::Done { bytes: 10_000 }, 1_000_000 + n as u64 * 10_000, now);
+        (0..n % 5).for_each(|_| fleet.began(n));
     }
+    let tried = Tried::default();
     for n in 0..times {
-        black_box(fleet.pick(&Tried::default(), black_box(now), n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        let random = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let ask = Ask { tried: &tried, recipient: random, source: random, bytes: 10_000, random };
+        black_box(fleet.pick(&ask, black_box(now)));
     }
 }
 
