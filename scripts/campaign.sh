@@ -4,7 +4,7 @@
 #   scripts/campaign.sh           seed 1
 #   scripts/campaign.sh 42        another seed
 #
-# Prints a table, and writes it with plots to target/campaign.html. Takes about two minutes on one core.
+# Prints a table, and writes it with plots to target/campaign.html. Takes about eight minutes on one core.
 set -eu
 cd "$(dirname "$0")/.."
 

@@ -86,7 +86,7 @@ fn the_least_text_gets_the_defaults() {
     let pool = &config.pools[0];
     assert_eq!(pool.balance, Balance::LeastResponseTime);
     assert_eq!((pool.links_per_shard, pool.idle_links, pool.transactions_per_link), (8, 1, 0));
-    assert_eq!((pool.attempts, pool.source_addresses.len()), (3, 0));
+    assert_eq!((pool.attempts, pool.chunking, pool.source_addresses.len()), (3, true, 0));
     assert_eq!(pool.connect_timeout, Duration::from_secs(5));
     assert_eq!(pool.reply_timeout, Duration::from_secs(300));
     assert_eq!(pool.idle_timeout, Duration::from_secs(30));
@@ -122,6 +122,7 @@ fn written_values_are_taken() {
     assert_eq!(listener.idle_timeout, Duration::from_millis(250));
     let pool = &config.pools[0];
     assert_eq!((pool.balance, pool.idle_links, pool.attempts), (Balance::RoundRobin, 2, 1));
+    assert!(!pool.chunking);
     let health = Health {
         probe: Probe::Tcp,
         interval: Duration::from_millis(100),

@@ -1,6 +1,7 @@
 //! The scoreboard under loom: every interleaving of shards that publish and a shard that reads, and every value the
 //! model of memory lets the reader see.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 #![allow(unreachable_pub, dead_code, reason = "a room's file, compiled here with other atomics")]
 
 /// What the room takes its atomics from, here.

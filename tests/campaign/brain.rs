@@ -42,7 +42,7 @@ pub(crate) fn instant(now: Nanos) -> Instant {
 
 /// The choosing, message by message.
 pub(crate) enum Brain {
-    Fleet(Fleet),
+    Fleet(Box<Fleet>),
     Oracle,
 }
 
@@ -56,7 +56,7 @@ impl Brain {
                 let identity = |i: usize| key(format!("mta{i}").as_bytes());
                 let weights =
                     upstreams.iter().enumerate().map(|(i, upstream)| (upstream.weight, identity(i)));
-                Brain::Fleet(Fleet::new(policy, weights))
+                Brain::Fleet(Box::new(Fleet::new(policy, weights)))
             }
             Way::Oracle | Way::Haproxy => Brain::Oracle,
         }

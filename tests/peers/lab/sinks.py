@@ -42,10 +42,14 @@ class SmtpSink:
 
 
 class LaneSink:
-    """`postlane sink`, for delays below the second that smtp-sink cannot make. It can be restarted."""
+    """`postlane sink`, for delays below the second that smtp-sink cannot make, and for CHUNKING. It can be restarted.
 
-    def __init__(self, directory, *options, port=None):
+    With `contents` it keeps whole messages, and nothing else of them.
+    """
+
+    def __init__(self, directory, *options, port=None, contents=False):
         self.port = port or free_port()
+        self.maildir = directory / f"lane-sink-{self.port}" if contents else None
         self.dump = directory / f"lane-sink-{self.port}.jsonl"
         self._log = directory / f"lane-sink-{self.port}.log"
         self._options = options
@@ -53,9 +57,9 @@ class LaneSink:
         self.start()
 
     def start(self):
+        store = ["--maildir", self.maildir] if self.maildir else ["--dump", self.dump]
         self.process = Process(
-            [POSTLANE, "sink", "--listen", f"127.0.0.1:{self.port}", "--dump", self.dump, *self._options],
-            self._log,
+            [POSTLANE, "sink", "--listen", f"127.0.0.1:{self.port}", *store, *self._options], self._log
         )
         try:
             wait_until(self._ready, 10, f"postlane sink on {self.port}")
@@ -74,6 +78,10 @@ class LaneSink:
     def taken(self):
         """How many messages it has taken, over all its lives."""
         return self.dump.read_bytes().count(b"\n") if self.dump.exists() else 0
+
+    def contents(self):
+        """What it has taken, byte for byte."""
+        return [path.read_bytes() for path in sorted((self.maildir / "new").iterdir())]
 
     def deliveries(self):
         """One dictionary per message: from, to, size, hash, message_id and more."""
