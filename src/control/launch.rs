@@ -25,6 +25,8 @@ use crate::sys::{clock, files};
 
 /// How often the wall clock is compared with the shards' own.
 const WALL_CLOCK_EVERY: Duration = Duration::from_secs(5);
+/// Links of a shard that there is room for, however few the first configuration needs.
+const LINKS_ROOM_MIN: u64 = 1024;
 /// Fewer buffers than this and a shard could not work.
 const BUFFERS_MIN: u64 = 512;
 
@@ -296,8 +298,8 @@ impl Room {
     /// For this configuration and some more, within the limit of open files.
     fn new(config: &Config, files_max: u64) -> Room {
         let (sessions, links) = wanted(config);
-        // Twice as many links: those that a reload adds stand beside those that it takes away.
-        let links_max = (2 * links + 64).min(files_max / 2).min(1 << 18);
+        // Those that a reload adds stand beside those that it takes away; and there may be many more of them.
+        let links_max = (2 * links).max(LINKS_ROOM_MIN.min(files_max / 4)).min(files_max / 2).min(1 << 18);
         let sessions_max = sessions.min(files_max - links_max);
         if sessions_max < sessions {
             eprintln!(
