@@ -14,7 +14,7 @@ from lab.sinks import LaneSink, SmtpSink
 
 
 def pytest_addoption(parser):
-    parser.addoption("--reloads", type=int, default=60, help="reloads under load (a thorough run: 1000)")
+    parser.addoption("--reloads", type=int, default=200, help="reloads under load (a thorough run: 1000)")
     parser.addoption("--seed", type=int, help="repeats a run that chose its configurations at random")
 
 
