@@ -6,11 +6,14 @@
 //! Where CHUNKING is offered a message goes with its commands in one send, and its replies come as one: MAIL's,
 //! each RCPT's, and the message's own. Once it is sent nothing can be taken back.
 
+mod ending;
+mod replies;
+
 use super::delivery::{Delivery, DeliveryId};
-use super::verdict::{Fault, Phase, Trouble, judge};
+use super::verdict::{Phase, Trouble, judge};
 use super::{Dispatch, Queued};
 use crate::balance::Heard as Told;
-use crate::handle::{Buffers, Cause, Extent, LinkId, StreamId};
+use crate::handle::{Buffers, Extent, LinkId, StreamId};
 use crate::limits::{CHUNK_SILENCE_MAX, LINGER};
 use crate::observe::Stage;
 use crate::protocol::client::{Client, Event};
@@ -288,126 +291,6 @@ impl Dispatch {
         true
     }
 
-    fn heard_mail(&mut self, id: LinkId, reply: &ReplyBuf, now: Instant) {
-        let Some((link, delivery)) = self.current_of(id) else {
-            return;
-        };
-        delivery.attempt.heard = true;
-        let waited = now.nanos_since(delivery.attempt.begun_at);
-        let reply = reply.as_reply();
-        let (pool, upstream) = (link.pool, link.upstream);
-        if !reply.is_positive() {
-            delivery.attempt.failed =
-                Some(judge(Trouble::Said(reply), Phase::Envelope { heard: true }, false));
-            if link.client.break_off() {
-                self.current_failed(id, now);
-            }
-        } else {
-            delivery.attempt.mail_nanos = waited;
-            self.stats.pools[pool][upstream].stage(Stage::Mail).record(waited);
-            self.pools[pool].fleet.heard(upstream, Told::Mail, waited, now);
-            self.advance(id);
-        }
-    }
-
-    fn heard_recipient(&mut self, id: LinkId, i: u16, reply: &ReplyBuf, now: Instant) {
-        let Some((link, delivery)) = self.current_of(id) else {
-            return;
-        };
-        let attempt = &mut delivery.attempt;
-        let reply = reply.as_reply();
-        if reply.is_positive() {
-            attempt.accepted += 1;
-        } else {
-            let fault = judge(Trouble::SaidOfRecipient(reply), Phase::Envelope { heard: true }, false);
-            attempt.refused.push((delivery.recipients[usize::from(i)], fault));
-        }
-        let last = usize::from(i) + 1 == delivery.recipients.len();
-        let hopeless = delivery.whole && !attempt.refused.is_empty() || last && attempt.accepted == 0;
-        if hopeless && link.client.break_off() {
-            self.current_failed(id, now);
-        } else {
-            self.advance(id);
-        }
-    }
-
-    /// Without PIPELINING: the next command.
-    fn advance(&mut self, id: LinkId) {
-        let from = self.out.len();
-        let link = &mut self.links[id.0 as usize];
-        let Some(delivery) = link.current.and_then(|current| self.deliveries.get(current.0 as usize)) else {
-            return;
-        };
-        link.client.advance(&delivery.message.envelope, &delivery.recipients, &mut self.out);
-        if let Some(stream) = link.stream {
-            self.write_since(from, stream);
-        }
-    }
-
-    fn heard_data(&mut self, id: LinkId, reply: &ReplyBuf, now: Instant) {
-        let Some((link, delivery)) = self.current_of(id) else {
-            return;
-        };
-        let reply = reply.as_reply();
-        let attempt = &mut delivery.attempt;
-        let refused = attempt.failed.is_some() || attempt.accepted == 0;
-        if !reply.is_intermediate() {
-            if attempt.failed.is_none() && !refused {
-                attempt.failed = Some(judge(Trouble::Said(reply), Phase::Envelope { heard: true }, false));
-            }
-            self.current_failed(id, now);
-        } else if refused {
-            // It waits for a body all the same (RFC 2920 3.1): an empty one, for nobody.
-            self.abandon(id);
-        } else if delivery.whole && !attempt.refused.is_empty() {
-            // Some were refused, and the client will hear that nobody got it: only a closed link makes it so.
-            self.end_link(id, Queued::Abort, now);
-        } else {
-            let waited = now.nanos_since(attempt.begun_at);
-            let (pool, upstream) = (link.pool, link.upstream);
-            let since_mail = waited.saturating_sub(attempt.mail_nanos);
-            self.stats.pools[pool][upstream].stage(Stage::Data).record(waited);
-            self.pools[pool].fleet.heard(upstream, Told::Data, since_mail, now);
-            self.write_body(id, now);
-        }
-    }
-
-    fn abandon(&mut self, id: LinkId) {
-        let from = self.out.len();
-        let link = &mut self.links[id.0 as usize];
-        link.client.abandon(&mut self.out);
-        if let Some(stream) = link.stream {
-            self.write_since(from, stream);
-        }
-    }
-
-    fn write_body(&mut self, id: LinkId, now: Instant) {
-        let link = &mut self.links[id.0 as usize];
-        let Some(current) = link.current else { return };
-        link.client.body_written();
-        self.write_message(id, current, Form::Stuffed, now);
-        self.begin_next(id, now);
-    }
-
-    /// Writes what goes before the body, and the body.
-    fn write_message(&mut self, id: LinkId, delivery_id: DeliveryId, form: Form, now: Instant) {
-        let link = &mut self.links[id.0 as usize];
-        let delivery = &mut self.deliveries[delivery_id.0 as usize];
-        let Some(stream) = link.stream else { return };
-        delivery.attempt.dotted = true;
-        delivery.attempt.body_at = now;
-        link.dot_at = now;
-        let message = delivery.message.clone();
-        link.body_leaving = !message.body.is_empty() || form != message.shape.form;
-        let from = self.out.len();
-        self.out.extend_from_slice(&message.head);
-        let leaving = link.body_leaving;
-        self.write_since(from, stream);
-        if leaving {
-            self.commands.push_back(Queued::WriteBody { stream, message, form });
-        }
-    }
-
     /// All of the body has left: from here on the upstream is being waited for.
     pub(super) fn link_sent(&mut self, id: LinkId, now: Instant) {
         let link = &mut self.links[id.0 as usize];
@@ -421,48 +304,6 @@ impl Dispatch {
         {
             self.heard_final(id, reply, now);
         }
-    }
-
-    fn heard_final(&mut self, id: LinkId, reply: ReplyBuf, now: Instant) {
-        let Some((link, delivery)) = self.current_of(id) else {
-            return;
-        };
-        if delivery.attempt.failed.is_some() || delivery.attempt.accepted == 0 {
-            self.current_failed(id, now);
-        } else if reply.as_reply().is_positive() {
-            let (pool, upstream) = (link.pool, link.upstream);
-            let waited = now.nanos_since(link.dot_at);
-            let current = link.current.take();
-            link.served += 1;
-            let bytes = delivery.message.plain_size();
-            let nanos = now.nanos_since(delivery.attempt.body_since());
-            self.pools[pool].fleet.heard(upstream, Told::Done { bytes }, nanos, now);
-            self.stats.pools[pool][upstream].stage(Stage::Eod).record(waited);
-            if let Some(current) = current {
-                self.taken(pool, current, reply);
-            }
-            self.next_turn(id, now);
-        } else {
-            delivery.attempt.failed = Some(judge(Trouble::Said(reply.as_reply()), Phase::Dotted, false));
-            self.current_failed(id, now);
-        }
-    }
-
-    /// The current delivery failed and the link lives on.
-    fn current_failed(&mut self, id: LinkId, now: Instant) {
-        let Some((link, delivery)) = self.current_of(id) else {
-            return;
-        };
-        let pool = link.pool;
-        let attempt = &mut delivery.attempt;
-        let fault = attempt.failed.take().or_else(|| attempt.worst_refusal().cloned());
-        let fault = fault.unwrap_or_else(|| judge(Trouble::Lost, Phase::Envelope { heard: true }, false));
-        let Some(current) = link.current.take() else {
-            return;
-        };
-        link.served += 1;
-        self.failed(pool, current, fault, now);
-        self.next_turn(id, now);
     }
 
     /// The current delivery is over: the next one's turn, or nobody's.
@@ -503,119 +344,6 @@ impl Dispatch {
         self.pools[pool].links[upstream].idle(id);
         self.link_deadlines.set(id.0 as usize, now + self.options.pools[pool].idle_timeout);
         self.refresh(pool, upstream);
-    }
-
-    /// QUIT: the link takes no more and goes when that has left.
-    pub(super) fn retire_link(&mut self, id: LinkId, now: Instant) {
-        let from = self.out.len();
-        let link = &mut self.links[id.0 as usize];
-        link.client.quit(&mut self.out);
-        if let Some(stream) = link.stream {
-            self.write_since(from, stream);
-        }
-        self.end_link(id, Queued::Close, now);
-    }
-
-    /// Closes the link's stream; what is on it is dealt with at the stream's end.
-    fn end_link(&mut self, id: LinkId, how: fn(StreamId) -> Queued, now: Instant) {
-        let link = &mut self.links[id.0 as usize];
-        let was_opening = matches!(link.state, State::Opening | State::Greeting);
-        link.state = State::Closing;
-        let (pool, upstream) = (link.pool, link.upstream);
-        if let Some(stream) = link.stream {
-            self.commands.push_back(how(stream));
-        }
-        let links = &mut self.pools[pool].links[upstream];
-        links.retire(id);
-        if was_opening {
-            links.opened();
-        }
-        self.link_deadlines.set(id.0 as usize, now + LINGER);
-        self.refresh(pool, upstream);
-    }
-
-    pub(super) fn link_expired(&mut self, id: LinkId, now: Instant) {
-        let Some(link) = self.links.get_mut(id.0 as usize) else {
-            return;
-        };
-        match link.state {
-            // It does not take what is left to send.
-            State::Closing => self.commands.extend(link.stream.map(Queued::Abort)),
-            State::Ready if link.current.is_none() => {
-                let options = &self.options.pools[link.pool];
-                let (idle, ..) = self.pools[link.pool].links[link.upstream].counts();
-                if idle > options.idle_links {
-                    self.retire_link(id, now);
-                } else {
-                    self.link_deadlines.set(id.0 as usize, now + options.idle_timeout);
-                }
-            }
-            _ => {
-                link.trouble = Some(Ended::TimedOut);
-                self.end_link(id, Queued::Abort, now);
-            }
-        }
-    }
-
-    /// The stream is gone, and nothing written to it is in use any more.
-    pub(super) fn link_closed(&mut self, id: LinkId, cause: Cause, now: Instant) {
-        let mut link = self.links.remove(id.0 as usize);
-        self.link_deadlines.set(id.0 as usize, Instant::NEVER);
-        let (pool, upstream) = (link.pool, link.upstream);
-        let was_opening = matches!(link.state, State::Opening | State::Greeting);
-        self.pools[pool].links[upstream].gone(id, was_opening);
-        let ours = link.state == State::Closing && link.trouble.is_none();
-        if link.current.is_some() && !ours {
-            let stats = &self.stats.pools[pool][upstream];
-            if link.welcomed { stats.lost_links.add(1) } else { stats.connect_failures.add(1) }
-        }
-        if let Some(next) = link.next.take() {
-            self.unqueue(pool, next);
-        }
-        if let Some(current) = link.current.take() {
-            self.current_lost(&link, current, cause, now);
-        }
-        self.refresh(pool, upstream);
-    }
-
-    /// What the end of its link means for the delivery that was on it.
-    fn current_lost(&mut self, link: &Link, current: DeliveryId, cause: Cause, now: Instant) {
-        let delivery = &mut self.deliveries[current.0 as usize];
-        let (attempt, recipients) = (&mut delivery.attempt, delivery.recipients.len());
-        let phase = match (attempt.dotted, link.welcomed) {
-            (true, _) if attempt.chunked => Phase::Whole { heard: attempt.heard },
-            (true, _) => Phase::Dotted,
-            (false, true) => Phase::Envelope { heard: attempt.heard },
-            (false, false) => Phase::Opening,
-        };
-        let reused = link.served > 0 || link.rested;
-        let fault = match (&link.early, &link.trouble, cause) {
-            // It had answered before all of the body had left; that is its answer.
-            (Some(reply), ..) if !reply.as_reply().is_positive() => {
-                judge(Trouble::Said(reply.as_reply()), Phase::Dotted, reused)
-            }
-            (_, Some(Ended::Unwelcome(reply)), _) => {
-                judge(Trouble::Unwelcome(reply.as_reply()), phase, reused)
-            }
-            (_, Some(Ended::TimedOut), _) if phase == Phase::Opening => {
-                judge(Trouble::NotOpened, phase, reused)
-            }
-            (_, Some(Ended::TimedOut), _) => judge(Trouble::TimedOut, phase, reused),
-            (_, None, Cause::NotOpened(_)) => judge(Trouble::NotOpened, phase, reused),
-            (_, None, _) => {
-                // Refused before the body was sent, or sent for nobody: that is what counts.
-                let is_all = attempt.failed.is_some() || attempt.refused.len() == recipients;
-                let counts = match phase {
-                    Phase::Dotted => false,
-                    Phase::Whole { .. } => is_all,
-                    Phase::Opening | Phase::Envelope { .. } => true,
-                };
-                let mut refusal = || attempt.failed.take().or_else(|| attempt.worst_refusal().cloned());
-                let refusal: Option<Fault> = counts.then(&mut refusal).flatten();
-                refusal.unwrap_or_else(|| judge(Trouble::Lost, phase, reused))
-            }
-        };
-        self.failed(link.pool, current, fault, now);
     }
 
     fn current_of(&mut self, id: LinkId) -> Option<(&mut Link, &mut Delivery)> {

@@ -1,0 +1,124 @@
+//! How a link ends, and what that means for what was on it.
+
+use super::{Ended, Link, State};
+use crate::dispatch::delivery::DeliveryId;
+use crate::dispatch::verdict::{Fault, Phase, Trouble, judge};
+use crate::dispatch::{Dispatch, Queued};
+use crate::handle::{Cause, LinkId, StreamId};
+use crate::limits::LINGER;
+use crate::time::Instant;
+
+impl Dispatch {
+    /// QUIT: the link takes no more and goes when that has left.
+    pub(in crate::dispatch) fn retire_link(&mut self, id: LinkId, now: Instant) {
+        let from = self.out.len();
+        let link = &mut self.links[id.0 as usize];
+        link.client.quit(&mut self.out);
+        if let Some(stream) = link.stream {
+            self.write_since(from, stream);
+        }
+        self.end_link(id, Queued::Close, now);
+    }
+
+    /// Closes the link's stream; what is on it is dealt with at the stream's end.
+    pub(super) fn end_link(&mut self, id: LinkId, how: fn(StreamId) -> Queued, now: Instant) {
+        let link = &mut self.links[id.0 as usize];
+        let was_opening = matches!(link.state, State::Opening | State::Greeting);
+        link.state = State::Closing;
+        let (pool, upstream) = (link.pool, link.upstream);
+        if let Some(stream) = link.stream {
+            self.commands.push_back(how(stream));
+        }
+        let links = &mut self.pools[pool].links[upstream];
+        links.retire(id);
+        if was_opening {
+            links.opened();
+        }
+        self.link_deadlines.set(id.0 as usize, now + LINGER);
+        self.refresh(pool, upstream);
+    }
+
+    pub(in crate::dispatch) fn link_expired(&mut self, id: LinkId, now: Instant) {
+        let Some(link) = self.links.get_mut(id.0 as usize) else {
+            return;
+        };
+        match link.state {
+            // It does not take what is left to send.
+            State::Closing => self.commands.extend(link.stream.map(Queued::Abort)),
+            State::Ready if link.current.is_none() => {
+                let options = &self.options.pools[link.pool];
+                let (idle, ..) = self.pools[link.pool].links[link.upstream].counts();
+                if idle > options.idle_links {
+                    self.retire_link(id, now);
+                } else {
+                    self.link_deadlines.set(id.0 as usize, now + options.idle_timeout);
+                }
+            }
+            _ => {
+                link.trouble = Some(Ended::TimedOut);
+                self.end_link(id, Queued::Abort, now);
+            }
+        }
+    }
+
+    /// The stream is gone, and nothing written to it is in use any more.
+    pub(in crate::dispatch) fn link_closed(&mut self, id: LinkId, cause: Cause, now: Instant) {
+        let mut link = self.links.remove(id.0 as usize);
+        self.link_deadlines.set(id.0 as usize, Instant::NEVER);
+        let (pool, upstream) = (link.pool, link.upstream);
+        let was_opening = matches!(link.state, State::Opening | State::Greeting);
+        self.pools[pool].links[upstream].gone(id, was_opening);
+        let ours = link.state == State::Closing && link.trouble.is_none();
+        if link.current.is_some() && !ours {
+            let stats = &self.stats.pools[pool][upstream];
+            if link.welcomed { stats.lost_links.add(1) } else { stats.connect_failures.add(1) }
+        }
+        if let Some(next) = link.next.take() {
+            self.unqueue(pool, next);
+        }
+        if let Some(current) = link.current.take() {
+            self.current_lost(&link, current, cause, now);
+        }
+        self.refresh(pool, upstream);
+    }
+
+    /// What the end of its link means for the delivery that was on it.
+    pub(super) fn current_lost(&mut self, link: &Link, current: DeliveryId, cause: Cause, now: Instant) {
+        let delivery = &mut self.deliveries[current.0 as usize];
+        let (attempt, recipients) = (&mut delivery.attempt, delivery.recipients.len());
+        let phase = match (attempt.dotted, link.welcomed) {
+            (true, _) if attempt.chunked => Phase::Whole { heard: attempt.heard },
+            (true, _) => Phase::Dotted,
+            (false, true) => Phase::Envelope { heard: attempt.heard },
+            (false, false) => Phase::Opening,
+        };
+        let reused = link.served > 0 || link.rested;
+        let fault = match (&link.early, &link.trouble, cause) {
+            // It had answered before all of the body had left; that is its answer.
+            (Some(reply), ..) if !reply.as_reply().is_positive() => {
+                judge(Trouble::Said(reply.as_reply()), Phase::Dotted, reused)
+            }
+            (_, Some(Ended::Unwelcome(reply)), _) => {
+                judge(Trouble::Unwelcome(reply.as_reply()), phase, reused)
+            }
+            (_, Some(Ended::TimedOut), _) if phase == Phase::Opening => {
+                judge(Trouble::NotOpened, phase, reused)
+            }
+            (_, Some(Ended::TimedOut), _) => judge(Trouble::TimedOut, phase, reused),
+            (_, None, Cause::NotOpened(_)) => judge(Trouble::NotOpened, phase, reused),
+            (_, None, _) => {
+                // Refused before the body was sent, or sent for nobody: that is what counts.
+                let is_all = attempt.failed.is_some() || attempt.refused.len() == recipients;
+                let counts = match phase {
+                    Phase::Dotted => false,
+                    Phase::Whole { .. } => is_all,
+                    Phase::Opening | Phase::Envelope { .. } => true,
+                };
+                let mut refusal = || attempt.failed.take().or_else(|| attempt.worst_refusal().cloned());
+                let refusal: Option<Fault> = counts.then(&mut refusal).flatten();
+                refusal.unwrap_or_else(|| judge(Trouble::Lost, phase, reused))
+            }
+        };
+        self.failed(link.pool, current, fault, now);
+    }
+}
