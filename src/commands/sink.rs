@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "LIST")]
     no: Option<String>,
     /// Keep each message here, as a maildir
-    #[arg(long, value_name = "DIR", conflicts_with = "dump")]
+    #[arg(long, value_name = "DIR")]
     maildir: Option<PathBuf>,
     /// Append a line of JSON for each message here
     #[arg(long, value_name = "FILE")]
