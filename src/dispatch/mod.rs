@@ -81,6 +81,8 @@ pub enum Command<'a> {
     Pause(StreamId),
     /// Receive again.
     Resume(StreamId),
+    /// Outlive the peer's FIN, or not any more.
+    Hold(StreamId, bool),
     /// Close after all written has left.
     Close(StreamId),
     /// Close now.
@@ -103,6 +105,7 @@ enum Queued {
     Mark(StreamId),
     Pause(StreamId),
     Resume(StreamId),
+    Hold(StreamId, bool),
     Close(StreamId),
     Abort(StreamId),
     Post { shard: ShardId, letter: Letter },
@@ -339,6 +342,7 @@ impl Dispatch {
             Queued::Mark(stream) => Command::Mark(stream),
             Queued::Pause(stream) => Command::Pause(stream),
             Queued::Resume(stream) => Command::Resume(stream),
+            Queued::Hold(stream, held) => Command::Hold(stream, held),
             Queued::Close(stream) => Command::Close(stream),
             Queued::Abort(stream) => Command::Abort(stream),
             Queued::Post { shard, letter } => Command::Post { shard, letter },

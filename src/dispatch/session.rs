@@ -362,7 +362,10 @@ impl Dispatch {
         self.session_deadlines.set(slot as usize, Instant::NEVER);
         let message = self.complete_message(slot, message, now, buffers);
         let transaction = self.begin_transaction(message, Some(slot), mail_at, now);
-        self.sessions[slot as usize].waiting = Some(transaction);
+        let session = &mut self.sessions[slot as usize];
+        session.waiting = Some(transaction);
+        // A client that has said all it has to say may close its sending side, and still wants to hear.
+        self.commands.push_back(Queued::Hold(session.stream, true));
     }
 
     /// The verdict on the message that the session waits for.
@@ -373,7 +376,9 @@ impl Dispatch {
         now: Instant,
         buffers: &mut impl Buffers,
     ) {
-        self.sessions[slot as usize].waiting = None;
+        let session = &mut self.sessions[slot as usize];
+        session.waiting = None;
+        self.commands.push_back(Queued::Hold(session.stream, false));
         self.answer_final(slot, reply, now);
         if self.sessions[slot as usize].overrun {
             self.say_goodbye(slot, TOO_EAGER, now);

@@ -5,8 +5,8 @@
 //! Calls that name a stream which has ended do nothing, so that nobody needs to know of an end before its event.
 //!
 //! **When the peer has finished sending** (FIN), what is written in answer to the events up to then still
-//! leaves; as soon as nothing is left to send the stream ends with [`Cause::Peer`]. There is no half-open life
-//! beyond that. While a stream is paused its peer's end is not noticed, unless by a send that fails.
+//! leaves; as soon as nothing is left to send the stream ends with [`Cause::Peer`]. Only a stream that is held
+//! ([`Net::hold`]) lives on until it is not. While a stream is paused its peer's end is not noticed, unless by a send that fails.
 //!
 //! **When the peer resets**, bytes that arrived before are received first, where they still can be.
 
@@ -79,6 +79,9 @@ pub trait Net: Buffers {
     fn pause(&mut self, stream: StreamId);
     /// Receives again.
     fn resume(&mut self, stream: StreamId);
+    /// While a stream is held its peer's FIN does not end it: an answer that the peer waits for is still to come.
+    /// Other ends do.
+    fn hold(&mut self, stream: StreamId, held: bool);
     /// Ends the stream after all written has left; later writes are dropped. `Received` may still come until
     /// `Closed`. Bytes of the peer's that nobody received by then make the kernel send a reset (RFC 2525 2.17).
     fn close(&mut self, stream: StreamId);

@@ -269,6 +269,7 @@ impl<N: Net> Shard<N> {
                 }
                 Command::Pause(stream) => self.net.pause(stream),
                 Command::Resume(stream) => self.net.resume(stream),
+                Command::Hold(stream, held) => self.net.hold(stream, held),
                 Command::Close(stream) => self.net.close(stream),
                 Command::Abort(stream) => self.net.abort(stream),
                 Command::Post { shard, letter } => self.mailbox.post(shard, letter),

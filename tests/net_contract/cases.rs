@@ -37,6 +37,24 @@ pub(crate) fn opens_and_is_told_of_the_peers_close<G: Ground>() {
     assert_eq!(stage.sent.get(&stream), None, "`Sent` is for bodies only");
 }
 
+pub(crate) fn a_held_stream_outlives_its_peers_end<G: Ground>() {
+    let mut stage = Stage::<G>::new();
+    let (stream, far) = stage.accept_one();
+    stage.ground.send(far, b"all I have to say\r\n");
+    stage.until_received(stream, b"all I have to say\r\n");
+    stage.net().hold(stream, true);
+    stage.ground.shutdown(far);
+    stage.settle();
+    assert_eq!(stage.ground.streams(), 1, "held");
+    stage.net().write(stream, b"250 at last\r\n");
+    stage.until_far_received(far, b"250 at last\r\n");
+    stage.settle();
+    assert_eq!(stage.ground.streams(), 1, "until it is not");
+    stage.net().hold(stream, false);
+    assert_eq!(stage.until_closed(stream), Cause::Peer);
+    assert_eq!((stage.ground.streams(), stage.ground.buffers_held()), (0, 0));
+}
+
 pub(crate) fn a_large_body_of_extents_arrives_exactly<G: Ground>() {
     let mut stage = Stage::<G>::with_buffers(2_000, 16);
     let body = pattern(5 * MIB, 1);

@@ -32,6 +32,7 @@ macro_rules! contract {
 contract![
     accepts_receives_writes_and_closes,
     opens_and_is_told_of_the_peers_close,
+    a_held_stream_outlives_its_peers_end,
     a_large_body_of_extents_arrives_exactly,
     writes_and_bodies_leave_in_order,
     an_empty_body_is_a_mark,

@@ -1,5 +1,7 @@
 """The server side of the conversation, command by command, over a raw socket."""
 
+import socket
+
 import pytest
 
 from lab.wire import Wire
@@ -192,3 +194,20 @@ def test_garbage_does_not_hurt(server):
     with Wire(server.port) as wire:
         wire.try_message(b"Subject: alive\r\n\r\nx\r\n").is_(250)
     assert len(server.upstream_mails()) == 1
+
+
+def test_client_that_closes_its_sending_side(server):
+    """All in one go, then FIN: every answer still comes, and each message arrives once."""
+    message = "MAIL FROM:<a@client.test>\r\nRCPT TO:<b@sink.test>\r\nDATA\r\n"
+    with Wire(server.port) as wire:
+        wire.send(message)
+        for code in (250, 250, 354):
+            wire.read().is_(code)
+        wire.send("Subject: one\r\n\r\nx\r\n.\r\n" + message)
+        for code in (250, 250, 250, 354):
+            wire.read().is_(code)
+        wire.send("Subject: two\r\n\r\nx\r\n.\r\nQUIT\r\n")
+        wire.socket.shutdown(socket.SHUT_WR)
+        wire.read().is_(250)
+        wire.read().is_(221)
+    assert len(server.upstream_mails()) == 2

@@ -32,6 +32,8 @@ pub(super) struct Stream {
     pub(super) sent_owed: bool,
     /// To be ended, for that cause, once the backlog is empty.
     pub(super) ending: Option<Cause>,
+    /// The peer's FIN does not end it yet.
+    pub(super) held: bool,
     /// In `dirty`.
     pub(super) dirty: bool,
 }
@@ -125,6 +127,7 @@ impl SimNet {
             paused: false,
             sent_owed: false,
             ending: None,
+            held: false,
             dirty: false,
         });
         StreamId { slot, generation: entry.generation }
@@ -246,6 +249,12 @@ impl Net for SimNet {
             stream.paused = false;
             let socket = stream.socket;
             self.fabric.borrow_mut().changed(socket);
+        }
+    }
+
+    fn hold(&mut self, stream: StreamId, held: bool) {
+        if let Some(stream) = self.touch(stream) {
+            stream.held = held;
         }
     }
 

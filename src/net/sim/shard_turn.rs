@@ -69,7 +69,7 @@ impl SimNet {
             if std::mem::take(&mut stream.sent_owed) {
                 self.events.push_back(Event::Sent { stream: id });
             }
-            if let Some(cause) = stream.ending {
+            if let Some(cause) = stream.ending.filter(|&cause| !stream.held || cause != Cause::Peer) {
                 drop(fabric);
                 self.end(slot, cause);
             }

@@ -271,6 +271,15 @@ impl Net for Uring {
         }
     }
 
+    fn hold(&mut self, stream: StreamId, held: bool) {
+        if let Some(slot) = self.streams.find(stream) {
+            self.streams.at(slot).held = held;
+            if !held && self.streams.at(slot).ending.is_some() {
+                self.mark(slot);
+            }
+        }
+    }
+
     fn close(&mut self, stream: StreamId) {
         if let Some(slot) = self.streams.find(stream)
             && !matches!(self.streams.at(slot).phase, Phase::Closing(_))

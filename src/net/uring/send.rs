@@ -77,7 +77,7 @@ impl Uring {
         if std::mem::take(&mut stream.sent_owed) {
             self.events.push_back(Event::Sent { stream: id });
         }
-        if let Some(cause) = stream.ending {
+        if let Some(cause) = stream.ending.filter(|&cause| !stream.held || cause != Cause::Peer) {
             self.begin_close(slot, cause);
         }
     }

@@ -41,6 +41,8 @@ pub(super) struct Stream {
     pub(super) unheard: bool,
     /// To be closed for that cause once nothing is left to send.
     pub(super) ending: Option<Cause>,
+    /// The peer's FIN does not end it yet.
+    pub(super) held: bool,
     /// Sending failed so; what arrived before is still being received.
     pub(super) failed: Option<i32>,
     /// What was written since the last send.
@@ -64,6 +66,7 @@ impl Stream {
             sent_owed: false,
             unheard: false,
             ending: None,
+            held: false,
             failed: None,
             queued: None,
             flying: None,
