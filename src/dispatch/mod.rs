@@ -27,7 +27,7 @@ use std::sync::Arc;
 use slab::Slab;
 
 use crate::balance::Fleet;
-use crate::handle::{Buffers, Cause, Extent, LinkId, ListenerId, ShardId, StreamId};
+use crate::handle::{Buffers, Cause, Extent, LinkId, ShardId, StreamId};
 use crate::limits::WAITING_TICK;
 use crate::observe::Stats;
 use crate::pool::Links;
@@ -220,18 +220,6 @@ impl Dispatch {
             stopping: false,
             options,
         }
-    }
-
-    /// A listener took a stream. `elsewhere`: that listener's sessions on the other shards.
-    pub fn handle_accepted(
-        &mut self,
-        listener: ListenerId,
-        stream: StreamId,
-        peer: SocketAddr,
-        elsewhere: u64,
-        now: Instant,
-    ) {
-        self.open_session(listener, stream, peer, elsewhere, now);
     }
 
     /// The stream asked for by `Command::Open` has this id.

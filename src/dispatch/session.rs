@@ -88,7 +88,8 @@ impl Session {
 }
 
 impl Dispatch {
-    pub(super) fn open_session(
+    /// A listener took a stream. `elsewhere`: that listener's sessions on the other shards.
+    pub fn handle_accepted(
         &mut self,
         listener: ListenerId,
         stream: StreamId,
