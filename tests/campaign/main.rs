@@ -7,6 +7,8 @@ mod brain;
 mod dice;
 mod farm;
 mod haproxy;
+mod knee;
+mod links;
 mod outcome;
 mod play;
 mod report;
