@@ -26,6 +26,7 @@ const SLOT_TIMES: f32 = 4.0;
 const CYCLE: u64 = 8;
 const TRIAL: u64 = 2;
 const PATIENCE_MAX: u64 = 8;
+const PATIENCE_AT_MOST_MAX: u64 = 16;
 /// From so many on what a side has seen is halved.
 const TALLY_MAX: f32 = 512.0;
 /// Pairs of times, times the squared contrast of the loads, from which a result is believed: times of service that vary
@@ -297,6 +298,8 @@ impl Concurrency {
         let next = next.clamp(1, self.most);
         self.patience = match next != limit && strides {
             true => (patience / 2).max(1),
+            // Where all may be used there is nothing to gain, and a change for the worse shows by itself.
+            false if next == self.most => (patience * 2).min(PATIENCE_AT_MOST_MAX),
             false => (patience * 2).min(PATIENCE_MAX),
         };
         self.last = Some(step);
