@@ -1,5 +1,6 @@
 //! RFC 5322 dates in UTC, from seconds since 1970.
 
+use std::fmt;
 use std::io::Write;
 
 const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
@@ -19,14 +20,23 @@ impl DateLine {
         if self.second != Some(unix) {
             self.second = Some(unix);
             self.text.clear();
-            let (days, seconds) = (unix / 86_400, unix % 86_400);
-            let (year, month, day) = civil(days);
-            let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-            let (weekday, month) = (DAYS[(days % 7) as usize], MONTHS[month]);
-            write!(self.text, "{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} +0000")
-                .expect("writing to memory");
+            write!(self.text, "{}", Date(unix)).expect("writing to memory");
         }
         &self.text
+    }
+}
+
+/// A date, from seconds since 1970.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Date(pub(super) u64);
+
+impl fmt::Display for Date {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, seconds) = (self.0 / 86_400, self.0 % 86_400);
+        let (year, month, day) = civil(days);
+        let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        let (weekday, month) = (DAYS[(days % 7) as usize], MONTHS[month]);
+        write!(f, "{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} +0000")
     }
 }
 

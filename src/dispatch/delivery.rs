@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::link::Link;
-use super::message::{Letter, Message, Outcome, TransactionId};
+use super::message::{Letter, Message, Outcome, Place, TransactionId, Word};
 use super::owner::Way;
 use super::verdict::{Blame, Fault, Retry, ours};
 use super::{Dispatch, PoolState, Queued};
@@ -36,24 +36,39 @@ pub(super) struct Delivery {
     /// Those still to be delivered, as indexes into the envelope.
     pub(super) recipients: Vec<u16>,
     /// Given up on.
-    refused: Vec<(u16, ReplyBuf)>,
+    refused: Vec<Word>,
+    /// Taken, and it falls to us to tell the sender.
+    relayed: Vec<Word>,
     /// An upstream has taken it for those no longer in `recipients`.
-    taken: Option<ReplyBuf>,
+    taken: Option<(ReplyBuf, Place)>,
     /// Upstreams of the pool it is in.
     tried: Tried,
     attempts: u8,
     stale_links: u8,
     /// What the last upstream said, for the client if no other takes it.
-    last: Option<ReplyBuf>,
+    last: Option<(ReplyBuf, Option<Place>)>,
     pub(super) deadline: Instant,
     pub(super) attempt: Attempt,
 }
 
 impl Delivery {
     /// May the message be sent together with its commands, before it is known who is accepted? Not where the refusal
-    /// of one recipient has to keep it from the others, nor a bounce, which is kept in the form for DATA.
+    /// of one recipient has to keep it from the others, nor a notice, which is kept in the form for DATA.
     pub(super) fn may_go_whole(&self) -> bool {
         (self.recipients.len() == 1 || !self.whole) && !self.message.internal
+    }
+
+    /// Notes those that an upstream without DSN has just taken and whose sender asked to hear of it.
+    fn note_relayed(&mut self, reply: &ReplyBuf, by: Place) {
+        let Delivery { message, recipients, attempt, relayed, .. } = self;
+        for &recipient in recipients.iter() {
+            let notify = message.envelope.recipient(usize::from(recipient)).notify;
+            if notify.is_some_and(|notify| notify.success)
+                && attempt.refused.iter().all(|(refused, _)| *refused != recipient)
+            {
+                relayed.push(Word { recipient, reply: reply.clone(), by: Some(by) });
+            }
+        }
     }
 }
 
@@ -141,6 +156,7 @@ impl Dispatch {
             whole,
             recipients,
             refused: Vec::new(),
+            relayed: Vec::new(),
             taken: None,
             tried: Tried::default(),
             attempts: 0,
@@ -180,9 +196,9 @@ impl Dispatch {
         let delivery = &mut self.deliveries[id.0 as usize];
         if delivery.deadline <= now {
             // Nobody has seen it but those that cannot carry it: that is not the last word.
-            let last = delivery.last.take().filter(|reply| reply.as_reply().is_temporary());
-            let reply = last.unwrap_or_else(|| ours(7, "no upstream had room in time"));
-            self.give_up(id, reply);
+            let last = delivery.last.take().filter(|(reply, _)| reply.as_reply().is_temporary());
+            let (reply, by) = last.unwrap_or_else(|| (ours(7, "no upstream had room in time"), None));
+            self.give_up(id, reply, by);
             return Placed::Yes;
         }
         if let Some(fallback) = self.better_pool(pool, now) {
@@ -269,25 +285,30 @@ impl Dispatch {
         self.show(pool, upstream);
     }
 
-    /// The upstream took it for `accepted` of the recipients.
-    pub(super) fn taken(&mut self, pool: usize, id: DeliveryId, reply: ReplyBuf) {
+    /// The upstream took it for `accepted` of the recipients; `dsn`: and offers DSN.
+    pub(super) fn taken(&mut self, pool: usize, id: DeliveryId, reply: ReplyBuf, dsn: bool) {
         let upstream = self.leave(pool, id);
+        let by = place(pool, upstream);
         let delivery = &mut self.deliveries[id.0 as usize];
+        if !dsn {
+            delivery.note_relayed(&reply, by);
+        }
         self.stats.pools[pool][upstream].delivered.add(u64::from(delivery.attempt.accepted));
         if delivery.attempt.refused.is_empty() {
             delivery.recipients.clear();
             // Those refused by an upstream that it was with before.
             let refused = std::mem::take(&mut delivery.refused);
-            self.end(id, Outcome { accepted: true, reply, refused });
+            let relayed = std::mem::take(&mut delivery.relayed);
+            self.end(id, Outcome { accepted: true, reply, by: Some(by), refused, relayed });
             return;
         }
         // Those put off go on to another upstream; those refused are reported with the rest.
-        delivery.taken.get_or_insert(reply);
+        delivery.taken.get_or_insert((reply, by));
         delivery.recipients.clear();
         let mut put_off = None;
         for (recipient, fault) in std::mem::take(&mut delivery.attempt.refused) {
             if fault.retry == Retry::Never {
-                delivery.refused.push((recipient, fault.reply));
+                delivery.refused.push(Word { recipient, reply: fault.reply, by: Some(by) });
             } else {
                 delivery.recipients.push(recipient);
                 put_off = Some(fault);
@@ -295,7 +316,7 @@ impl Dispatch {
         }
         match put_off {
             Some(fault) => self.set_back(pool, id, fault),
-            None => self.give_up(id, ours(0, "nothing is left to deliver")),
+            None => self.give_up(id, ours(0, "nothing is left to deliver"), None),
         }
     }
 
@@ -340,13 +361,14 @@ impl Dispatch {
     /// Tries the delivery again where that is allowed, else ends it.
     fn set_back(&mut self, pool: usize, id: DeliveryId, fault: Fault) {
         let delivery = &mut self.deliveries[id.0 as usize];
+        let by = place(pool, delivery.attempt.upstream);
         match fault.retry {
-            Retry::Never => return self.give_up(id, fault.reply),
+            Retry::Never => return self.give_up(id, fault.reply, Some(by)),
             Retry::FreshLink if delivery.stale_links < STALE_LINKS_MAX => delivery.stale_links += 1,
             Retry::Unable => {
                 delivery.tried.push(delivery.attempt.upstream);
                 // A refusal for good only if none has said that it might take it later.
-                delivery.last.get_or_insert(fault.reply);
+                delivery.last.get_or_insert((fault.reply, None));
                 if delivery.tried.is_full() {
                     delivery.attempts = u8::MAX;
                 }
@@ -354,7 +376,7 @@ impl Dispatch {
             Retry::FreshLink | Retry::Elsewhere | Retry::InDoubt => {
                 delivery.tried.push(delivery.attempt.upstream);
                 delivery.attempts += 1;
-                delivery.last = Some(fault.reply);
+                delivery.last = Some((fault.reply, Some(by)));
             }
         }
         if delivery.attempts >= self.options.pools[pool].attempts {
@@ -377,8 +399,8 @@ impl Dispatch {
         if let Some(fallback) = self.options.pools[pool].fallback {
             return self.move_to(fallback, id);
         }
-        let reply = self.deliveries[id.0 as usize].last.take().unwrap_or(reply);
-        self.give_up(id, reply);
+        let (reply, by) = self.deliveries[id.0 as usize].last.take().unwrap_or((reply, None));
+        self.give_up(id, reply, by);
     }
 
     /// Into another pool's queue, where it has been nowhere yet.
@@ -401,16 +423,18 @@ impl Dispatch {
     }
 
     /// Nobody takes it for the recipients that are left.
-    fn give_up(&mut self, id: DeliveryId, reply: ReplyBuf) {
+    fn give_up(&mut self, id: DeliveryId, reply: ReplyBuf, by: Option<Place>) {
         let delivery = &mut self.deliveries[id.0 as usize];
         let mut refused = std::mem::take(&mut delivery.refused);
+        let relayed = std::mem::take(&mut delivery.relayed);
         let taken = delivery.taken.take();
         if !delivery.whole || taken.is_some() {
-            refused.extend(delivery.recipients.iter().map(|&recipient| (recipient, reply.clone())));
+            let word = |&recipient: &u16| Word { recipient, reply: reply.clone(), by };
+            refused.extend(delivery.recipients.iter().map(word));
         }
         let outcome = match taken {
-            Some(taken) => Outcome { accepted: true, reply: taken, refused },
-            None => Outcome { accepted: false, reply, refused },
+            Some((reply, by)) => Outcome { accepted: true, reply, by: Some(by), refused, relayed },
+            None => Outcome { accepted: false, reply, by, refused, relayed },
         };
         self.end(id, outcome);
     }
@@ -429,6 +453,10 @@ impl Dispatch {
             self.commands.push_back(Queued::Post { shard: origin, letter });
         }
     }
+}
+
+fn place(pool: usize, upstream: usize) -> Place {
+    Place { pool: pool as u16, upstream: upstream as u16 }
 }
 
 /// What balance is told of a delivery. Of several recipients the first stands for all.

@@ -136,12 +136,15 @@ fn standings(page: &mut Page, named: &[(usize, &UpstreamName, String)]) {
 fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
     type Total = fn(&Stats) -> &Counter;
     type Times = fn(&Stats) -> &Histogram;
-    let totals: [(&str, &str, Total); 7] = [
+    let totals: [(&str, &str, Total); 8] = [
         ("postlane_in_doubt_total", "Transactions repeated although an upstream may have taken them.", |s| {
             &s.in_doubt
         }),
         ("postlane_bounces_total", "Bounces made for messages whose groups ended differently.", |s| {
             &s.bounces
+        }),
+        ("postlane_relay_notices_total", "Notices of messages handed to upstreams without DSN.", |s| {
+            &s.relay_notices
         }),
         ("postlane_bounces_dropped_total", "Bounces nobody was to be told or would take.", |s| {
             &s.bounces_dropped
