@@ -80,6 +80,7 @@ impl Dispatch {
             }
         }
         self.set_scoreboard(scoreboard);
+        self.tell_time(now);
         self.heed_marks(now);
         self.publish(now);
         self.settle(now, buffers);
@@ -127,8 +128,17 @@ impl Dispatch {
         idle.into_iter().take(beyond).for_each(|link| self.retire_link(link, now));
     }
 
+    /// Tells listeners that hold messages what time it is.
+    fn tell_time(&mut self, now: Instant) {
+        let unix_now = self.unix_seconds(now);
+        let offers =
+            self.options.listeners.iter_mut().filter_map(|listener| listener.server.future_release.as_mut());
+        offers.for_each(|offer| offer.unix_now = unix_now);
+    }
+
     /// Looks after what time alone changes. To be called several times a second.
     pub fn tend(&mut self, now: Instant) {
+        self.tell_time(now);
         if self.ease_at > now {
             return;
         }
