@@ -4,6 +4,8 @@
 //! `turn` as the network's events. Requests may be carried out in any order, but for one thing the caller sees to:
 //! it asks for nothing of a file that a request under way makes or removes.
 
+pub mod sim;
+
 use crate::handle::{Extent, FileId, Part, Ticket};
 
 /// A shard's hands towards its disk.
