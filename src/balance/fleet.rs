@@ -426,6 +426,15 @@ impl Fleet {
         Some(Cause::MoreThanOthers)
     }
 
+    /// It answers nothing any more while others do. True if that ejects it (anew): only while at most half of the fleet
+    /// is out.
+    pub fn fell_silent(&mut self, upstream: usize, rules: &Rules, now: Instant) -> bool {
+        let ejects = self.can_spare_one(now) && self.members[upstream].health.eject_silent(rules, now);
+        self.stale |= ejects;
+        self.weigh(upstream);
+        ejects
+    }
+
     /// Would at most half of those that could be used be out, if one more were?
     fn can_spare_one(&self, now: Instant) -> bool {
         let open = self.members.iter().filter(|member| !member.health.is_closed());

@@ -240,6 +240,7 @@ fn state_of(seat: &UpstreamSeat) -> (State, String) {
         Some((shard, stats)) => {
             let why = match stats.ejected_for.get() {
                 2 => "it fails far more often than the others",
+                3 => "it does not answer while the others do",
                 _ => "live mail failed there again and again",
             };
             (State::Ejected, format!("{why} (shard {shard})"))

@@ -40,7 +40,7 @@ pub(super) struct Delivery {
     /// An upstream has taken it for those no longer in `recipients`.
     taken: Option<ReplyBuf>,
     /// Upstreams of the pool it is in.
-    tried: Tried,
+    pub(super) tried: Tried,
     attempts: u8,
     stale_links: u8,
     /// What the last upstream said, for the client if no other takes it.
@@ -309,7 +309,7 @@ impl Dispatch {
         match fault.retry {
             Retry::Never => stats.bounced.add(1),
             Retry::Elsewhere | Retry::InDoubt => stats.deferred.add(1),
-            Retry::FreshLink | Retry::Unable => {}
+            Retry::FreshLink | Retry::Unable | Retry::Sooner => {}
         }
         let is_pressure = fault.blame == Blame::Pressure && self.pools[pool].links[upstream].press();
         if is_pressure {
@@ -331,6 +331,9 @@ impl Dispatch {
                 stats.ejections.add(1);
             }
         }
+        if fault.blame == Blame::Silence {
+            self.fell_silent(pool, upstream, now);
+        }
         if fault.retry == Retry::InDoubt {
             self.stats.in_doubt.add(1);
         }
@@ -343,7 +346,7 @@ impl Dispatch {
         match fault.retry {
             Retry::Never => return self.give_up(id, fault.reply),
             Retry::FreshLink if delivery.stale_links < STALE_LINKS_MAX => delivery.stale_links += 1,
-            Retry::Unable => {
+            Retry::Unable | Retry::Sooner => {
                 delivery.tried.push(delivery.attempt.upstream);
                 // A refusal for good only if none has said that it might take it later.
                 delivery.last.get_or_insert(fault.reply);

@@ -155,6 +155,7 @@ impl Dispatch {
                     None => 0,
                     Some(Cause::InARow) => 1,
                     Some(Cause::MoreThanOthers) => 2,
+                    Some(Cause::Silent) => 3,
                 });
                 stats.estimate_nanos.set(member.times().nanos() as u64);
             }

@@ -7,6 +7,7 @@ mod client;
 mod dice;
 mod focus;
 mod message;
+mod overdue;
 mod play;
 mod random_world;
 mod stage;

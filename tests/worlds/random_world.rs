@@ -115,6 +115,7 @@ fn draw_manner(dice: &mut Dice) -> Manner {
         idle_timeout: dice.pick(&[None, Some(20), Some(500)]).map(|ms| (millis(ms), ms == 20)),
         refuses: None,
         puts_off: None,
+        ponders: None,
         odds,
         taken_silently: dice.pick(&[0.0, 0.5, 1.0]),
     }
