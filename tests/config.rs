@@ -92,6 +92,7 @@ fn the_least_text_gets_the_defaults() {
     assert_eq!(pool.idle_timeout, Duration::from_secs(30));
     let health = Health {
         probe: Probe::Smtp,
+        probe_mail: None,
         interval: Duration::from_secs(5),
         rise: 2,
         fall: 3,
@@ -125,6 +126,7 @@ fn written_values_are_taken() {
     assert!(!pool.chunking);
     let health = Health {
         probe: Probe::Tcp,
+        probe_mail: None,
         interval: Duration::from_millis(100),
         rise: 1,
         fall: 100,

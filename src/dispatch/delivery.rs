@@ -368,7 +368,7 @@ impl Dispatch {
     }
 
     /// While no upstream of the pool is healthy: the next pool in its line of fallbacks that has one.
-    fn better_pool(&self, pool: usize, now: Instant) -> Option<usize> {
+    pub(super) fn better_pool(&self, pool: usize, now: Instant) -> Option<usize> {
         let fallback_of = |pool: &usize| self.options.pools[*pool].fallback;
         fallback_of(&pool)?;
         let mut line = std::iter::successors(Some(pool), fallback_of).take(self.pools.len());
