@@ -236,7 +236,8 @@ impl Dispatch {
         let address = options.upstreams[upstream].address;
         let source =
             next_source(&options.source_addresses, address.is_ipv6(), &mut self.pools[pool].next_source);
-        let deadline = now + options.connect_timeout;
+        // Nobody waits beyond the delivery's own deadline.
+        let deadline = (now + options.connect_timeout).min(self.deliveries[id.0 as usize].deadline);
         let link = LinkId(self.links.insert(Link::opening(pool, upstream, id, now)) as u32);
         self.commands.push_back(Queued::Open { link, address, source });
         self.link_deadlines.set(link.0 as usize, deadline);
