@@ -398,7 +398,6 @@ fn later_keys_are_refused_once_each() {
         })
         .collect();
     let later = [
-        "backend",
         "tls",
         "certificate",
         "key",
@@ -413,7 +412,6 @@ fn later_keys_are_refused_once_each() {
         "retry",
         "max_age",
         "log",
-        "xdp",
         "source",
         "provider",
         "dkim",
