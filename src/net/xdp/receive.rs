@@ -135,6 +135,9 @@ impl Core {
             if news.opened {
                 self.events.push_back(Event::Opened { stream });
             }
+            // A reply acknowledges what it answers, so that has been sent before it comes.
+            self.tell_sent(slot);
+            let one = self.streams.at(slot);
             if let Some(extent) = one.receipt.take() {
                 self.events.push_back(Event::Received { stream, extent });
             }
@@ -152,7 +155,6 @@ impl Core {
 
     /// Says `Sent` when nothing is left to send, and ends what is to end then.
     pub(super) fn conclude(&mut self, slot: u32) {
-        let stream = of_interface(self.streams.id(slot));
         let one = self.streams.at(slot);
         if one.phase != Phase::Owned {
             return;
@@ -161,10 +163,13 @@ impl Core {
             // Not at once: what is written in answer to this turn's events still leaves.
             one.ending.get_or_insert(Cause::Peer);
         }
-        if !one.connection.is_drained() {
-            return;
-        }
-        if std::mem::take(&mut one.sent_owed) {
+        self.tell_sent(slot);
+    }
+
+    fn tell_sent(&mut self, slot: u32) {
+        let stream = of_interface(self.streams.id(slot));
+        let one = self.streams.at(slot);
+        if one.connection.is_drained() && std::mem::take(&mut one.sent_owed) {
             self.events.push_back(Event::Sent { stream });
         }
     }

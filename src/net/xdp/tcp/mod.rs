@@ -484,7 +484,9 @@ impl Connection {
 
     /// Copies the bytes that a segment of ours carries.
     pub(super) fn copy(&self, outgoing: &Outgoing, to: &mut [u8], buffers: &impl Buffers) {
-        self.sender.outbox.copy(outgoing.start, to, buffers);
+        if outgoing.len > 0 {
+            self.sender.outbox.copy(outgoing.start, to, buffers);
+        }
     }
 }
 
