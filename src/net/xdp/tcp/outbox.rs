@@ -165,7 +165,7 @@ mod tests {
             let body = pool.fill(buffer, &pattern).expect("room");
             let mut outbox = Outbox::default();
             outbox.reset(1);
-            let (mut all, mut acknowledged) = (Vec::new(), 0);
+            let (mut all, mut acknowledged): (Vec<u8>, usize) = (Vec::new(), 0);
             for (what, len, at) in steps {
                 match what {
                     0 => {

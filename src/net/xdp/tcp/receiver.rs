@@ -193,7 +193,7 @@ mod tests {
             let stream: Vec<u8> = (0..3_000_u32).map(|n| (n * 7 >> 3) as u8).collect();
             let mut receiver = Receiver::default();
             receiver.reset();
-            let mut got = Vec::new();
+            let mut got: Vec<u8> = Vec::new();
             let mut take = |bytes: &[u8]| {
                 let len = if stingy { bytes.len() / 2 } else { bytes.len() };
                 got.extend(&bytes[..len]);
