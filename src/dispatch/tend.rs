@@ -11,7 +11,7 @@ use crate::balance::health::Cause;
 use crate::balance::{Fleet, key};
 use crate::handle::{Buffers, LinkId};
 use crate::limits::{EASE_EVERY, LINKS_EVERY};
-use crate::observe::{Scoreboard, Stats};
+use crate::observe::{Part, Scoreboard, Stats};
 use crate::pool::Links;
 use crate::time::Instant;
 
@@ -81,6 +81,7 @@ impl Dispatch {
             }
         }
         self.set_scoreboard(scoreboard);
+        self.tell_time(now);
         self.heed_marks(now);
         self.publish(now);
         self.settle(now, buffers);
@@ -131,8 +132,17 @@ impl Dispatch {
         idle.into_iter().take(beyond).for_each(|link| self.retire_link(link, now));
     }
 
+    /// Tells listeners that hold messages what time it is.
+    fn tell_time(&mut self, now: Instant) {
+        let unix_now = self.unix_seconds(now);
+        let offers =
+            self.options.listeners.iter_mut().filter_map(|listener| listener.server.future_release.as_mut());
+        offers.for_each(|offer| offer.unix_now = unix_now);
+    }
+
     /// Looks after what time alone changes. To be called several times a second.
     pub fn tend(&mut self, now: Instant) {
+        self.tell_time(now);
         if self.ease_at > now {
             return;
         }
@@ -185,11 +195,19 @@ impl Dispatch {
                     None => 0,
                     Some(Cause::InARow) => 1,
                     Some(Cause::MoreThanOthers) => 2,
+                    Some(Cause::Silent) => 3,
                 });
-                stats.estimate_nanos.set(member.times().nanos() as u64);
+                let times = member.times();
+                stats.estimate_nanos.set(times.nanos() as u64);
+                stats.estimate(Part::Connect).set(times.connect.nanos() as u64);
+                stats.estimate(Part::Mail).set(times.mail.nanos() as u64);
+                stats.estimate(Part::Data).set(times.data.nanos() as u64);
+                stats.estimate(Part::Eod).set(times.body.base_nanos() as u64);
             }
         }
-        for (pool, stats) in self.pools.iter().zip(&self.stats.pool_stats) {
+        for (place, (pool, stats)) in self.pools.iter().zip(&self.stats.pool_stats).enumerate() {
+            stats.panics.set(u64::from(pool.fleet.panics(now)));
+            stats.falls_back.set(u64::from(self.better_pool(place, now).is_some()));
             stats.groups.set(pool.groups);
             stats.deliveries.set(pool.deliveries);
         }

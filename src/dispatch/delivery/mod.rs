@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::link::Link;
-use super::message::{Message, TransactionId};
+use super::message::{Message, Place, TransactionId, Word};
 use super::owner::Way;
 use super::verdict::{Fault, Retry, ours};
 use super::{Dispatch, PoolState, Queued};
@@ -38,22 +38,24 @@ pub(in crate::dispatch) struct Delivery {
     /// Those still to be delivered, as indexes into the envelope.
     pub(in crate::dispatch) recipients: Vec<u16>,
     /// Given up on.
-    refused: Vec<(u16, ReplyBuf)>,
+    refused: Vec<Word>,
+    /// Taken, and it falls to us to tell the sender.
+    relayed: Vec<Word>,
     /// An upstream has taken it for those no longer in `recipients`.
-    taken: Option<ReplyBuf>,
+    taken: Option<(ReplyBuf, Place)>,
     /// Upstreams of the pool it is in.
-    tried: Tried,
+    pub(in crate::dispatch) tried: Tried,
     attempts: u8,
     stale_links: u8,
     /// What the last upstream said, for the client if no other takes it.
-    last: Option<ReplyBuf>,
+    last: Option<(ReplyBuf, Option<Place>)>,
     pub(in crate::dispatch) deadline: Instant,
     pub(in crate::dispatch) attempt: Attempt,
 }
 
 impl Delivery {
     /// May the message be sent together with its commands, before it is known who is accepted? Not where the refusal
-    /// of one recipient has to keep it from the others, nor a bounce, which is kept in the form for DATA.
+    /// of one recipient has to keep it from the others, nor a notice, which is kept in the form for DATA.
     pub(in crate::dispatch) fn may_go_whole(&self) -> bool {
         (self.recipients.len() == 1 || !self.whole) && !self.message.internal
     }
@@ -143,6 +145,7 @@ impl Dispatch {
             whole,
             recipients,
             refused: Vec::new(),
+            relayed: Vec::new(),
             taken: None,
             tried: Tried::default(),
             attempts: 0,
@@ -182,9 +185,9 @@ impl Dispatch {
         let delivery = &mut self.deliveries[id.0 as usize];
         if delivery.deadline <= now {
             // Nobody has seen it but those that cannot carry it: that is not the last word.
-            let last = delivery.last.take().filter(|reply| reply.as_reply().is_temporary());
-            let reply = last.unwrap_or_else(|| ours(7, "no upstream had room in time"));
-            self.give_up(id, reply);
+            let last = delivery.last.take().filter(|(reply, _)| reply.as_reply().is_temporary());
+            let (reply, by) = last.unwrap_or_else(|| (ours(7, "no upstream had room in time"), None));
+            self.give_up(id, reply, by);
             return Placed::Yes;
         }
         if let Some(fallback) = self.better_pool(pool, now) {
@@ -238,7 +241,8 @@ impl Dispatch {
         let address = options.upstreams[upstream].address;
         let source =
             next_source(&options.source_addresses, address.is_ipv6(), &mut self.pools[pool].next_source);
-        let deadline = now + options.connect_timeout;
+        // Nobody waits beyond the delivery's own deadline.
+        let deadline = (now + options.connect_timeout).min(self.deliveries[id.0 as usize].deadline);
         let link = LinkId(self.links.insert(Link::opening(pool, upstream, id, now)) as u32);
         self.commands.push_back(Queued::Open { link, address, source });
         self.link_deadlines.set(link.0 as usize, deadline);
