@@ -226,6 +226,10 @@ impl Buffers for Xdp {
     fn free(&self) -> usize {
         self.core.uring.free()
     }
+
+    fn take(&mut self) -> Option<Extent> {
+        self.core.uring.take()
+    }
 }
 
 impl Net for Xdp {
