@@ -166,8 +166,9 @@ fn write_status(out: &mut Vec<u8>, recipient: &Recipient<'_>, reply: &ReplyBuf) 
 fn write_header(out: &mut Vec<u8>, message: &Message, buffers: &impl Buffers) {
     let from = out.len();
     out.extend_from_slice(&message.head);
-    for extent in &message.body {
-        out.extend_from_slice(buffers.bytes(*extent));
+    let body = message.body.iter().map(|extent| buffers.bytes(*extent));
+    for piece in std::iter::once(&message.beginning[..]).chain(body) {
+        out.extend_from_slice(piece);
         if let Some(end) = memchr::memmem::find(&out[from..], b"\r\n\r\n") {
             out.truncate(from + end + 2);
             return;

@@ -12,10 +12,10 @@ use crate::play::Play;
 use crate::stage::{Setup, Stage, upstream_address};
 use crate::upstream::{Deed, Manner, Moment, Upstream};
 
-const MS: Duration = Duration::from_millis(1);
+pub(crate) const MS: Duration = Duration::from_millis(1);
 
 /// A world with these upstreams and nobody who sends yet.
-fn world(setup: &Setup, manners: Vec<Manner>) -> Play {
+pub(crate) fn world(setup: &Setup, manners: Vec<Manner>) -> Play {
     let stage = Stage::new(setup);
     let mut dice = Dice::new(setup.seed);
     let upstreams = manners
@@ -28,7 +28,7 @@ fn world(setup: &Setup, manners: Vec<Manner>) -> Play {
 
 impl Play {
     /// So many clients more that send so many messages each, from now on.
-    fn add_clients(&mut self, count: usize, habits: &Habits, messages_each: usize, len: usize) {
+    pub(crate) fn add_clients(&mut self, count: usize, habits: &Habits, messages_each: usize, len: usize) {
         let mut dice = Dice::new(self.messages.len() as u64 + 17);
         for _ in 0..count {
             let numbers = self.messages.len()..self.messages.len() + messages_each;
@@ -48,18 +48,18 @@ impl Play {
         }
     }
 
-    fn serve_all(&mut self) {
+    pub(crate) fn serve_all(&mut self) {
         self.run(Duration::from_secs(3600), "the clients", |play| {
             play.clients.iter().all(|client| client.done)
         });
     }
 
-    fn all_are(&self, fate: Fate) {
+    pub(crate) fn all_are(&self, fate: Fate) {
         let other = self.messages.iter().find(|message| message.fate != fate);
         assert!(other.is_none(), "message {} is {:?}", other.unwrap().number, other.unwrap().fate);
     }
 
-    fn waited_most(&self) -> Duration {
+    pub(crate) fn waited_most(&self) -> Duration {
         self.clients.iter().map(|client| client.waited_most).max().unwrap_or_default()
     }
 }
@@ -215,30 +215,6 @@ fn a_drain_in_mid_load_loses_nothing() {
     assert_eq!((count.repeats, count.in_doubt), (0, 0), "{count:?}");
     let unanswered = play.messages.iter().filter(|message| message.fate == Fate::Unanswered);
     assert_eq!(unanswered.count(), 0, "whoever had sent a final dot was answered");
-}
-
-#[test]
-fn without_buffers_mail_is_put_off_and_then_taken_again() {
-    let mut setup = Setup::new(7, 1);
-    setup.buffers = 24;
-    let mut play = world(&setup, vec![Manner::slow(200 * MS)]);
-    play.add_clients(12, &Habits::plain(3), 3, 60_000);
-    play.serve_all();
-    let put_off: Vec<&str> = play
-        .clients
-        .iter()
-        .flat_map(|client| &client.finals)
-        .filter(|(_, text)| !text.starts_with("250"))
-        .map(|(_, text)| text.as_str())
-        .collect();
-    assert!(put_off.len() > 3, "{put_off:?}");
-    assert!(put_off.iter().all(|text| text.starts_with("452 4.3.1 ")), "{put_off:?}");
-    let before = play.messages.len();
-    play.add_clients(1, &Habits::plain(5), 5, 60_000);
-    play.serve_all();
-    let later = &play.messages[before..];
-    assert!(later.iter().all(|message| message.fate == Fate::Answered(250)));
-    play.finish();
 }
 
 /// Clients that push on while they wait for an answer hold buffers too: links must hear their replies all the same.

@@ -10,6 +10,7 @@ mod message;
 mod play;
 mod random_world;
 mod stage;
+mod streams;
 mod upstream;
 
 use std::time::{Duration, Instant};

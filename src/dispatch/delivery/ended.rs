@@ -36,6 +36,7 @@ impl Dispatch {
             }
         }
         match put_off {
+            Some(fault) if delivery.is_gone => self.set_back(pool, id, fault.without_body()),
             Some(fault) => self.set_back(pool, id, fault),
             None => self.give_up(id, ours(0, "nothing is left to deliver")),
         }
@@ -50,6 +51,9 @@ impl Dispatch {
         now: Instant,
     ) {
         let upstream = self.leave(pool, id);
+        if self.deliveries[id.0 as usize].withdrawn.is_some() {
+            return self.give_up_withdrawn(id);
+        }
         let stats = self.stats.pools[pool][upstream].clone();
         if fault.blame != Blame::Nobody {
             stats.failures(self.deliveries[id.0 as usize].attempt.failed_at()).add(1);
@@ -57,7 +61,7 @@ impl Dispatch {
         match fault.retry {
             Retry::Never => stats.bounced.add(1),
             Retry::Elsewhere | Retry::InDoubt => stats.deferred.add(1),
-            Retry::FreshLink | Retry::Unable => {}
+            Retry::FreshLink | Retry::Unable | Retry::ByClient => {}
         }
         let is_pressure = fault.blame == Blame::Pressure && self.pools[pool].links[upstream].press();
         if is_pressure {
@@ -82,6 +86,9 @@ impl Dispatch {
         if fault.retry == Retry::InDoubt {
             self.stats.in_doubt.add(1);
         }
+        if self.deliveries[id.0 as usize].is_gone {
+            fault = fault.without_body();
+        }
         self.set_back(pool, id, fault);
     }
 
@@ -89,7 +96,7 @@ impl Dispatch {
     pub(super) fn set_back(&mut self, pool: usize, id: DeliveryId, fault: Fault) {
         let delivery = &mut self.deliveries[id.0 as usize];
         match fault.retry {
-            Retry::Never => return self.give_up(id, fault.reply),
+            Retry::Never | Retry::ByClient => return self.give_up(id, fault.reply),
             Retry::FreshLink if delivery.stale_links < STALE_LINKS_MAX => delivery.stale_links += 1,
             Retry::Unable => {
                 delivery.tried.push(delivery.attempt.upstream);
@@ -144,8 +151,18 @@ impl Dispatch {
     /// Back into the queue without blame, from behind a transaction whose link is gone.
     pub(in crate::dispatch) fn unqueue(&mut self, pool: usize, id: DeliveryId) {
         self.leave(pool, id);
+        if self.deliveries[id.0 as usize].withdrawn.is_some() {
+            return self.give_up_withdrawn(id);
+        }
         self.pools[pool].repeats.push_back(id);
         self.pools[pool].stirred = true;
+    }
+
+    /// Nobody is to get it any more.
+    pub(in crate::dispatch) fn give_up_withdrawn(&mut self, id: DeliveryId) {
+        if let Some(reply) = self.deliveries[id.0 as usize].withdrawn.take() {
+            self.give_up(id, reply);
+        }
     }
 
     /// Nobody takes it for the recipients that are left.
@@ -170,10 +187,11 @@ impl Dispatch {
         recipients.clear();
         self.spare_lists.push(recipients);
         if origin == self.options.shard {
-            self.outcomes.push_back((transaction, home, outcome));
+            self.outcomes.push_back((origin, transaction, home, outcome));
         } else {
             self.stats.letters.add(1);
-            let letter = Letter::Verdict { transaction, message, pool: home, outcome };
+            let shard = self.options.shard;
+            let letter = Letter::Verdict { shard, transaction, message, pool: home, outcome };
             self.commands.push_back(Queued::Post { shard: origin, letter });
         }
     }
