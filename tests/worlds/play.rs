@@ -43,6 +43,7 @@ pub(crate) struct Count {
     pub(crate) in_doubt: u64,
     pub(crate) bounces: u64,
     pub(crate) lost_links: u64,
+    pub(crate) streamed: u64,
 }
 
 impl Count {
@@ -57,6 +58,7 @@ impl Count {
         self.in_doubt += other.in_doubt;
         self.bounces += other.bounces;
         self.lost_links += other.lost_links;
+        self.streamed += other.streamed;
     }
 }
 
@@ -177,6 +179,7 @@ impl Play {
             in_doubt: stage.sum(|stats| stats.in_doubt.get()),
             bounces: stage.sum(|stats| stats.bounces.get()),
             lost_links: stage.sum(|stats| stats.pools[0].iter().map(|u| u.lost_links.get()).sum()),
+            streamed: stage.sum(|stats| stats.streamed.get()),
             ..Count::default()
         };
         let mut by_recipient: HashMap<&str, Vec<&Taken>> = HashMap::new();
