@@ -8,14 +8,16 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::dispatch::message::{TransactionId, unshared};
+use crate::dispatch::message::{Message, TransactionId, unshared};
 use crate::dispatch::session::OUT_OF_MEMORY;
 use crate::dispatch::{Dispatch, Queued};
 use crate::handle::{Buffers, StreamId};
 use crate::limits::{
-    BOUNCE_HEADER_BYTES_MAX, BUFFERS_RESERVED, ROUTE_HEADER_BYTES_MAX, STREAM_EXTENTS_MAX,
+    BUFFERS_RESERVED, NOTICE_HEADER_BYTES_MAX, ROUTE_HEADER_BYTES_MAX, STREAM_EXTENTS_MAX,
     STREAM_EXTENTS_MIN, WAITING_TICK,
 };
+use crate::protocol::wire::data::Form;
+use crate::protocol::wire::reply::Reply;
 use crate::time::Instant;
 
 /// What may come of others in the turn in which a session is held back, at the least.
@@ -151,10 +153,10 @@ impl Dispatch {
         let mut message = self.complete_message(slot, message, now, buffers);
         let inner = unshared(&mut message);
         inner.streamed = true;
-        let body = std::mem::take(&mut inner.body);
         if inner.envelope.len() > 1 {
-            keep_beginning(&mut inner.beginning, &body, buffers);
+            keep_header(inner, buffers);
         }
+        let body = std::mem::take(&mut inner.body);
         let mail_at = self.sessions[slot as usize].mail_at;
         let id = self.begin_streamed(message, body, slot, mail_at, now);
         self.sessions[slot as usize].streaming = Some(id);
@@ -165,7 +167,7 @@ impl Dispatch {
     pub(in crate::dispatch) fn refuse_body(
         &mut self,
         slot: u32,
-        reply: crate::protocol::wire::reply::Reply<'_>,
+        reply: Reply<'_>,
         buffers: &mut impl Buffers,
     ) {
         let session = &mut self.sessions[slot as usize];
@@ -268,7 +270,7 @@ impl Dispatch {
 }
 
 /// Has all of the header come that routes look at?
-fn has_header(message: &crate::dispatch::Message, buffers: &impl Buffers) -> bool {
+fn has_header(message: &Message, buffers: &impl Buffers) -> bool {
     let mut header = Vec::new();
     for extent in &message.body {
         header.extend_from_slice(buffers.bytes(*extent));
@@ -279,11 +281,22 @@ fn has_header(message: &crate::dispatch::Message, buffers: &impl Buffers) -> boo
     memchr::memmem::find(&header, b"\r\n\r\n").is_some()
 }
 
-/// Of a message with several recipients some may be refused when its body is gone: their bounce has its beginning.
-fn keep_beginning(beginning: &mut Vec<u8>, body: &[crate::handle::Extent], buffers: &impl Buffers) {
+/// Of a message with several recipients some may be refused when its body is gone: their notice has our line and its
+/// header, plain, as far as it has come.
+fn keep_header(message: &mut Message, buffers: &impl Buffers) {
+    let Message { head, beginning, body, shape, .. } = message;
+    let mut header = Vec::new();
     for extent in body {
-        let room = BOUNCE_HEADER_BYTES_MAX.saturating_sub(beginning.len());
+        let room = NOTICE_HEADER_BYTES_MAX.saturating_sub(header.len());
         let bytes = buffers.bytes(*extent);
-        beginning.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        header.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+    let end = memchr::memmem::find(&header, b"\r\n\r\n").or_else(|| memchr::memmem::rfind(&header, b"\r\n"));
+    header.truncate(end.map_or(0, |end| end + 2));
+    beginning.clear();
+    beginning.extend_from_slice(head);
+    for line in header.split_inclusive(|&byte| byte == b'\n') {
+        let is_stuffed = shape.form == Form::Stuffed && line.starts_with(b".");
+        beginning.extend_from_slice(&line[usize::from(is_stuffed)..]);
     }
 }
