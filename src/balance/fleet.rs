@@ -42,7 +42,8 @@ pub enum Heard {
 /// How a fleet treats those who come back, and its own bad times.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Care {
-    /// How long one that was down takes to its full share; one that was ejected at most as long as that lasted.
+    /// How long one that was down or ejected takes to its full share; one that had fallen silent at most as long as
+    /// it was left alone for that.
     pub slow_start: Duration,
     /// With a smaller healthy part than this, in thousandths, marks are ignored.
     pub panic_below_permille: u16,
@@ -167,6 +168,13 @@ impl Fleet {
         self.seats.set_closed(upstream, is_closed);
         self.stale = true;
         is_back
+    }
+
+    /// How often probes have found one well although live mail had it ejected. True if that ends its ejection.
+    pub fn vouch(&mut self, upstream: usize, vouched: u8, now: Instant) -> bool {
+        let is_over = self.members[upstream].health.vouch(vouched, now);
+        self.stale |= is_over;
+        is_over
     }
 
     /// Is it time for [`Fleet::elsewhere`]?
@@ -423,8 +431,11 @@ impl Fleet {
             Heard::Mail => member.times.mail.observe(nanos, now),
             Heard::Data => member.times.data.observe(nanos, now),
             Heard::Done { bytes } => {
-                if let Some(ejected) = member.health.success() {
-                    member.start_slowly(self.care.slow_start.min(ejected), now);
+                if let Some((time, cause)) = member.health.success() {
+                    let slowly = self.care.slow_start;
+                    // A silence may have been a moment's.
+                    let slowly = if cause == Cause::Silent { slowly.min(time) } else { slowly };
+                    member.start_slowly(slowly, now);
                     // What is known of it is from its bad times.
                     member.times.body = Line::default();
                     self.stale = true;
@@ -452,8 +463,17 @@ impl Fleet {
     /// A failure by the upstream's own fault. Why that ejects it (anew), if it does: for failures in a row however
     /// the others are, for its share of failures only while at most half of the fleet is out.
     pub fn failed(&mut self, upstream: usize, rules: &Rules, now: Instant) -> Option<Cause> {
+        self.fails(upstream, false, rules, now)
+    }
+
+    /// The same where it could not be reached or the link was lost: what a probe would see too.
+    pub fn unreached(&mut self, upstream: usize, rules: &Rules, now: Instant) -> Option<Cause> {
+        self.fails(upstream, true, rules, now)
+    }
+
+    fn fails(&mut self, upstream: usize, is_unreached: bool, rules: &Rules, now: Instant) -> Option<Cause> {
         self.stale = true;
-        if self.members[upstream].health.failure(rules, now) {
+        if self.members[upstream].health.failure(is_unreached, rules, now) {
             return Some(Cause::InARow);
         }
         let health = &self.members[upstream].health;

@@ -223,10 +223,6 @@ impl Buffers for Xdp {
         self.core.uring.append(tail, piece)
     }
 
-    fn take(&mut self) -> Option<Extent> {
-        self.core.uring.take()
-    }
-
     fn free(&self) -> usize {
         self.core.uring.free()
     }
