@@ -59,7 +59,10 @@ impl Mark {
 }
 
 fn pack(said: Said) -> u64 {
-    u64::from(said.weight) << 32 | u64::from(said.vouched) << 8 | (said.order as u64) << 1 | u64::from(said.is_down)
+    u64::from(said.weight) << 32
+        | u64::from(said.vouched) << 8
+        | (said.order as u64) << 1
+        | u64::from(said.is_down)
 }
 
 /// Says that some mark has changed, so that shards need not look at all of them in every turn.

@@ -20,6 +20,8 @@ use std::time::Duration;
 
 /// What time alone changes is looked at so often.
 const LOOK_NANOS: u64 = 500_000;
+/// So many that are just back are passed over for a message.
+const NEXT_BEST_MAX: usize = 8;
 /// Weighted turns are counted anew from here on, so that small numbers stay exact.
 const TURN_MAX: f64 = 64.0;
 
@@ -70,6 +72,8 @@ pub struct Fleet {
     looked_at: Instant,
     stale: bool,
     last: usize,
+    /// Picks so far.
+    picks: u64,
     /// Where the weighted turn is; counted anew at each look.
     turn: f64,
 }
@@ -98,6 +102,7 @@ impl Fleet {
             looked_at: Instant::default(),
             stale: true,
             last: members.len().saturating_sub(1),
+            picks: 0,
             turn: 0.0,
             members,
         }
@@ -138,13 +143,14 @@ impl Fleet {
         is_new: impl Fn(usize) -> bool,
         now: Instant,
     ) {
-        let mut next = Fleet { care: self.care, turn: self.turn, ..Fleet::new(policy, upstreams) };
+        let mut next =
+            Fleet { care: self.care, turn: self.turn, picks: self.picks, ..Fleet::new(policy, upstreams) };
         let mut members = std::mem::take(&mut self.members).into_iter();
         for (i, member) in next.members.iter_mut().enumerate() {
             match members.next() {
                 Some(known) if !is_new(i) => member.inherit(known),
                 _ => {
-                    member.start_slowly(next.care.slow_start, now);
+                    member.start_slowly(next.care.slow_start, next.picks, now);
                     member.pass += self.turn;
                 }
             }
@@ -163,7 +169,7 @@ impl Fleet {
         let member = &mut self.members[upstream];
         let is_back = member.health.set_marks(is_closed, is_down);
         if is_back {
-            member.start_slowly(self.care.slow_start, now);
+            member.start_slowly(self.care.slow_start, self.picks, now);
         }
         self.seats.set_closed(upstream, is_closed);
         self.stale = true;
@@ -226,12 +232,7 @@ impl Fleet {
             false => self.choose_among(ask, heed_marks),
         };
         let choice = match choice {
-            Some(i) if self.members[i].sits_out(ask.random, now) => {
-                let mut tried = *ask.tried;
-                tried.push(i);
-                let others = Ask { tried: &tried, ..*ask };
-                self.choose_among(&others, heed_marks).filter(|i| self.members[*i].has_room).or(choice)
-            }
+            Some(i) if self.sits_out(i, now) => self.next_best(i, ask, heed_marks, now).or(choice),
             _ => choice,
         };
         match choice {
@@ -245,6 +246,26 @@ impl Fleet {
             None if self.untried(ask).any(|i| self.members[i].rest != Rest::Shut) => Pick::Wait,
             None => Pick::Nobody,
         }
+    }
+
+    /// Instead of `first`, which is just back and has had its part: the best of the others that has not, and has room.
+    fn next_best(&mut self, first: usize, ask: &Ask<'_>, heed_marks: bool, now: Instant) -> Option<usize> {
+        let mut tried = *ask.tried;
+        tried.push(first);
+        for _ in 0..NEXT_BEST_MAX {
+            let next = self.choose_among(&Ask { tried: &tried, ..*ask }, heed_marks)?;
+            if !self.sits_out(next, now) {
+                return Some(next).filter(|next| self.members[*next].has_room);
+            }
+            tried.push(next);
+        }
+        None
+    }
+
+    fn sits_out(&mut self, i: usize, now: Instant) -> bool {
+        let member = &mut self.members[i];
+        let fair = member.weight as f32 / self.whole.weight.max(1) as f32;
+        member.sits_out(fair, self.picks, now)
     }
 
     fn untried<'a>(&'a self, ask: &'a Ask<'_>) -> impl Iterator<Item = usize> + 'a {
@@ -315,6 +336,7 @@ impl Fleet {
 
     fn picked(&mut self, i: usize) {
         self.last = i;
+        self.picks += 1;
         match self.policy {
             Policy::WeightedRoundRobin => {
                 let member = &mut self.members[i];
@@ -346,7 +368,7 @@ impl Fleet {
             member.admitted = member.health.admits(member.in_flight, now);
             standing += usize::from(!member.health.is_out(now));
             open += usize::from(!member.health.is_closed());
-            member.ramp = member.ramp.filter(|(_, to)| now < *to);
+            member.ramp = member.ramp.filter(|ramp| now < ramp.to);
             on_trial += usize::from(member.health.awaits_trial(0, now));
             if member.admitted {
                 weight += u64::from(member.weight);
@@ -435,7 +457,7 @@ impl Fleet {
                     let slowly = self.care.slow_start;
                     // A silence may have been a moment's.
                     let slowly = if cause == Cause::Silent { slowly.min(time) } else { slowly };
-                    member.start_slowly(slowly, now);
+                    member.start_slowly(slowly, self.picks, now);
                     // What is known of it is from its bad times.
                     member.times.body = Line::default();
                     self.stale = true;

@@ -361,7 +361,7 @@ impl Play {
         if link.current.is_some() {
             let now = instant(self.now);
             self.shards[shard].fleet.punish(upstream, now);
-            self.shards[shard].fleet.failed(upstream, &Rules::default(), now);
+            self.shards[shard].fleet.unreached(upstream, &Rules::default(), now);
         }
         self.refresh(shard, upstream);
     }
