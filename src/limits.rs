@@ -18,6 +18,8 @@ pub const REPLIES_BYTES_MAX: usize = 32 << 10;
 pub const LINGER: Duration = Duration::from_secs(10);
 /// An upstream that asked for fewer links may have one more so often.
 pub const EASE_EVERY: Duration = Duration::from_secs(1);
+/// So often links are looked at for what time alone changes: openings that had to wait, trials of fewer in use.
+pub const LINKS_EVERY: Duration = Duration::from_millis(2);
 /// How often waiting messages look for an upstream again when nothing else makes them.
 pub const WAITING_TICK: Duration = Duration::from_millis(10);
 /// Waiting repeats that are looked at, one by one, in a pass.

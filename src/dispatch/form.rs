@@ -123,6 +123,9 @@ mod tests {
         fn free(&self) -> usize {
             0
         }
+        fn take(&mut self) -> Option<Extent> {
+            None
+        }
     }
 
     /// Converts a body of that form that lies in pieces; octets copied, and the result.

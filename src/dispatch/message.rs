@@ -1,32 +1,15 @@
 //! What travels from a session to a link, within a shard and between them: envelope and body, shared, never
 //! copied.
 
-use std::fmt;
 use std::sync::Arc;
 
 use super::owner::Way;
+pub use crate::handle::MessageId;
 use crate::handle::{Buffers, Extent, ShardId};
 use crate::limits::HEAD_KEPT_BYTES_MAX;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::wire::data::{Form, Shape};
 use crate::protocol::wire::reply::ReplyBuf;
-
-/// A message's name: in the 250, in `Received:`, in every event. Unique across shards and restarts.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct MessageId {
-    /// When the process started, in milliseconds since 1970.
-    pub epoch_ms: u64,
-    /// The shard that took it.
-    pub shard: ShardId,
-    /// Its number there.
-    pub number: u64,
-}
-
-impl fmt::Display for MessageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:011X}.{:02X}.{:X}", self.epoch_ms, self.shard.0, self.number)
-    }
-}
 
 /// A message, complete once it is shared.
 #[derive(Debug, Default)]

@@ -131,6 +131,8 @@ struct PoolState {
     /// Those that have been somewhere already.
     repeats: VecDeque<DeliveryId>,
     next_source: usize,
+    /// When links are looked at for what time alone changes.
+    look_at: Instant,
     /// Something changed that may let a waiting delivery go.
     stirred: bool,
     /// Groups that went there, of messages that this shard took, and that have not ended.

@@ -115,6 +115,8 @@ pub struct UpstreamStats {
     pub busy: Counter,
     /// Links being opened now.
     pub opening: Counter,
+    /// Links that may be in use at once, as found.
+    pub limit: Counter,
     /// Links ever opened.
     pub opened: Counter,
     /// Transactions under way now.

@@ -64,8 +64,14 @@ fn upstreams(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
     page.by_part("postlane_deliveries_total", "outcome", &fleet, &outcomes, sum);
     page.head("postlane_upstream_links", "gauge", "Links now, by state.");
     page.by_part("postlane_upstream_links", "state", &fleet, &states, sum);
-    let rest: [(&str, &str, &str, Of); 6] = [
+    let rest: [(&str, &str, &str, Of); 7] = [
         ("postlane_upstream_in_flight", "gauge", "Transactions under way.", |s| &s.in_flight),
+        (
+            "postlane_upstream_links_limit",
+            "gauge",
+            "Links that may be in use at once: what the upstream does best with, at most links_per_shard for each shard.",
+            |s| &s.limit,
+        ),
         ("postlane_upstream_links_opened_total", "counter", "Links ever opened.", |s| &s.opened),
         ("postlane_upstream_connect_failures_total", "counter", "Links that could not be opened.", |s| {
             &s.connect_failures

@@ -87,6 +87,8 @@ pub struct UpstreamStatus {
     pub links_busy: u64,
     /// Links being opened.
     pub links_opening: u64,
+    /// Links that may be in use at once: what the upstream does best with.
+    pub links_limit: u64,
     /// Links that could not be opened.
     pub connect_failures: u64,
     /// Links lost in a transaction.
@@ -156,6 +158,7 @@ fn pool_status(pool: &PoolName, shards: &[Arc<Stats>]) -> PoolStatus {
             links_idle: sum(|u| u.idle.get()),
             links_busy: sum(|u| u.busy.get()),
             links_opening: sum(|u| u.opening.get()),
+            links_limit: sum(|u| u.limit.get()),
             connect_failures: sum(|u| u.connect_failures.get()),
             links_lost: sum(|u| u.lost_links.get()),
             ejections: sum(|u| u.ejections.get()),
@@ -198,7 +201,7 @@ impl Status {
         writeln!(f, "pool {}", pool.name)?;
         writeln!(
             f,
-            "  {:<16} {:<9} {:>8} {:>10} {:>7} {:>10} {:>9} {:>15} {:>9} {:>8}",
+            "  {:<16} {:<9} {:>8} {:>10} {:>7} {:>10} {:>9} {:>21} {:>9} {:>8}",
             "upstream",
             "state",
             "for",
@@ -206,14 +209,14 @@ impl Status {
             "share",
             "estimate",
             "in flight",
-            "links idle/busy",
+            "links idle/busy/limit",
             "put off",
             "bounced"
         )?;
         for u in &pool.upstreams {
             writeln!(
                 f,
-                "  {:<16} {:<9} {:>8} {:>10} {:>6.1}% {:>7.2} ms {:>9} {:>15} {:>9} {:>8}",
+                "  {:<16} {:<9} {:>8} {:>10} {:>6.1}% {:>7.2} ms {:>9} {:>21} {:>9} {:>8}",
                 u.name,
                 u.state,
                 span(self.time - u.since),
@@ -221,7 +224,7 @@ impl Status {
                 u.share * 100.0,
                 u.estimate_seconds * 1e3,
                 u.in_flight,
-                format!("{}/{}", u.links_idle, u.links_busy),
+                format!("{}/{}/{}", u.links_idle, u.links_busy, u.links_limit),
                 u.deferred,
                 u.bounced
             )?;

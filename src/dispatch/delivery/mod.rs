@@ -195,8 +195,10 @@ impl Dispatch {
             return Placed::Yes;
         }
         self.look_around(pool, now);
+        self.look_at_links(pool, now);
         let delivery = &self.deliveries[id.0 as usize];
-        let ask = ask(delivery, self.options.pools[pool].policy, random);
+        let waiting = self.pools[pool].waiting.len().saturating_sub(1) as u32;
+        let ask = Ask { waiting, ..ask(delivery, self.options.pools[pool].policy, random) };
         match self.pools[pool].fleet.pick(&ask, now) {
             Pick::Wait => Placed::NotNow,
             Pick::Nobody => {
@@ -269,6 +271,7 @@ impl Dispatch {
             (since, self.deliveries[id.0 as usize].message.plain_size())
         });
         let links = &links[upstream];
+        fleet.set_rest(upstream, links.rest());
         fleet.set_links(upstream, links.has_room(), links.must_open(), oldest);
         *stirred = true;
         self.show(pool, upstream);
@@ -288,6 +291,7 @@ fn ask(delivery: &Delivery, policy: Policy, random: u64) -> Ask<'_> {
         recipient,
         source: delivery.message.source,
         bytes: delivery.message.plain_size(),
+        waiting: 0,
         random,
     }
 }

@@ -145,8 +145,10 @@ impl Dispatch {
             link.served += 1;
             let bytes = delivery.message.plain_size();
             let nanos = now.nanos_since(delivery.attempt.body_since());
+            let all = now.nanos_since(delivery.attempt.begun_at);
             self.pools[pool].fleet.heard(upstream, Told::Done { bytes }, nanos, now);
             self.stats.pools[pool][upstream].stage(Stage::Eod).record(waited);
+            self.learn(pool, upstream, all, bytes, now);
             if let Some(current) = current {
                 self.taken(pool, current, reply, dsn);
             }
