@@ -9,7 +9,7 @@ use super::remaining::Remaining;
 use super::{Kept, MessageFacts};
 use crate::handle::{MessageId, ShardId};
 use crate::protocol::wire::data::{Form, Shape};
-use crate::protocol::wire::later::{ByMode, DeliverBy, Hold};
+use crate::protocol::wire::later::{ByMode, DeliverBy};
 use crate::protocol::{
     BodyKind, Enhanced, Envelope, Mail, MailParameters, Notify, Recipient, Reply, ReplyBuf, Return,
 };
@@ -116,7 +116,12 @@ fn encode_envelope(envelope: &Envelope, out: &mut Vec<u8>) {
     out.extend_from_slice(&[body, u8::from(mail.utf8), ret]);
     out.extend_from_slice(&mail.size.map_or(0, |size| size.saturating_add(1)).to_le_bytes());
     put_option(mail.envid, out);
-    encode_times(&mail, out);
+    // When it may go is part of how it stands.
+    let (bits, seconds) = mail.by.map_or((0, 0), |by| {
+        (1 | u8::from(by.mode == ByMode::Return) << 1 | u8::from(by.trace) << 2, by.seconds)
+    });
+    out.push(bits);
+    out.extend_from_slice(&seconds.to_le_bytes());
     out.extend_from_slice(&(envelope.len() as u16).to_le_bytes());
     for recipient in (0..envelope.len()).map(|i| envelope.recipient(i)) {
         put_bytes(recipient.path, out);
@@ -126,43 +131,6 @@ fn encode_envelope(envelope: &Envelope, out: &mut Vec<u8>) {
         }));
         put_option(recipient.orcpt, out);
     }
-}
-
-/// What the sender asked about time: one octet where that is nothing. Counted from when the message came.
-fn encode_times(mail: &MailParameters<'_>, out: &mut Vec<u8>) {
-    let until = matches!(mail.hold, Some(Hold::Until(_)));
-    let (returns, trace) = mail.by.map_or((false, false), |by| (by.mode == ByMode::Return, by.trace));
-    out.push(
-        u8::from(mail.hold.is_some())
-            | u8::from(until) << 1
-            | u8::from(mail.by.is_some()) << 2
-            | u8::from(returns) << 3
-            | u8::from(trace) << 4,
-    );
-    match mail.hold {
-        Some(Hold::For(seconds)) => out.extend_from_slice(&u64::from(seconds).to_le_bytes()),
-        Some(Hold::Until(unix)) => out.extend_from_slice(&unix.to_le_bytes()),
-        None => {}
-    }
-    if let Some(by) = mail.by {
-        out.extend_from_slice(&by.seconds.to_le_bytes());
-    }
-}
-
-fn decode_times(read: &mut Reader<'_>) -> Option<(Option<Hold>, Option<DeliverBy>)> {
-    let bits = read.byte()?;
-    let bit = |n: u8| bits & 1 << n != 0;
-    let hold = match (bit(0), bit(1)) {
-        (false, _) => None,
-        (true, true) => Some(Hold::Until(read.u64()?)),
-        (true, false) => Some(Hold::For(u32::try_from(read.u64()?).ok()?)),
-    };
-    let mode = if bit(3) { ByMode::Return } else { ByMode::Notify };
-    let by = match bit(2) {
-        true => Some(DeliverBy { seconds: i32::from_le_bytes(read.array::<4>()?), mode, trace: bit(4) }),
-        false => None,
-    };
-    Some((hold, by))
 }
 
 /// The facts at the front, and the envelope's octets after them.
@@ -218,9 +186,13 @@ fn mail_of<'a>(read: &mut Reader<'a>) -> Option<(Mail<'a>, u16)> {
     };
     let size = read.u64()?.checked_sub(1);
     let envid = read.option()?;
-    let (hold, by) = decode_times(read)?;
-    let parameters = MailParameters { size, body, utf8, ret, envid, hold, by };
-    Some((Mail { path, parameters }, read.u16()?))
+    let (bits, seconds) = (read.byte()?, i32::from_le_bytes(read.array()?));
+    let mode = if bits & 2 != 0 { ByMode::Return } else { ByMode::Notify };
+    let by = (bits & 1 != 0).then_some(DeliverBy { seconds, mode, trace: bits & 4 != 0 });
+    Some((
+        Mail { path, parameters: MailParameters { size, body, utf8, ret, envid, by, hold: None } },
+        read.u16()?,
+    ))
 }
 
 fn decode_envelope(bytes: &[u8], into: &mut Envelope) -> Option<()> {
