@@ -11,6 +11,7 @@ mod overdue;
 mod play;
 mod random_world;
 mod stage;
+mod streams;
 mod upstream;
 mod ways;
 
@@ -51,9 +52,10 @@ fn seeds() {
     }
     println!("{SEEDS} seeds: {total:?}");
     assert!(total.accepted > total.messages / 3, "hardly any mail went through: {total:?}");
+    assert!(total.relay_notices > 0, "nobody was told of a relay: {total:?}");
     assert!(total.fallen_back > 0 && total.routed > total.taken / 20, "routes and fallbacks: {total:?}");
     assert!(
-        total.in_doubt > 0 && total.bounces > 0 && total.relay_notices > 0 && total.lost_links > 0,
+        total.in_doubt > 0 && total.bounces > 0 && total.lost_links > 0 && total.streamed > 0,
         "{total:?}"
     );
 }

@@ -53,6 +53,7 @@ pub(crate) struct Count {
     /// Recipients whose mail went to another pool than the first, by a rule; and to a fallback.
     pub(crate) routed: u64,
     pub(crate) fallen_back: u64,
+    pub(crate) streamed: u64,
 }
 
 impl Count {
@@ -70,6 +71,7 @@ impl Count {
         self.lost_links += other.lost_links;
         self.routed += other.routed;
         self.fallen_back += other.fallen_back;
+        self.streamed += other.streamed;
     }
 }
 
@@ -193,6 +195,7 @@ impl Play {
             bounces: stage.sum(|stats| stats.bounces.get()),
             relay_notices: stage.sum(|stats| stats.relay_notices.get()),
             lost_links: stage.sum(|stats| stats.pools.iter().flatten().map(|u| u.lost_links.get()).sum()),
+            streamed: stage.sum(|stats| stats.streamed.get()),
             ..Count::default()
         };
         let mut by_recipient: HashMap<&str, Vec<&Taken>> = HashMap::new();
