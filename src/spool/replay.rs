@@ -49,6 +49,12 @@ pub trait Source {
     fn read(&mut self, file: FileId, at: u64, into: &mut [u8]) -> Result<(), i32>;
 }
 
+impl<F: FnMut(FileId, u64, &mut [u8]) -> Result<(), i32>> Source for F {
+    fn read(&mut self, file: FileId, at: u64, into: &mut [u8]) -> Result<(), i32> {
+        self(file, at, into)
+    }
+}
+
 /// Something that was acknowledged and is not sound.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Damage {
