@@ -261,18 +261,27 @@ impl Log {
 
     // Space.
 
-    /// The most files there can be, as far as is known.
+    /// The files there may be.
+    fn files_wanted(&self, options: &Options) -> usize {
+        (options.bytes_max / options.segment_bytes).max(RESERVE as u64 + 3) as usize
+    }
+
+    /// The most files there can be, as far as is known. Those that failed do not count.
     fn files_max(&self, options: &Options, now: Instant) -> usize {
-        let wanted = (options.bytes_max / options.segment_bytes).max(RESERVE as u64 + 3) as usize;
+        let sound = self.segments.len() - self.segments.suspects();
         match (self.own, self.create.is_pausing(now)) {
-            (_, true) => self.segments.len(),
-            (true, false) => wanted,
-            (false, false) => self.segments.len().max(RESERVE) + RESERVE,
+            (_, true) => sound,
+            (true, false) => self.files_wanted(options),
+            (false, false) => sound.max(RESERVE) + RESERVE,
         }
     }
 
     fn can_create(&self, options: &Options, now: Instant) -> bool {
-        !self.create.is_pausing(now) && self.segments.len() < self.files_max(options, now)
+        // That a message is over must always fit, so where nothing is free one more may be made. Only what failed
+        // can bring a log there.
+        let sound = self.segments.len() - self.segments.suspects();
+        let room = sound < self.files_max(options, now) || self.segments.free.is_empty();
+        !self.create.is_pausing(now) && room
     }
 
     /// The file to be made now, if one should.
@@ -302,11 +311,12 @@ impl Log {
     }
 
     /// The file to be removed now, if one should.
-    pub(super) fn poll_remove(&mut self, now: Instant) -> Option<FileId> {
+    pub(super) fn poll_remove(&mut self, options: &Options, now: Instant) -> Option<FileId> {
         if self.removing || self.remove.is_pausing(now) {
             return None;
         }
-        let most = RESERVE + 2 + (self.segments.order.len() / 2).max(2);
+        let beyond = self.segments.len() > self.files_wanted(options);
+        let most = RESERVE + if beyond { 1 } else { 2 + (self.segments.order.len() / 2).max(2) };
         if self.own && self.segments.leaving.is_empty() && self.segments.free.len() > most {
             let oldest = self.segments.free.pop_front()?;
             self.segments.leaving.push_back(oldest);
@@ -386,7 +396,7 @@ impl Log {
         let used = segments.used_bytes();
         let garbage = used.saturating_sub(segments.live_bytes);
         let files = self.files_max(options, now);
-        let spare = segments.free.len() + files.saturating_sub(segments.len());
+        let spare = segments.free.len() + files.saturating_sub(segments.len() - segments.suspects());
         let pressed = spare < RESERVE + 1 + files / 16;
         let worth = segments.order.len() >= 4 && garbage > used / 2 || pressed && garbage > used / 16;
         worth.then_some(oldest)
@@ -681,6 +691,11 @@ impl Log {
             self.entries -= 1;
             self.recycle(pending);
         }
+    }
+
+    pub(super) fn sketch(&self) -> String {
+        let s = |at: &u32| { let s = self.segments.get(*at); format!("[#{} seq {} end {} live {}/{} readers {} sus {} first {}]", s.number, s.sequence, s.end, s.live, s.live_bytes, s.readers, s.suspect, s.first as i32) };
+        format!("log {} own {} head {:?} entries {} queue {} dirty {} moves {} moving {} flying {} writing {:?} creating {:?} {:?} removing {} {:?} order {:?} free {:?} leaving {:?}", self.number, self.own, self.head, self.entries, self.queue.len(), self.dirty.len(), self.moves.len(), self.moving, self.flying, self.writing, self.creating, self.create, self.removing, self.remove, self.segments.order.iter().map(s).collect::<Vec<_>>(), self.segments.free, self.segments.leaving)
     }
 
     /// Is everything that was told it on disk, and nothing under way?

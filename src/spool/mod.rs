@@ -596,6 +596,11 @@ impl Spool {
         self.reads.is_empty() && self.logs.iter().all(Log::is_settled)
     }
 
+    /// SKETCH
+    pub fn sketch(&self) -> String {
+        self.logs.iter().map(|l| l.sketch()).collect::<Vec<_>>().join("\n")
+    }
+
     /// What happened next.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.shared.events.pop_front()

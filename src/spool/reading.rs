@@ -94,7 +94,7 @@ impl Spool {
                 let bytes = self.options.segment_bytes;
                 return Some(Request::Create { ticket: kind::CREATE | number, file, bytes });
             }
-            if let Some(file) = log.poll_remove(now) {
+            if let Some(file) = log.poll_remove(&self.options, now) {
                 return Some(Request::Remove { ticket: kind::REMOVE | number, file });
             }
             self.start_moves(at, now, buffers);

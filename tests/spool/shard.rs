@@ -62,16 +62,17 @@ impl Shard {
     }
 
     /// Takes what has been completed.
-    pub fn complete(&mut self, now: Instant, mut event: impl FnMut(&mut Shard, Event)) {
+    pub fn complete(&mut self, now: Instant, event: &mut dyn FnMut(&mut Shard, Event)) {
         self.disk.advance_to(now);
         while let Some((ticket, result)) = self.disk.completed() {
             self.spool.handle_completion(ticket, result, now, &mut self.disk);
-            self.events(&mut event);
+            self.events(event);
         }
-        self.events(&mut event);
+        self.events(event);
     }
 
-    fn events(&mut self, event: &mut impl FnMut(&mut Shard, Event)) {
+    /// Takes what the spool has to say.
+    pub fn events(&mut self, event: &mut dyn FnMut(&mut Shard, Event)) {
         while let Some(next) = self.spool.poll_event() {
             event(self, next);
         }
