@@ -127,7 +127,7 @@ impl Spool {
         numbers.dedup();
         for number in numbers.into_iter().filter(|number| number % shards == own) {
             let files: Vec<Found> = found.iter().filter(|found| found.file.log == number).copied().collect();
-            let log = Log::new(number, number == own, spool.options.salt);
+            let log = Log::new(number, number == own, &spool.options);
             let mut replay = Replay {
                 log,
                 source,
@@ -225,9 +225,7 @@ impl<S: Source> Replay<'_, S> {
         }
         if blank && unreadable.is_empty() {
             let at = self.log.segments.insert(Segment::new(file.number, found.bytes, 0));
-            let fits = found.bytes == self.spool.options.segment_bytes;
-            let segments = &mut self.log.segments;
-            if fits { segments.free.push_back(at) } else { segments.leaving.push_back(at) }
+            self.log.segments.free.push_back(at);
         } else {
             self.damage(file, 0..found.bytes, "no segment of this spool; it is left alone".into(), None);
         }
@@ -395,7 +393,7 @@ impl<S: Source> Replay<'_, S> {
                 self.spool.schedule.push(slot, entry.pool, entry.due);
             }
         }
-        self.log.settle(&self.spool.options);
+        self.log.reclaim();
     }
 }
 

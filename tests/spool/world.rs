@@ -243,9 +243,10 @@ impl World {
                     attempts: facts.attempts,
                     suspended: facts.suspended,
                 };
-                let possible =
-                    before.remove(&number).is_some_and(|known| known.history.contains(&Some(state)));
+                let known = before.remove(&number);
+                let possible = known.as_ref().is_some_and(|known| known.history.contains(&Some(state)));
                 if !possible {
+                    eprintln!("message {number} stands like {state:?}; {known:?}");
                     assert!(flips > 0, "message {number} cannot stand like this: {state:?}");
                     strange += 1;
                 }
@@ -274,7 +275,7 @@ impl World {
                 self.count.lost += 1;
             }
         }
-        assert!(strange <= flips, "{flips} flipped bits, {strange} messages");
+        assert!(strange <= flips, "{flips} flipped bits, {strange} messages: {reports:#?}");
     }
 
     fn step(&mut self) {
@@ -502,6 +503,7 @@ impl World {
             let excused = self.count.crashes > 0 || self.character.errors;
             assert!(bounded || excused, "{} octets on disk", usage.bytes);
         }
+        self.hear();
         if self.shards.iter().all(|shard| shard.spool.is_settled()) {
             self.settled();
         }
