@@ -293,6 +293,11 @@ impl<S: Source> Replay<'_, S> {
             _ if newest => last_group,
             _ => end,
         };
+        let mut faults = faults;
+        let seen = faults.last().map_or(end, |(range, _)| range.end.max(end));
+        if seen.next_multiple_of(BLOCK) < acknowledged {
+            faults.push((seen..acknowledged, Fault::NoHeader));
+        }
         let torn = faults.iter().any(|(range, _)| range.start >= acknowledged);
         self.report.torn += u64::from(torn && newest);
         self.log.segments.get_mut(place).end = if torn && newest { acknowledged } else { end };

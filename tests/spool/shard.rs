@@ -51,10 +51,10 @@ impl Shard {
         {
             asked += 1;
             match request {
-                Request::Write { ticket, file, at, parts } => self.disk.write(ticket, file, at, parts),
-                Request::Read { ticket, file, at, extents } => self.disk.read(ticket, file, at, extents),
-                Request::Create { ticket, file, bytes } => self.disk.create(ticket, file, bytes),
-                Request::Remove { ticket, file } => self.disk.remove(ticket, file),
+                Request::Write { ticket, file, at, parts } => self.disk.write_file(ticket, file, at, parts),
+                Request::Read { ticket, file, at, extents } => self.disk.read_file(ticket, file, at, extents),
+                Request::Create { ticket, file, bytes } => self.disk.create_file(ticket, file, bytes),
+                Request::Remove { ticket, file } => self.disk.remove_file(ticket, file),
             }
         }
         self.requests += asked;
