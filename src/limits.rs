@@ -24,6 +24,13 @@ pub const LINKS_EVERY: Duration = Duration::from_millis(2);
 pub const WAITING_TICK: Duration = Duration::from_millis(10);
 /// Waiting repeats that are looked at, one by one, in a pass.
 pub const REPEATS_PER_PASS: usize = 16;
+/// How often it is looked whether upstreams are overdue with answers.
+pub const OVERDUE_LOOK: Duration = Duration::from_millis(50);
+/// An upstream is overdue when it is silent for so many times its own response time, and at least for so long. What it
+/// has not taken yet then goes to another that answers.
+pub const OVERDUE_TIMES: f32 = 10.0;
+/// See [`OVERDUE_TIMES`].
+pub const OVERDUE_MIN: Duration = Duration::from_millis(250);
 /// Links found dead when a message was given to them, before that message counts it as an attempt.
 pub const STALE_LINKS_MAX: u8 = 32;
 /// A link that has been silent for longer is first given a message by DATA, which finds out whether it is still

@@ -112,6 +112,17 @@ impl Fleet {
         self.members.iter().any(|member| !member.health.is_out(now))
     }
 
+    /// Are so few healthy that marks are ignored?
+    pub fn panics(&self, now: Instant) -> bool {
+        let standing = self.members.iter().filter(|member| !member.health.is_out(now)).count();
+        let open = self.members.iter().filter(|member| !member.health.is_closed()).count();
+        self.is_panic(standing, open)
+    }
+
+    fn is_panic(&self, standing: usize, open: usize) -> bool {
+        standing * 1000 < open * usize::from(self.care.panic_below_permille)
+    }
+
     /// Sets how it treats those who come back.
     pub fn set_care(&mut self, care: Care) {
         (self.care, self.stale) = (care, true);
@@ -337,7 +348,7 @@ impl Fleet {
             }
         }
         (self.standing, self.on_trial) = (standing, on_trial);
-        self.panics = standing * 1000 < open * usize::from(self.care.panic_below_permille);
+        self.panics = self.is_panic(standing, open);
         self.whole.weight = weight;
         self.common.least = if least.is_finite() { least } else { 0.0 };
         if self.is_ranked() {
@@ -452,6 +463,15 @@ impl Fleet {
         }
         self.members[upstream].health.eject_by_share(rules, now);
         Some(Cause::MoreThanOthers)
+    }
+
+    /// It answers nothing any more while others do. True if that ejects it (anew): only while at most half of the fleet
+    /// is out.
+    pub fn fell_silent(&mut self, upstream: usize, rules: &Rules, now: Instant) -> bool {
+        let ejects = self.can_spare_one(now) && self.members[upstream].health.eject_silent(rules, now);
+        self.stale |= ejects;
+        self.weigh(upstream);
+        ejects
     }
 
     /// Would at most half of those that could be used be out, if one more were?

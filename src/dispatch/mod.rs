@@ -29,7 +29,7 @@ use slab::Slab;
 
 use crate::balance::Fleet;
 use crate::handle::{Buffers, Cause, Extent, LinkId, ShardId, StreamId};
-use crate::limits::WAITING_TICK;
+use crate::limits::{OVERDUE_LOOK, WAITING_TICK};
 use crate::observe::Stats;
 use crate::pool::Links;
 use crate::protocol::wire::data::Form;
@@ -199,6 +199,8 @@ pub struct Dispatch {
     /// Sessions between MAIL and the final dot.
     receiving: usize,
     next_tick: Instant,
+    /// When it is looked at the latest whether upstreams are overdue.
+    overdue_look: Instant,
     draining: bool,
     stopping: bool,
 }
@@ -238,6 +240,7 @@ impl Dispatch {
             lookout: None,
             receiving: 0,
             next_tick: Instant::NEVER,
+            overdue_look: Instant::NEVER,
             draining: false,
             stopping: false,
             options,
@@ -335,6 +338,10 @@ impl Dispatch {
         while let Some(slot) = self.link_deadlines.pop_expired(now) {
             self.link_expired(LinkId(slot as u32), now);
         }
+        if self.overdue_look <= now {
+            self.overdue_look = Instant::NEVER;
+            self.look_for_overdue(now);
+        }
         if self.next_tick <= now {
             self.next_tick = Instant::NEVER;
             self.pools.iter_mut().for_each(|pool| pool.stirred = true);
@@ -344,7 +351,8 @@ impl Dispatch {
 
     /// When `handle_deadlines` is to be called at the latest.
     pub fn next_deadline(&self) -> Instant {
-        self.session_deadlines.next().min(self.link_deadlines.next()).min(self.next_tick)
+        let ours = self.next_tick.min(self.overdue_look);
+        self.session_deadlines.next().min(self.link_deadlines.next()).min(ours)
     }
 
     /// The next thing to do; `None` when all is done. To be called until then after any `handle_*`.
@@ -435,6 +443,9 @@ impl Dispatch {
             self.pools.iter().any(|pool| !pool.waiting.is_empty() || !pool.repeats.is_empty());
         if someone_waits && self.next_tick == Instant::NEVER {
             self.next_tick = now + WAITING_TICK;
+        }
+        if !self.deliveries.is_empty() && self.overdue_look == Instant::NEVER {
+            self.overdue_look = now + OVERDUE_LOOK;
         }
     }
 

@@ -11,7 +11,7 @@ use crate::balance::health::Cause;
 use crate::balance::{Fleet, key};
 use crate::handle::{Buffers, LinkId};
 use crate::limits::{EASE_EVERY, LINKS_EVERY};
-use crate::observe::{Scoreboard, Stats};
+use crate::observe::{Part, Scoreboard, Stats};
 use crate::pool::Links;
 use crate::time::Instant;
 
@@ -195,11 +195,19 @@ impl Dispatch {
                     None => 0,
                     Some(Cause::InARow) => 1,
                     Some(Cause::MoreThanOthers) => 2,
+                    Some(Cause::Silent) => 3,
                 });
-                stats.estimate_nanos.set(member.times().nanos() as u64);
+                let times = member.times();
+                stats.estimate_nanos.set(times.nanos() as u64);
+                stats.estimate(Part::Connect).set(times.connect.nanos() as u64);
+                stats.estimate(Part::Mail).set(times.mail.nanos() as u64);
+                stats.estimate(Part::Data).set(times.data.nanos() as u64);
+                stats.estimate(Part::Eod).set(times.body.base_nanos() as u64);
             }
         }
-        for (pool, stats) in self.pools.iter().zip(&self.stats.pool_stats) {
+        for (place, (pool, stats)) in self.pools.iter().zip(&self.stats.pool_stats).enumerate() {
+            stats.panics.set(u64::from(pool.fleet.panics(now)));
+            stats.falls_back.set(u64::from(self.better_pool(place, now).is_some()));
             stats.groups.set(pool.groups);
             stats.deliveries.set(pool.deliveries);
         }

@@ -15,6 +15,8 @@ pub(super) enum Trouble<'a> {
     Lost,
     /// No answer in time.
     TimedOut,
+    /// Silent for far longer than it ever takes, while others answer; `all`: on every one of its links.
+    Overdue { all: bool },
     /// A negative reply to MAIL, DATA or the final dot.
     Said(Reply<'a>),
     /// A negative reply to RCPT.
@@ -50,6 +52,8 @@ pub(super) enum Retry {
     InDoubt,
     /// This upstream lacks what the message needs; another may have it. Nothing was offered: not an attempt.
     Unable,
+    /// Another upstream will be quicker; nothing was committed here. Not an attempt.
+    Sooner,
     /// Another upstream might take it, but part of its body is gone: only the client can repeat it, and is told so.
     ByClient,
     /// The answer is final.
@@ -63,6 +67,8 @@ pub(super) enum Blame {
     Upstream,
     /// The upstream asks for less: fewer links, unless it has none; then it counts like `Upstream`.
     Pressure,
+    /// The upstream says nothing at all any more: it is left alone for a moment.
+    Silence,
     /// The upstream is slow or unwilling for this message: counts in its response time alone.
     Message,
     /// Nobody.
@@ -115,6 +121,11 @@ pub(super) fn judge(trouble: Trouble<'_>, phase: Phase, reused: bool) -> Fault {
             let is_sent = matches!(phase, Phase::Dotted | Phase::Whole { .. });
             let retry = if is_sent { Retry::InDoubt } else { Retry::Elsewhere };
             fault(retry, Blame::Upstream, ours(2, "the upstream did not answer in time"))
+        }
+        Trouble::Overdue { all } => {
+            // It may be this message that it takes so long for.
+            let blame = if all { Blame::Silence } else { Blame::Message };
+            fault(Retry::Sooner, blame, ours(2, "the upstream did not answer in time"))
         }
         Trouble::Said(reply) if reply.is_temporary() => {
             fault(Retry::Elsewhere, blame_for(reply), deferred(reply))

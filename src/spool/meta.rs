@@ -9,6 +9,7 @@ use super::remaining::Remaining;
 use super::{Kept, MessageFacts};
 use crate::handle::{MessageId, ShardId};
 use crate::protocol::wire::data::{Form, Shape};
+use crate::protocol::wire::later::{ByMode, DeliverBy};
 use crate::protocol::{
     BodyKind, Enhanced, Envelope, Mail, MailParameters, Notify, Recipient, Reply, ReplyBuf, Return,
 };
@@ -115,6 +116,12 @@ fn encode_envelope(envelope: &Envelope, out: &mut Vec<u8>) {
     out.extend_from_slice(&[body, u8::from(mail.utf8), ret]);
     out.extend_from_slice(&mail.size.map_or(0, |size| size.saturating_add(1)).to_le_bytes());
     put_option(mail.envid, out);
+    // When it may go is part of how it stands.
+    let (bits, seconds) = mail.by.map_or((0, 0), |by| {
+        (1 | u8::from(by.mode == ByMode::Return) << 1 | u8::from(by.trace) << 2, by.seconds)
+    });
+    out.push(bits);
+    out.extend_from_slice(&seconds.to_le_bytes());
     out.extend_from_slice(&(envelope.len() as u16).to_le_bytes());
     for recipient in (0..envelope.len()).map(|i| envelope.recipient(i)) {
         put_bytes(recipient.path, out);
@@ -179,8 +186,11 @@ fn mail_of<'a>(read: &mut Reader<'a>) -> Option<(Mail<'a>, u16)> {
     };
     let size = read.u64()?.checked_sub(1);
     let envid = read.option()?;
+    let (bits, seconds) = (read.byte()?, i32::from_le_bytes(read.array()?));
+    let mode = if bits & 2 != 0 { ByMode::Return } else { ByMode::Notify };
+    let by = (bits & 1 != 0).then_some(DeliverBy { seconds, mode, trace: bits & 4 != 0 });
     Some((
-        Mail { path, parameters: MailParameters { size, body, utf8, ret, envid, ..Default::default() } },
+        Mail { path, parameters: MailParameters { size, body, utf8, ret, envid, by, hold: None } },
         read.u16()?,
     ))
 }

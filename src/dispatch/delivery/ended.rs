@@ -66,7 +66,7 @@ impl Dispatch {
         match fault.retry {
             Retry::Never => stats.bounced.add(1),
             Retry::Elsewhere | Retry::InDoubt => stats.deferred.add(1),
-            Retry::FreshLink | Retry::Unable | Retry::ByClient => {}
+            Retry::FreshLink | Retry::Unable | Retry::Sooner | Retry::ByClient => {}
         }
         let is_pressure = fault.blame == Blame::Pressure && self.pools[pool].links[upstream].press();
         if is_pressure {
@@ -88,6 +88,9 @@ impl Dispatch {
                 stats.ejections.add(1);
             }
         }
+        if fault.blame == Blame::Silence {
+            self.fell_silent(pool, upstream, now);
+        }
         if fault.retry == Retry::InDoubt {
             self.stats.in_doubt.add(1);
         }
@@ -104,7 +107,7 @@ impl Dispatch {
         match fault.retry {
             Retry::Never | Retry::ByClient => return self.give_up(id, fault.reply, Some(by)),
             Retry::FreshLink if delivery.stale_links < STALE_LINKS_MAX => delivery.stale_links += 1,
-            Retry::Unable => {
+            Retry::Unable | Retry::Sooner => {
                 delivery.tried.push(delivery.attempt.upstream);
                 // A refusal for good only if none has said that it might take it later.
                 delivery.last.get_or_insert((fault.reply, None));
@@ -126,7 +129,7 @@ impl Dispatch {
     }
 
     /// While no upstream of the pool is healthy: the next pool in its line of fallbacks that has one.
-    pub(super) fn better_pool(&self, pool: usize, now: Instant) -> Option<usize> {
+    pub(in crate::dispatch) fn better_pool(&self, pool: usize, now: Instant) -> Option<usize> {
         let fallback_of = |pool: &usize| self.options.pools[*pool].fallback;
         fallback_of(&pool)?;
         let mut line = std::iter::successors(Some(pool), fallback_of).take(self.pools.len());

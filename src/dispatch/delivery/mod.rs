@@ -45,7 +45,7 @@ pub(in crate::dispatch) struct Delivery {
     /// An upstream has taken it for those no longer in `recipients`.
     taken: Option<(ReplyBuf, Place)>,
     /// Upstreams of the pool it is in.
-    tried: Tried,
+    pub(in crate::dispatch) tried: Tried,
     attempts: u8,
     stale_links: u8,
     /// What the last upstream said, for the client if no other takes it.
@@ -270,7 +270,8 @@ impl Dispatch {
         let address = options.upstreams[upstream].address;
         let source =
             next_source(&options.source_addresses, address.is_ipv6(), &mut self.pools[pool].next_source);
-        let deadline = now + options.connect_timeout;
+        // Nobody waits beyond the delivery's own deadline.
+        let deadline = (now + options.connect_timeout).min(self.deliveries[id.0 as usize].deadline);
         let link = LinkId(self.links.insert(Link::opening(pool, upstream, id, now)) as u32);
         self.commands.push_back(Queued::Open { link, address, source });
         self.link_deadlines.set(link.0 as usize, deadline);

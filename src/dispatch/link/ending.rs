@@ -115,6 +115,7 @@ impl Dispatch {
                 judge(Trouble::NotOpened, phase, reused)
             }
             (_, Some(Ended::TimedOut), _) => judge(Trouble::TimedOut, phase, reused),
+            (_, Some(Ended::Overdue { all }), _) => judge(Trouble::Overdue { all: *all }, phase, reused),
             (_, None, Cause::NotOpened(_)) => judge(Trouble::NotOpened, phase, reused),
             (_, None, _) => {
                 // Refused before the body was sent, or sent for nobody: that is what counts.

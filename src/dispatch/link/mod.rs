@@ -7,6 +7,7 @@
 //! each RCPT's, and the message's own. Once it is sent nothing can be taken back.
 
 mod ending;
+mod overdue;
 mod parts;
 mod replies;
 
@@ -36,6 +37,8 @@ pub(super) struct Link {
     pub(super) next: Option<DeliveryId>,
     /// The next one's commands have been written.
     next_begun: bool,
+    /// The next one's commands were written and it was taken away: nothing may follow the current one.
+    bereft: bool,
     /// Transactions ended on it.
     served: u32,
     /// When it was asked for.
@@ -70,6 +73,10 @@ enum State {
 #[derive(Debug)]
 enum Ended {
     TimedOut,
+    /// See [`Trouble::Overdue`].
+    Overdue {
+        all: bool,
+    },
     Unwelcome(ReplyBuf),
 }
 
@@ -96,6 +103,7 @@ impl Link {
             current: Some(current),
             next: None,
             next_begun: false,
+            bereft: false,
             served: 0,
             asked_at: now,
             rested: false,
@@ -319,6 +327,9 @@ impl Dispatch {
     /// The current delivery is over: the next one's turn, or nobody's.
     fn next_turn(&mut self, id: LinkId, now: Instant) {
         let link = &mut self.links[id.0 as usize];
+        if link.bereft {
+            return self.end_link(id, Queued::Abort, now);
+        }
         link.current = link.next.take();
         let begun = std::mem::take(&mut link.next_begun);
         let per_link = self.options.pools[link.pool].transactions_per_link;
