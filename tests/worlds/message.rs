@@ -49,7 +49,7 @@ impl Message {
             0 | 1 => 0,
             2..=11 => dice.between(1, 4_000),
             12..=16 => dice.between(4_000, 40_000),
-            17 => dice.between(200_000, 900_000),
+            17 => dice.between(100_000, 600_000),
             18 => dice.between(40_000, 200_000),
             _ if dice.chance(0.2) => 1 << 20,
             _ => 16 * 1024,

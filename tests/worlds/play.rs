@@ -200,18 +200,26 @@ impl Play {
         };
         let mut by_recipient: HashMap<&str, Vec<&Taken>> = HashMap::new();
         let mut repeated: HashSet<*const Taken> = HashSet::new();
-        for taken in self.upstreams.iter().flat_map(|upstream| &upstream.taken) {
+        // Those that were in doubt: a group that was may have been split when it was repeated.
+        let mut doubted: HashSet<*const Taken> = HashSet::new();
+        let mut takings: Vec<&Taken> = self.upstreams.iter().flat_map(|upstream| &upstream.taken).collect();
+        takings.sort_by_key(|taken| taken.at);
+        for taken in takings {
             count.taken += 1;
             let mut again = false;
             for recipient in &taken.recipients {
                 let earlier = by_recipient.entry(recipient).or_default();
                 // A bounce is a message of its own to that address.
                 let same = |other: &&Taken| other.mail == taken.mail && other.data == taken.data;
-                again |= earlier.iter().any(same);
+                let doubts = earlier.iter().filter(|other| same(other)).map(|other| std::ptr::from_ref(*other));
+                let before = doubted.len();
+                let is_repeat = doubts.clone().next().is_some();
+                again |= is_repeat;
+                doubted.extend(doubts);
+                count.repeats += (doubted.len() - before) as u64;
                 earlier.push(taken);
             }
             if again {
-                count.repeats += 1;
                 repeated.insert(taken);
             }
             if self.trace && again {
