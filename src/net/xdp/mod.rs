@@ -159,6 +159,11 @@ impl Xdp {
         &self.core.uring
     }
 
+    /// The interface that it shares with the other shards.
+    pub fn interface(&self) -> &Interface {
+        &self.core.shared
+    }
+
     /// What has been counted.
     pub fn counts(&self) -> Counts {
         self.core.counts

@@ -49,10 +49,7 @@ fn losses_cost_round_trips_not_seconds() {
             let losses = MESSAGES as f64 * 8.0 * loss;
             // Found, repeated, and the window smaller for a while.
             let each = (7.0 * round_trip.as_secs_f64()).max(0.06);
-            assert!(
-                took < clean + (losses + 3.0) * each,
-                "{round_trip:?} {loss}: {took} after {clean}"
-            );
+            assert!(took < clean + (losses + 3.0) * each, "{round_trip:?} {loss}: {took} after {clean}");
         }
     }
 }
