@@ -20,7 +20,7 @@ use crate::net::xdp::{self, Handover, Interface, Queue, Xdp, XdpOptions};
 use crate::observe::{Scoreboard, Stats};
 use crate::shard::mailbox::{Mailbox, mailboxes};
 use crate::shard::{Desk, Order, Orders, Shard};
-use crate::sys::arena::{Arenas, BUFFER_BYTES};
+use crate::sys::arena::Arenas;
 use crate::sys::ring_table::RingTable;
 use crate::sys::xdp::socket::Mode;
 use crate::sys::{clock, files};
@@ -29,8 +29,6 @@ use crate::sys::{clock, files};
 const WALL_CLOCK_EVERY: Duration = Duration::from_secs(5);
 /// Links of a shard that there is room for, however few the first configuration needs.
 const LINKS_ROOM_MIN: u64 = 1024;
-/// Fewer buffers than this and a shard could not work.
-const BUFFERS_MIN: u64 = 512;
 
 /// What kept it from starting or going on.
 #[derive(Debug)]
@@ -182,8 +180,7 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
     let cpus = config.shard_cpus(machine);
     let shards =
         u16::try_from(cpus.len()).map_err(|_| Failure::internal("more shards than can be numbered"))?;
-    let buffers = (config.memory / u64::from(shards) / BUFFER_BYTES as u64).max(BUFFERS_MIN) as usize;
-    let arenas = Arenas::new(usize::from(shards), buffers).map_err(|e| {
+    let arenas = Arenas::new(usize::from(shards), translate::buffers(config, shards)).map_err(|e| {
         Failure::os("postlane", &e.to_string(), "lower `memory`, the bytes for message bodies")
     })?;
     let rings = RingTable::new(usize::from(shards));

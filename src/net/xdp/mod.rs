@@ -228,6 +228,10 @@ impl Buffers for Xdp {
         self.core.uring.append(tail, piece)
     }
 
+    fn take(&mut self) -> Option<Extent> {
+        self.core.uring.take()
+    }
+
     fn free(&self) -> usize {
         self.core.uring.free()
     }
