@@ -34,7 +34,7 @@ use tcp::Outgoing;
 
 use crate::handle::{BufferId, Buffers, Extent, ListenerId, ShardId, StreamId};
 use crate::net::uring::Uring;
-use crate::net::{Cause, Event, Net};
+use crate::net::{Bypassed, Cause, Event, Net};
 use crate::sys::xdp::netlink::Mac;
 use crate::time::{Deadlines, Instant};
 
@@ -68,26 +68,11 @@ struct Core {
     found: Vec<Found>,
     /// For initial sequence numbers.
     secret: RandomState,
-    counts: Counts,
+    counts: Bypassed,
     /// There was no room for all that was to leave.
     is_congested: bool,
     /// Which of the ring's watched files brings news of the network.
     news: u32,
-}
-
-/// What has been counted since the start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counts {
-    /// Segments received for connections of ours.
-    pub received: u64,
-    /// Segments sent.
-    pub sent: u64,
-    /// Of these, sent again.
-    pub sent_again: u64,
-    /// Frames that made no sense, or belonged to no connection.
-    pub strangers: u64,
-    /// Frames that arrived at a shard they were not for.
-    pub handed_over: u64,
 }
 
 /// Streams of the ring have even slots, those of the interface odd ones.
@@ -147,7 +132,7 @@ impl Xdp {
             from_ring: Vec::new(),
             found: Vec::new(),
             secret: RandomState::new(),
-            counts: Counts::default(),
+            counts: Bypassed::default(),
             is_congested: false,
             news,
         };
@@ -162,11 +147,6 @@ impl Xdp {
     /// The interface that it shares with the other shards.
     pub fn interface(&self) -> &Interface {
         &self.core.shared
-    }
-
-    /// What has been counted.
-    pub fn counts(&self) -> Counts {
-        self.core.counts
     }
 
     /// Streams that exist: their `Closed` was not yet reported.
@@ -345,5 +325,9 @@ impl Net for Xdp {
 
     fn now(&self) -> Instant {
         self.core.uring.now()
+    }
+
+    fn bypassed(&self) -> Bypassed {
+        self.core.counts
     }
 }
