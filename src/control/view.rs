@@ -195,10 +195,20 @@ impl Shared {
                     .then(|| format!("{} probes in a row failed, the last: {why}", watched.bad_in_a_row))
             }
         };
+        // Live mail has left it out, and it looks well: where it could not be reached it may be tried again.
+        let is_well = watched.good_in_a_row >= rise && self.is_ejected(serial);
+        let vouched = said.vouched.wrapping_add(u8::from(is_well));
+        if why.is_some() || is_well {
+            self.say(serial, Said { is_down: said.is_down ^ why.is_some(), vouched, ..said });
+        }
         if let Some(why) = why {
-            self.say(serial, Said { is_down: !said.is_down, ..said });
             self.look(Some((serial, why)));
         }
+    }
+
+    /// Has some shard ejected it?
+    fn is_ejected(&self, serial: u64) -> bool {
+        self.seat(serial).is_some_and(|seat| seat.stats.iter().any(|stats| stats.healthy.get() == 0))
     }
 
     /// It is not probed any more: what probes have said of it counts no longer.

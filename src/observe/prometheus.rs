@@ -306,6 +306,8 @@ mod tests {
         let shards: Vec<Arc<Stats>> = (0..2).map(|_| Arc::new(Stats::new(1, &[2]))).collect();
         shards[0].listeners[0].accepted.add(2);
         shards[1].listeners[0].accepted.add(3);
+        shards[0].pools[0][0].limit.set(8);
+        shards[1].pools[0][0].limit.set(3);
         shards[0].pools[0][0].stage(Stage::Eod).record(1_500_000);
         let text = text(&names, &shards, &[0.25, 0.5]);
         for line in [
@@ -314,6 +316,7 @@ mod tests {
             "postlane_upstream_healthy{pool=\"farm\",upstream=\"mta2\"} 0",
             "postlane_upstream_response_seconds_count{pool=\"farm\",upstream=\"mta1\",stage=\"eod\"} 1",
             "postlane_upstream_links{pool=\"farm\",upstream=\"mta1\",state=\"idle\"} 0",
+            "postlane_upstream_links_limit{pool=\"farm\",upstream=\"mta1\"} 11",
             "postlane_in_doubt_total 0",
             "postlane_upstream_transitions_total{pool=\"farm\",upstream=\"mta2\",to=\"down\"} 0",
             "postlane_pool_panic{pool=\"farm\"} 0",
