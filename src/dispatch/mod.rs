@@ -4,13 +4,13 @@
 //! One `Dispatch` is one shard's. A *transaction* belongs to the shard that took the message; a *delivery* is a
 //! group of its recipients on the shard that owns them. Groups and outcomes travel as [`Letter`]s.
 
-mod bounce;
 mod date;
 mod delivery;
 mod form;
 mod link;
 mod lookout;
 mod message;
+pub mod notice;
 pub mod options;
 pub mod owner;
 mod received;
@@ -40,7 +40,7 @@ pub use form::{Piece, Pieces};
 use link::Link;
 use lookout::Lookout;
 use message::Spares;
-pub use message::{Letter, Message, MessageId, Outcome, TransactionId};
+pub use message::{Letter, Message, MessageId, Outcome, Place, TransactionId, Word};
 use options::Options;
 use owner::{Owners, Way};
 use router::Router;
@@ -131,6 +131,8 @@ struct PoolState {
     /// Those that have been somewhere already.
     repeats: VecDeque<DeliveryId>,
     next_source: usize,
+    /// When links are looked at for what time alone changes.
+    look_at: Instant,
     /// Something changed that may let a waiting delivery go.
     stirred: bool,
     /// Groups that went there, of messages that this shard took, and that have not ended.

@@ -115,6 +115,8 @@ pub struct UpstreamStats {
     pub busy: Counter,
     /// Links being opened now.
     pub opening: Counter,
+    /// Links that may be in use at once, as found.
+    pub limit: Counter,
     /// Links ever opened.
     pub opened: Counter,
     /// Transactions under way now.
@@ -261,6 +263,8 @@ pub struct Totals {
     pub in_doubt: Counter,
     /// Bounces made because a message's groups ended differently.
     pub bounces: Counter,
+    /// Notices that an upstream without DSN has taken what the sender asked to hear of.
+    pub relay_notices: Counter,
     /// Bounces that could not be handed over or had nobody to go to.
     pub bounces_dropped: Counter,
     /// Deliveries that went on to a pool's fallback.

@@ -89,8 +89,14 @@ fn upstreams(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
     page.by_part("postlane_deliveries_total", "outcome", &fleet, &outcomes, sum);
     page.head("postlane_upstream_links", "gauge", "Links now, by state.");
     page.by_part("postlane_upstream_links", "state", &fleet, &states, sum);
-    let rest: [(&str, &str, &str, Of); 6] = [
+    let rest: [(&str, &str, &str, Of); 7] = [
         ("postlane_upstream_in_flight", "gauge", "Transactions under way.", |s| &s.in_flight),
+        (
+            "postlane_upstream_links_limit",
+            "gauge",
+            "Links that may be in use at once: what the upstream does best with, at most links_per_shard for each shard.",
+            |s| &s.limit,
+        ),
         ("postlane_upstream_links_opened_total", "counter", "Links ever opened.", |s| &s.opened),
         ("postlane_upstream_connect_failures_total", "counter", "Links that could not be opened.", |s| {
             &s.connect_failures
@@ -168,12 +174,15 @@ fn standings(page: &mut Page, named: &[(usize, &UpstreamName, String)]) {
 fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
     type Total = fn(&Stats) -> &Counter;
     type Times = fn(&Stats) -> &Histogram;
-    let totals: [(&str, &str, Total); 7] = [
+    let totals: [(&str, &str, Total); 8] = [
         ("postlane_in_doubt_total", "Transactions repeated although an upstream may have taken them.", |s| {
             &s.in_doubt
         }),
         ("postlane_bounces_total", "Bounces made for messages whose groups ended differently.", |s| {
             &s.bounces
+        }),
+        ("postlane_relay_notices_total", "Notices of messages handed to upstreams without DSN.", |s| {
+            &s.relay_notices
         }),
         ("postlane_bounces_dropped_total", "Bounces nobody was to be told or would take.", |s| {
             &s.bounces_dropped

@@ -98,6 +98,8 @@ pub struct UpstreamStatus {
     pub links_busy: u64,
     /// Links being opened.
     pub links_opening: u64,
+    /// Links that may be in use at once: what the upstream does best with.
+    pub links_limit: u64,
     /// Links that could not be opened.
     pub connect_failures: u64,
     /// Links lost in a transaction.
@@ -176,6 +178,7 @@ fn pool_status(pool: &PoolName, shards: &[Arc<Stats>]) -> PoolStatus {
             links_idle: sum(|u| u.idle.get()),
             links_busy: sum(|u| u.busy.get()),
             links_opening: sum(|u| u.opening.get()),
+            links_limit: sum(|u| u.limit.get()),
             connect_failures: sum(|u| u.connect_failures.get()),
             links_lost: sum(|u| u.lost_links.get()),
             ejections: sum(|u| u.ejections.get()),
@@ -227,7 +230,7 @@ impl Status {
         writeln!(f, "pool {}{colon}{}", pool.name, states.join(", "))?;
         writeln!(
             f,
-            "  {:<16} {:<9} {:>8} {:>10} {:>7} {:>7} {:>10} {:>26} {:>9} {:>23} {:>9} {:>8}",
+            "  {:<16} {:<9} {:>8} {:>10} {:>7} {:>7} {:>10} {:>9} {:>29} {:>9} {:>8}",
             "upstream",
             "state",
             "for",
@@ -235,17 +238,15 @@ impl Status {
             "share",
             "lately",
             "estimate",
-            "connect mail data eod, ms",
             "in flight",
-            "links idle/busy/opening",
+            "links idle/busy/opening, most",
             "put off",
             "bounced"
         )?;
         for u in &pool.upstreams {
-            let ms = |part: Part| u.estimates_seconds.get(part.label()).map_or(0.0, |seconds| seconds * 1e3);
             writeln!(
                 f,
-                "  {:<16} {:<9} {:>8} {:>10} {:>6.1}% {:>6.1}% {:>7.2} ms {:>26} {:>9} {:>23} {:>9} {:>8}",
+                "  {:<16} {:<9} {:>8} {:>10} {:>6.1}% {:>6.1}% {:>7.2} ms {:>9} {:>29} {:>9} {:>8}",
                 u.name,
                 u.state,
                 span(self.time - u.since),
@@ -253,12 +254,17 @@ impl Status {
                 u.share * 100.0,
                 u.share_lately * 100.0,
                 u.estimate_seconds * 1e3,
-                Part::ALL.map(|part| format!("{:.2}", ms(part))).join(" "),
                 u.in_flight,
-                format!("{}/{}/{}", u.links_idle, u.links_busy, u.links_opening),
+                format!("{}/{}/{}, {}", u.links_idle, u.links_busy, u.links_opening, u.links_limit),
                 u.deferred,
                 u.bounced
             )?;
+            if u.estimate_seconds > 0.0 {
+                let ms =
+                    |part: Part| u.estimates_seconds.get(part.label()).map_or(0.0, |seconds| seconds * 1e3);
+                let parts = Part::ALL.map(|part| format!("{} {:.2} ms", part.label(), ms(part)));
+                writeln!(f, "    estimates: {}", parts.join(", "))?;
+            }
             let failures: Vec<String> = FailedAt::ALL
                 .iter()
                 .filter_map(|at| {

@@ -356,7 +356,7 @@ impl Play {
     fn is_told(&self, message: &Message, missing: &[&String], taken: &HashMap<&str, Vec<&Taken>>) -> bool {
         let bounces = taken.get(message.sender.as_str()).map_or(&[][..], |list| list);
         missing.iter().all(|recipient| {
-            let line = format!("\r\nFinal-Recipient: rfc822; {recipient}\r\n");
+            let line = format!("\r\nFinal-Recipient: rfc822; {recipient}\r\nAction: failed\r\n");
             bounces
                 .iter()
                 .any(|bounce| bounce.mail.starts_with("<>") && find(&bounce.data, line.as_bytes()).is_some())

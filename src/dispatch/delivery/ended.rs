@@ -2,7 +2,7 @@
 
 use super::{Delivery, DeliveryId};
 use crate::balance::Tried;
-use crate::dispatch::message::{Letter, Outcome};
+use crate::dispatch::message::{Letter, Outcome, Place, Word};
 use crate::dispatch::verdict::{Blame, Fault, Retry, ours};
 use crate::dispatch::{Dispatch, Queued};
 use crate::limits::{EASE_EVERY, STALE_LINKS_MAX};
@@ -11,25 +11,30 @@ use crate::protocol::wire::reply::ReplyBuf;
 use crate::time::Instant;
 
 impl Dispatch {
-    /// The upstream took it for `accepted` of the recipients.
-    pub(in crate::dispatch) fn taken(&mut self, pool: usize, id: DeliveryId, reply: ReplyBuf) {
+    /// The upstream took it for `accepted` of the recipients; `dsn`: and offers DSN.
+    pub(in crate::dispatch) fn taken(&mut self, pool: usize, id: DeliveryId, reply: ReplyBuf, dsn: bool) {
         let upstream = self.leave(pool, id);
+        let by = place(pool, upstream);
         let delivery = &mut self.deliveries[id.0 as usize];
+        if !dsn {
+            delivery.note_relayed(&reply, by);
+        }
         self.stats.pools[pool][upstream].delivered.add(u64::from(delivery.attempt.accepted));
         if delivery.attempt.refused.is_empty() {
             delivery.recipients.clear();
             // Those refused by an upstream that it was with before.
             let refused = std::mem::take(&mut delivery.refused);
-            self.end(id, Outcome { accepted: true, reply, refused });
+            let relayed = std::mem::take(&mut delivery.relayed);
+            self.end(id, Outcome { accepted: true, reply, by: Some(by), refused, relayed });
             return;
         }
         // Those put off go on to another upstream; those refused are reported with the rest.
-        delivery.taken.get_or_insert(reply);
+        delivery.taken.get_or_insert((reply, by));
         delivery.recipients.clear();
         let mut put_off = None;
         for (recipient, fault) in std::mem::take(&mut delivery.attempt.refused) {
             if fault.retry == Retry::Never {
-                delivery.refused.push((recipient, fault.reply));
+                delivery.refused.push(Word { recipient, reply: fault.reply, by: Some(by) });
             } else {
                 delivery.recipients.push(recipient);
                 put_off = Some(fault);
@@ -37,7 +42,7 @@ impl Dispatch {
         }
         match put_off {
             Some(fault) => self.set_back(pool, id, fault),
-            None => self.give_up(id, ours(0, "nothing is left to deliver")),
+            None => self.give_up(id, ours(0, "nothing is left to deliver"), None),
         }
     }
 
@@ -91,13 +96,14 @@ impl Dispatch {
     /// Tries the delivery again where that is allowed, else ends it.
     pub(super) fn set_back(&mut self, pool: usize, id: DeliveryId, fault: Fault) {
         let delivery = &mut self.deliveries[id.0 as usize];
+        let by = place(pool, delivery.attempt.upstream);
         match fault.retry {
-            Retry::Never => return self.give_up(id, fault.reply),
+            Retry::Never => return self.give_up(id, fault.reply, Some(by)),
             Retry::FreshLink if delivery.stale_links < STALE_LINKS_MAX => delivery.stale_links += 1,
             Retry::Unable | Retry::Sooner => {
                 delivery.tried.push(delivery.attempt.upstream);
                 // A refusal for good only if none has said that it might take it later.
-                delivery.last.get_or_insert(fault.reply);
+                delivery.last.get_or_insert((fault.reply, None));
                 if delivery.tried.is_full() {
                     delivery.attempts = u8::MAX;
                 }
@@ -105,7 +111,7 @@ impl Dispatch {
             Retry::FreshLink | Retry::Elsewhere | Retry::InDoubt => {
                 delivery.tried.push(delivery.attempt.upstream);
                 delivery.attempts += 1;
-                delivery.last = Some(fault.reply);
+                delivery.last = Some((fault.reply, Some(by)));
             }
         }
         if delivery.attempts >= self.options.pools[pool].attempts {
@@ -128,8 +134,8 @@ impl Dispatch {
         if let Some(fallback) = self.options.pools[pool].fallback {
             return self.move_to(fallback, id);
         }
-        let reply = self.deliveries[id.0 as usize].last.take().unwrap_or(reply);
-        self.give_up(id, reply);
+        let (reply, by) = self.deliveries[id.0 as usize].last.take().unwrap_or((reply, None));
+        self.give_up(id, reply, by);
     }
 
     /// Into another pool's queue, where it has been nowhere yet.
@@ -152,16 +158,18 @@ impl Dispatch {
     }
 
     /// Nobody takes it for the recipients that are left.
-    pub(super) fn give_up(&mut self, id: DeliveryId, reply: ReplyBuf) {
+    pub(super) fn give_up(&mut self, id: DeliveryId, reply: ReplyBuf, by: Option<Place>) {
         let delivery = &mut self.deliveries[id.0 as usize];
         let mut refused = std::mem::take(&mut delivery.refused);
+        let relayed = std::mem::take(&mut delivery.relayed);
         let taken = delivery.taken.take();
         if !delivery.whole || taken.is_some() {
-            refused.extend(delivery.recipients.iter().map(|&recipient| (recipient, reply.clone())));
+            let word = |&recipient: &u16| Word { recipient, reply: reply.clone(), by };
+            refused.extend(delivery.recipients.iter().map(word));
         }
         let outcome = match taken {
-            Some(taken) => Outcome { accepted: true, reply: taken, refused },
-            None => Outcome { accepted: false, reply, refused },
+            Some((reply, by)) => Outcome { accepted: true, reply, by: Some(by), refused, relayed },
+            None => Outcome { accepted: false, reply, by, refused, relayed },
         };
         self.end(id, outcome);
     }
@@ -180,4 +188,23 @@ impl Dispatch {
             self.commands.push_back(Queued::Post { shard: origin, letter });
         }
     }
+}
+
+impl Delivery {
+    /// Notes those that an upstream without DSN has just taken and whose sender asked to hear of it.
+    fn note_relayed(&mut self, reply: &ReplyBuf, by: Place) {
+        let Delivery { message, recipients, attempt, relayed, .. } = self;
+        for &recipient in recipients.iter() {
+            let notify = message.envelope.recipient(usize::from(recipient)).notify;
+            if notify.is_some_and(|notify| notify.success)
+                && attempt.refused.iter().all(|(refused, _)| *refused != recipient)
+            {
+                relayed.push(Word { recipient, reply: reply.clone(), by: Some(by) });
+            }
+        }
+    }
+}
+
+fn place(pool: usize, upstream: usize) -> Place {
+    Place { pool: pool as u16, upstream: upstream as u16 }
 }

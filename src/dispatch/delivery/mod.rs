@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::link::Link;
-use super::message::{Message, TransactionId};
+use super::message::{Message, Place, TransactionId, Word};
 use super::owner::Way;
 use super::verdict::{Fault, Retry, ours};
 use super::{Dispatch, PoolState, Queued};
@@ -38,22 +38,24 @@ pub(in crate::dispatch) struct Delivery {
     /// Those still to be delivered, as indexes into the envelope.
     pub(in crate::dispatch) recipients: Vec<u16>,
     /// Given up on.
-    refused: Vec<(u16, ReplyBuf)>,
+    refused: Vec<Word>,
+    /// Taken, and it falls to us to tell the sender.
+    relayed: Vec<Word>,
     /// An upstream has taken it for those no longer in `recipients`.
-    taken: Option<ReplyBuf>,
+    taken: Option<(ReplyBuf, Place)>,
     /// Upstreams of the pool it is in.
     pub(in crate::dispatch) tried: Tried,
     attempts: u8,
     stale_links: u8,
     /// What the last upstream said, for the client if no other takes it.
-    last: Option<ReplyBuf>,
+    last: Option<(ReplyBuf, Option<Place>)>,
     pub(in crate::dispatch) deadline: Instant,
     pub(in crate::dispatch) attempt: Attempt,
 }
 
 impl Delivery {
     /// May the message be sent together with its commands, before it is known who is accepted? Not where the refusal
-    /// of one recipient has to keep it from the others, nor a bounce, which is kept in the form for DATA.
+    /// of one recipient has to keep it from the others, nor a notice, which is kept in the form for DATA.
     pub(in crate::dispatch) fn may_go_whole(&self) -> bool {
         (self.recipients.len() == 1 || !self.whole) && !self.message.internal
     }
@@ -143,6 +145,7 @@ impl Dispatch {
             whole,
             recipients,
             refused: Vec::new(),
+            relayed: Vec::new(),
             taken: None,
             tried: Tried::default(),
             attempts: 0,
@@ -182,9 +185,9 @@ impl Dispatch {
         let delivery = &mut self.deliveries[id.0 as usize];
         if delivery.deadline <= now {
             // Nobody has seen it but those that cannot carry it: that is not the last word.
-            let last = delivery.last.take().filter(|reply| reply.as_reply().is_temporary());
-            let reply = last.unwrap_or_else(|| ours(7, "no upstream had room in time"));
-            self.give_up(id, reply);
+            let last = delivery.last.take().filter(|(reply, _)| reply.as_reply().is_temporary());
+            let (reply, by) = last.unwrap_or_else(|| (ours(7, "no upstream had room in time"), None));
+            self.give_up(id, reply, by);
             return Placed::Yes;
         }
         if let Some(fallback) = self.better_pool(pool, now) {
@@ -192,8 +195,10 @@ impl Dispatch {
             return Placed::Yes;
         }
         self.look_around(pool, now);
+        self.look_at_links(pool, now);
         let delivery = &self.deliveries[id.0 as usize];
-        let ask = ask(delivery, self.options.pools[pool].policy, random);
+        let waiting = self.pools[pool].waiting.len().saturating_sub(1) as u32;
+        let ask = Ask { waiting, ..ask(delivery, self.options.pools[pool].policy, random) };
         match self.pools[pool].fleet.pick(&ask, now) {
             Pick::Wait => Placed::NotNow,
             Pick::Nobody => {
@@ -267,6 +272,7 @@ impl Dispatch {
             (since, self.deliveries[id.0 as usize].message.plain_size())
         });
         let links = &links[upstream];
+        fleet.set_rest(upstream, links.rest());
         fleet.set_links(upstream, links.has_room(), links.must_open(), oldest);
         *stirred = true;
         self.show(pool, upstream);
@@ -286,6 +292,7 @@ fn ask(delivery: &Delivery, policy: Policy, random: u64) -> Ask<'_> {
         recipient,
         source: delivery.message.source,
         bytes: delivery.message.plain_size(),
+        waiting: 0,
         random,
     }
 }
