@@ -108,6 +108,8 @@ pub struct UpstreamStatus {
     pub ejections: u64,
     /// Times it asked for fewer links.
     pub pressures: u64,
+    /// Deliveries taken away because it was silent.
+    pub overdue: u64,
     /// Failed transactions by how far they had come: `open`, `mail`, `rcpt`, `data`, `eod`.
     pub failures: BTreeMap<&'static str, u64>,
     /// Probes that went well.
@@ -183,6 +185,7 @@ fn pool_status(pool: &PoolName, shards: &[Arc<Stats>]) -> PoolStatus {
             links_lost: sum(|u| u.lost_links.get()),
             ejections: sum(|u| u.ejections.get()),
             pressures: sum(|u| u.pressures.get()),
+            overdue: sum(|u| u.overdue.get()),
             failures: failures.into_iter().collect(),
             probes_good: standing.probes_good,
             probes_bad: standing.probes_bad,
