@@ -277,6 +277,8 @@ pub struct Totals {
     pub buffers_held: Counter,
     /// Messages turned away because buffers ran out.
     pub out_of_buffers: Counter,
+    /// Messages that left while they were still arriving.
+    pub streamed: Counter,
     /// Turns of the loop.
     pub turns: Counter,
     /// Nanoseconds not spent waiting.

@@ -242,7 +242,7 @@ impl Status {
             "lately",
             "estimate",
             "in flight",
-            "links idle/busy/opening, most",
+            "links idle/busy/opening/limit",
             "put off",
             "bounced"
         )?;
@@ -258,7 +258,7 @@ impl Status {
                 u.share_lately * 100.0,
                 u.estimate_seconds * 1e3,
                 u.in_flight,
-                format!("{}/{}/{}, {}", u.links_idle, u.links_busy, u.links_opening, u.links_limit),
+                format!("{}/{}/{}/{}", u.links_idle, u.links_busy, u.links_opening, u.links_limit),
                 u.deferred,
                 u.bounced
             )?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use crate::dispatch::{Command, Dispatch, Letter, Message, Piece};
+use crate::dispatch::{Command, Dispatch, Letter, Piece, Pieces};
 use crate::handle::{ListenerId, ShardId, StreamId};
 use crate::net::{Event, Net};
 use crate::observe::Stats;
@@ -260,8 +260,12 @@ impl<N: Net> Shard<N> {
                     self.net.write_body(stream, &message.body);
                 }
                 Command::WriteBody { stream, message, .. } => {
-                    write_converted(&mut self.net, stream, &message, &mut self.copy);
+                    write_pieces(&mut self.net, stream, message.converted(), &mut self.copy);
                 }
+                Command::WritePart { stream, part } => match part.stuffed() {
+                    None => self.net.write_body(stream, &part.extents),
+                    Some(pieces) => write_pieces(&mut self.net, stream, pieces, &mut self.copy),
+                },
                 Command::Mark(stream) => self.net.write_body(stream, &[]),
                 Command::Open { link, address, source } => {
                     let stream = self.net.open(address, source);
@@ -296,8 +300,7 @@ impl<N: Net> Shard<N> {
 }
 
 /// Writes a body in the form that it did not come in.
-fn write_converted<N: Net>(net: &mut N, stream: StreamId, message: &Message, copy: &mut Vec<u8>) {
-    let mut pieces = message.converted();
+fn write_pieces<N: Net>(net: &mut N, stream: StreamId, mut pieces: Pieces<'_>, copy: &mut Vec<u8>) {
     while let Some(piece) = pieces.next(net) {
         match piece {
             Piece::Kept(extent) => net.write_body(stream, &[extent]),

@@ -52,6 +52,7 @@ pub(crate) struct Count {
     /// Recipients whose mail went to another pool than the first, by a rule; and to a fallback.
     pub(crate) routed: u64,
     pub(crate) fallen_back: u64,
+    pub(crate) streamed: u64,
 }
 
 impl Count {
@@ -68,6 +69,7 @@ impl Count {
         self.lost_links += other.lost_links;
         self.routed += other.routed;
         self.fallen_back += other.fallen_back;
+        self.streamed += other.streamed;
     }
 }
 
@@ -190,6 +192,7 @@ impl Play {
             in_doubt: stage.sum(|stats| stats.in_doubt.get()),
             bounces: stage.sum(|stats| stats.bounces.get()),
             lost_links: stage.sum(|stats| stats.pools.iter().flatten().map(|u| u.lost_links.get()).sum()),
+            streamed: stage.sum(|stats| stats.streamed.get()),
             ..Count::default()
         };
         let mut by_recipient: HashMap<&str, Vec<&Taken>> = HashMap::new();

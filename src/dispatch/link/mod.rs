@@ -8,6 +8,7 @@
 
 mod ending;
 mod overdue;
+mod parts;
 mod replies;
 
 use super::delivery::{Delivery, DeliveryId};
@@ -195,7 +196,11 @@ impl Dispatch {
             Heard::Recipient(i, reply) => self.heard_recipient(id, i, &reply, now),
             Heard::Data(reply) => self.heard_data(id, &reply, now),
             Heard::Final(reply) => {
-                if link.body_leaving {
+                let current = link.current.and_then(|current| self.deliveries.get(current.0 as usize));
+                if current.is_some_and(Delivery::is_midway) {
+                    link.early = Some(reply);
+                    self.end_link(id, Queued::Abort, now);
+                } else if link.body_leaving {
                     // It need not take the rest; then the link is of no more use.
                     self.link_deadlines.set(id.0 as usize, now + LINGER);
                     link.early = Some(reply);
@@ -228,7 +233,8 @@ impl Dispatch {
         let link = &mut self.links[id.0 as usize];
         let Some(current) = link.current else { return };
         let (pool, upstream) = (link.pool, link.upstream);
-        if !is_spent(link.served + 1, self.options.pools[pool].transactions_per_link) {
+        let joinable = !self.deliveries[current.0 as usize].message.streamed;
+        if joinable && !is_spent(link.served + 1, self.options.pools[pool].transactions_per_link) {
             self.pools[pool].links[upstream].joinable(id);
         }
         self.await_reply(id, now);
@@ -274,7 +280,7 @@ impl Dispatch {
         let link = &mut self.links[id.0 as usize];
         let delivery = &mut self.deliveries[delivery_id.0 as usize];
         let message = &delivery.message;
-        let size = message.plain_size();
+        let size = message.declared_size();
         if let Some(lack) = link.client.lacks(&message.envelope, size) {
             let pool = link.pool;
             let fault = judge(Trouble::Cannot(lack), Phase::Envelope { heard: false }, false);
@@ -307,6 +313,10 @@ impl Dispatch {
         }
         link.body_leaving = false;
         link.dot_at = now;
+        if let Some(current) = link.current {
+            self.leg_part_left(current);
+        }
+        let link = &mut self.links[id.0 as usize];
         if let Some(reply) = link.early.take()
             && link.state == State::Ready
         {
@@ -332,7 +342,7 @@ impl Dispatch {
             Some(current) if begun => {
                 // Its replies were queued behind the last one's: from here on they are its own time.
                 self.deliveries[current.0 as usize].attempt.begun_at = now;
-                if !spent_next {
+                if !spent_next && !self.deliveries[current.0 as usize].message.streamed {
                     self.pools[pool].links[upstream].joinable(id);
                 }
                 self.await_reply(id, now);

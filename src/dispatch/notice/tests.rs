@@ -21,6 +21,9 @@ impl Buffers for Memory {
     fn free(&self) -> usize {
         0
     }
+    fn take(&mut self) -> Option<Extent> {
+        None
+    }
 }
 
 const HEAD: &[u8] = b"Received: from client.example ([127.0.0.1])\r\n\tby out1.example.net\r\n";
