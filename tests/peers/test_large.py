@@ -13,7 +13,8 @@ def test_large_messages_through_a_small_memory(directory, say, chunking):
     figures = directory / "large.json"
     command = [sys.executable, ROOT / "bench/compare/large.py", "--postlane", POSTLANE, "--json", figures]
     command += ["--sessions", "120", "--size", "6MiB", "--memory", "32MiB", "--timeout", "100"]
-    run(*command, *(["--chunking"] if chunking else []), timeout=180)
+    done = run(*command, *(["--chunking"] if chunking else []), timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads(figures.read_text())
     assert figures["arrived"] == figures["acknowledged"] == 120
     assert figures["streamed"] > 60 and figures["out_of_buffers"] == 0
