@@ -1,6 +1,6 @@
 //! What there is and how it stands: shared by the control thread's tasks, and by whoever wants to look.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,6 +9,9 @@ use crate::balance::board::{self, Said};
 use crate::observe::status::{Status, status};
 use crate::observe::{Bypass, Names, PoolStanding, PoolStats, Standing, State, Stats, UpstreamStats};
 use crate::shard::Orders;
+
+/// How long "lately" is.
+const LATELY_SECONDS: usize = 10;
 
 /// What the control thread's tasks share.
 #[derive(Debug)]
@@ -37,6 +40,8 @@ pub(super) struct Shared {
 pub(super) struct Watched {
     standing: Standing,
     said: Option<Said>,
+    /// What had been delivered there, second by second; the oldest first.
+    delivered: VecDeque<u64>,
     pub(super) good_in_a_row: u32,
     pub(super) bad_in_a_row: u32,
 }
@@ -87,6 +92,11 @@ impl View {
     /// Sees what has changed by itself, and tells of it.
     pub(super) fn look(&self) {
         self.lock().look(None);
+    }
+
+    /// Notes what has been delivered. To be called every second.
+    pub(super) fn note(&self) {
+        self.lock().note();
     }
 
     /// Another layout is in force.
@@ -144,6 +154,19 @@ impl Shared {
         }
         let pools: HashSet<u64> = self.layout.pools.iter().map(|pool| pool.options.serial).collect();
         self.pools.retain(|serial, _| pools.contains(serial));
+    }
+
+    fn note(&mut self) {
+        for seat in self.layout.pools.iter().flat_map(|pool| &pool.upstreams) {
+            let Some(watched) = self.watched.get_mut(&seat.serial) else { continue };
+            let now = seat.stats.iter().map(|stats| stats.delivered.get()).sum::<u64>();
+            let oldest = watched.delivered.front().copied().unwrap_or_default();
+            watched.standing.lately = now.saturating_sub(oldest);
+            watched.delivered.push_back(now);
+            if watched.delivered.len() > LATELY_SECONDS {
+                watched.delivered.pop_front();
+            }
+        }
     }
 
     fn seat(&self, serial: u64) -> Option<&UpstreamSeat> {

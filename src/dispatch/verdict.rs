@@ -230,6 +230,10 @@ mod tests {
         assert_eq!(retry(Trouble::Unwelcome(closing), unheard, true), Retry::FreshLink);
         assert_eq!(retry(Trouble::Unwelcome(closing), begun, true), Retry::Elsewhere);
         assert_eq!(retry(Trouble::NotOpened, Phase::Opening, false), Retry::Elsewhere);
+        for (all, blame) in [(true, Blame::Silence), (false, Blame::Message)] {
+            let fault = judge(Trouble::Overdue { all }, silent, true);
+            assert_eq!((fault.retry, fault.blame), (Retry::Sooner, blame));
+        }
         let no = Reply::new(550, Enhanced(5, 1, 1), "no such user");
         assert_eq!(retry(Trouble::Said(no), Phase::Dotted, true), Retry::Never);
         let later = Reply::new(450, Enhanced(4, 2, 0), "busy");

@@ -106,7 +106,7 @@ fn upstreams(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
     page.by_part("postlane_deliveries_total", "outcome", &fleet, &outcomes, sum);
     page.head("postlane_upstream_links", "gauge", "Links now, by state.");
     page.by_part("postlane_upstream_links", "state", &fleet, &states, sum);
-    let rest: [(&str, &str, &str, Of); 7] = [
+    let rest: [(&str, &str, &str, Of); 8] = [
         ("postlane_upstream_in_flight", "gauge", "Transactions under way.", |s| &s.in_flight),
         (
             "postlane_upstream_links_limit",
@@ -121,6 +121,9 @@ fn upstreams(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
         ("postlane_upstream_links_lost_total", "counter", "Links lost in a transaction.", |s| &s.lost_links),
         ("postlane_upstream_ejections_total", "counter", "Times an upstream was ejected.", |s| &s.ejections),
         ("postlane_upstream_pressure_total", "counter", "Times it asked for fewer links.", |s| &s.pressures),
+        ("postlane_upstream_overdue_total", "counter", "Deliveries taken away because it was silent.", |s| {
+            &s.overdue
+        }),
     ];
     for (name, kind, help, of) in rest {
         page.head(name, kind, help);

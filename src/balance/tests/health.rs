@@ -270,3 +270,37 @@ fn one_that_is_shut_is_not_waited_for() {
         assert!(turns(&mut fleet, 400)[0] > 0, "{policy:?}");
     }
 }
+
+#[test]
+fn two_silences_in_a_row_eject_for_a_moment_and_an_answer_forgives() {
+    let rules = rules(5, 1_000);
+    for policy in Policy::ALL {
+        let mut fleet = known(policy, &[1, 1, 1, 1]);
+        assert!(!fleet.fell_silent(0, &rules, at(0)), "{policy:?}: one may be the message's fault");
+        assert!(fleet.fell_silent(0, &rules, at(1)), "{policy:?}");
+        assert!(!fleet.fell_silent(0, &rules, at(2)), "{policy:?}: it is out already");
+        assert_eq!(fleet.members()[0].health().ejected_for(at(100)), Some(Cause::Silent));
+        for random in 0..50 {
+            let pick = fleet.pick(&ask(random), at(50));
+            assert!(matches!(pick, Pick::Now(1..=3)), "{policy:?} {pick:?}");
+        }
+        // A tenth of `eject_for`, then one message; longer the next time.
+        assert_eq!(fleet.pick(&ask(0), at(102)), Pick::Now(0), "{policy:?}");
+        assert!(fleet.fell_silent(0, &rules, at(102)), "{policy:?}");
+        assert!(fleet.members()[0].health().is_ejected(at(301)));
+        assert!(!fleet.members()[0].health().is_ejected(at(303)));
+        fleet.heard(0, Heard::Done { bytes: 0 }, MS, at(303));
+        assert!(!fleet.fell_silent(0, &rules, at(304)), "{policy:?}: forgiven");
+    }
+}
+
+#[test]
+fn silence_takes_out_at_most_half() {
+    let rules = rules(5, 1_000);
+    let mut fleet = known(Policy::LeastResponseTime, &[1, 1, 1, 1]);
+    let silent = |fleet: &mut Fleet, i| (0..3).any(|_| fleet.fell_silent(i, &rules, at(0)));
+    assert_eq!([0, 1, 2, 3].map(|i| silent(&mut fleet, i)), [true, true, false, false]);
+    assert!(!fleet.panics(at(0)));
+    fleet.set_care(Care { slow_start: Duration::ZERO, panic_below_permille: 600 });
+    assert!(fleet.panics(at(0)), "half is less than 600 of 1000");
+}
