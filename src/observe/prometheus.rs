@@ -290,7 +290,11 @@ mod tests {
         };
         let names = Names {
             edition: 1,
-            bypass: Some(super::super::Bypass { interface: "eth1".into(), mode: "copy".into(), queues: vec![0] }),
+            bypass: Some(super::super::Bypass {
+                interface: "eth1".into(),
+                mode: "copy".into(),
+                queues: vec![0],
+            }),
             listeners: vec![super::super::ListenerName { name: "apps".into(), place: 0 }],
             pools: vec![super::super::PoolName {
                 name: "farm".into(),
