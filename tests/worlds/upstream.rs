@@ -47,6 +47,8 @@ pub(crate) struct Manner {
     pub(crate) delay_max: Duration,
     /// Added to the delay of the answer to the final dot.
     pub(crate) dot_delay: Duration,
+    /// One message after the other: a delay begins when the last one's is over, whichever link that was on.
+    pub(crate) serial: bool,
     pub(crate) pipelining: bool,
     pub(crate) chunking: bool,
     pub(crate) eight_bit: bool,
@@ -78,6 +80,7 @@ impl Manner {
             delay_min: Duration::ZERO,
             delay_max: Duration::ZERO,
             dot_delay: Duration::ZERO,
+            serial: false,
             pipelining: true,
             chunking: false,
             eight_bit: true,
@@ -110,6 +113,8 @@ pub(crate) struct Taken {
     pub(crate) recipients: Vec<String>,
     /// In wire form, without the final `.CRLF`.
     pub(crate) data: Vec<u8>,
+    /// On a link that DSN had been offered on.
+    pub(crate) dsn: bool,
 }
 
 enum Act {
@@ -133,6 +138,8 @@ struct Link {
     /// What it will say and do, in order.
     acts: VecDeque<(Instant, Act)>,
     phase: Phase,
+    /// DSN was offered.
+    dsn: bool,
     mail: String,
     recipients: Vec<String>,
     /// What is being taken by BDAT.
@@ -165,6 +172,7 @@ pub(crate) struct Upstream {
     pub(crate) up: bool,
     /// Its process is stopped: the kernel still takes connections and bytes for it, nobody reads them.
     pub(crate) asleep: bool,
+    busy_until: Instant,
     links: Vec<Link>,
     dice: Dice,
     trace: bool,
@@ -184,6 +192,7 @@ impl Upstream {
             mails: Vec::new(),
             up: true,
             asleep: false,
+            busy_until: Instant::default(),
             links: Vec::new(),
             dice,
             trace,
@@ -252,6 +261,7 @@ impl Upstream {
             input: Vec::new(),
             acts: VecDeque::new(),
             phase: Phase::Hello,
+            dsn: false,
             mail: String::new(),
             recipients: Vec::new(),
             chunk: None,
@@ -367,7 +377,9 @@ impl Upstream {
             ("EHLO" | "HELO", Phase::Hello) => {
                 if !self.misbehave(link, Moment::Hello, now) {
                     link.phase = Phase::Ready;
-                    let reply = self.hello(upper.starts_with("EHLO"));
+                    let extended = upper.starts_with("EHLO");
+                    link.dsn = extended && self.manner.dsn;
+                    let reply = self.hello(extended);
                     self.say(link, now, &reply);
                 }
             }
@@ -442,7 +454,7 @@ impl Upstream {
     fn rcpt(&mut self, link: &mut Link, line: &str, now: Instant) {
         let lower = line.to_ascii_lowercase();
         let dsn = lower.contains(" notify=") || lower.contains(" orcpt=");
-        if dsn && !self.manner.dsn || !lower.starts_with("rcpt to:<") {
+        if dsn && !link.dsn || !lower.starts_with("rcpt to:<") {
             self.breaches.push(format!("not offered, or no RCPT: {line:?}"));
         }
         let is = |name: Option<&str>| name.is_some_and(|name| lower["rcpt to:<".len()..].starts_with(name));
@@ -515,8 +527,11 @@ impl Upstream {
             mail: std::mem::take(&mut link.mail),
             recipients: std::mem::take(&mut link.recipients),
             data,
+            dsn: link.dsn,
         };
-        let now = now + self.manner.dot_delay;
+        let begun = if self.manner.serial { now.max(self.busy_until) } else { now };
+        let now = begun + self.manner.dot_delay;
+        self.busy_until = now;
         match self.fate(Moment::Dot) {
             Some(deed) => {
                 if !matches!(deed, Deed::Refuse | Deed::Defer | Deed::Leave)

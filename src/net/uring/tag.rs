@@ -24,6 +24,8 @@ pub(super) enum Op {
     Watch,
     /// An AF_XDP socket could not send all.
     Kick,
+    /// `slot` is the file operation's.
+    Disk,
     Ignored,
 }
 
@@ -53,6 +55,7 @@ impl Tag {
             9 => Op::Wake,
             10 => Op::Watch,
             11 => Op::Kick,
+            12 => Op::Disk,
             _ => Op::Ignored,
         };
         Tag { op, slot: tag as u32 & ((1 << SLOT_BITS) - 1), generation: (tag >> SLOT_BITS) as u32 }
@@ -77,6 +80,7 @@ mod tests {
             Op::Wake,
             Op::Watch,
             Op::Kick,
+            Op::Disk,
         ] {
             for (slot, generation) in [(0, 0), (5, u32::MAX), ((1 << SLOT_BITS) - 1, 1)] {
                 let tag = Tag { op, slot, generation };
