@@ -365,7 +365,7 @@ impl Dispatch {
     }
 
     /// While no upstream of the pool is healthy: the next pool in its line of fallbacks that has one.
-    fn better_pool(&self, pool: usize, now: Instant) -> Option<usize> {
+    pub(super) fn better_pool(&self, pool: usize, now: Instant) -> Option<usize> {
         let fallback_of = |pool: &usize| self.options.pools[*pool].fallback;
         fallback_of(&pool)?;
         let mut line = std::iter::successors(Some(pool), fallback_of).take(self.pools.len());
@@ -421,11 +421,12 @@ impl Dispatch {
         self.pools[pool].deliveries -= 1;
         recipients.clear();
         self.spare_lists.push(recipients);
+        let way = Way { shard: self.options.shard, pool: home };
         if origin == self.options.shard {
-            self.outcomes.push_back((transaction, home, outcome));
+            self.outcomes.push_back((transaction, way, outcome));
         } else {
             self.stats.letters.add(1);
-            let letter = Letter::Verdict { transaction, message, pool: home, outcome };
+            let letter = Letter::Verdict { transaction, message, way, outcome };
             self.commands.push_back(Queued::Post { shard: origin, letter });
         }
     }

@@ -2,10 +2,11 @@
 //! copied.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::owner::Way;
-use crate::handle::{Buffers, Extent, ShardId};
+use crate::handle::{Buffers, Extent, ListenerId, ShardId};
 use crate::protocol::envelope::Envelope;
 use crate::protocol::wire::data::{Form, Shape};
 use crate::protocol::wire::reply::ReplyBuf;
@@ -42,6 +43,10 @@ pub struct Message {
     pub body: Vec<Extent>,
     /// The key of the address it came from, for picks by source.
     pub source: u64,
+    /// That address, and the listener that took it; a message made here has neither.
+    pub origin: Option<IpAddr>,
+    /// See `origin`.
+    pub listener: Option<ListenerId>,
     /// Octets of the body as it came.
     pub size: u64,
     /// How they stand.
@@ -91,6 +96,8 @@ impl Message {
         self.ways.clear();
         self.head.clear();
         self.source = 0;
+        self.origin = None;
+        self.listener = None;
         self.size = 0;
         self.shape = Shape::default();
         self.internal = false;
@@ -167,8 +174,8 @@ pub enum Letter {
         transaction: TransactionId,
         /// The message goes home, so that its allocations can be used again.
         message: Arc<Message>,
-        /// The pool that the group was sent to.
-        pool: u16,
+        /// The way that the group was sent.
+        way: Way,
         /// What became of it.
         outcome: Outcome,
     },

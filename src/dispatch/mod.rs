@@ -8,6 +8,7 @@ mod bounce;
 mod date;
 mod delivery;
 mod form;
+mod keep;
 mod link;
 mod lookout;
 mod message;
@@ -37,6 +38,8 @@ use date::DateLine;
 use delivery::Delivery;
 pub use delivery::DeliveryId;
 pub use form::{Piece, Pieces};
+use keep::Keeping;
+pub use keep::{Mode, Options as KeepOptions};
 use link::Link;
 use lookout::Lookout;
 use message::Spares;
@@ -158,7 +161,7 @@ pub struct Dispatch {
     /// Where the text of an answer is put together.
     text: Vec<u8>,
     /// Outcomes for this shard's own transactions, dealt with when the fact at hand has been.
-    outcomes: VecDeque<(TransactionId, u16, Outcome)>,
+    outcomes: VecDeque<(TransactionId, Way, Outcome)>,
     spares: Spares,
     spare_lists: Vec<Vec<u16>>,
     /// The groups of the message at hand.
@@ -179,6 +182,7 @@ pub struct Dispatch {
     ease_at: Instant,
     /// Sessions between MAIL and the final dot.
     receiving: usize,
+    keeping: Keeping,
     next_tick: Instant,
     draining: bool,
     stopping: bool,
@@ -215,6 +219,7 @@ impl Dispatch {
             generation: 0,
             lookout: None,
             receiving: 0,
+            keeping: Keeping::default(),
             next_tick: Instant::NEVER,
             draining: false,
             stopping: false,
@@ -289,9 +294,9 @@ impl Dispatch {
             Letter::Group { origin, transaction, message, pool, whole } => {
                 self.new_delivery(message, origin, transaction, pool, whole, now);
             }
-            Letter::Verdict { transaction, message, pool, outcome } => {
+            Letter::Verdict { transaction, message, way, outcome } => {
                 drop(message);
-                self.outcomes.push_back((transaction, pool, outcome));
+                self.outcomes.push_back((transaction, way, outcome));
             }
         }
         self.settle(now, buffers);
@@ -309,12 +314,17 @@ impl Dispatch {
             self.next_tick = Instant::NEVER;
             self.pools.iter_mut().for_each(|pool| pool.stirred = true);
         }
+        self.handle_kept_deadlines(now, buffers);
         self.settle(now, buffers);
     }
 
     /// When `handle_deadlines` is to be called at the latest.
     pub fn next_deadline(&self) -> Instant {
-        self.session_deadlines.next().min(self.link_deadlines.next()).min(self.next_tick)
+        self.session_deadlines
+            .next()
+            .min(self.link_deadlines.next())
+            .min(self.next_tick)
+            .min(self.next_kept())
     }
 
     /// The next thing to do; `None` when all is done. To be called until then after any `handle_*`.
@@ -358,7 +368,7 @@ impl Dispatch {
 
     /// Nothing left at all: no session, link, transaction or delivery.
     pub fn is_empty(&self) -> bool {
-        self.sessions.is_empty() && self.links.is_empty() && self.under_way() == 0
+        self.sessions.is_empty() && self.links.is_empty() && self.under_way() == 0 && self.disk_is_quiet()
     }
 
     /// Says goodbye to every idle link.
@@ -375,9 +385,12 @@ impl Dispatch {
     /// Deals with what the last fact brought about within the shard, until nothing is left.
     fn settle(&mut self, now: Instant, buffers: &mut impl Buffers) {
         loop {
-            while let Some((transaction, pool, outcome)) = self.outcomes.pop_front() {
-                self.pools[usize::from(pool)].groups -= 1;
-                self.group_ended(transaction, outcome, now, buffers);
+            while let Some((transaction, way, outcome)) = self.outcomes.pop_front() {
+                self.pools[usize::from(way.pool)].groups -= 1;
+                self.group_ended(transaction, way, outcome, now, buffers);
+            }
+            if self.settle_kept(now, buffers) {
+                continue;
             }
             let Some(pool) = self.pools.iter().position(|pool| pool.stirred) else {
                 break;

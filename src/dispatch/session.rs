@@ -362,11 +362,12 @@ impl Dispatch {
         self.receiving -= 1;
         self.session_deadlines.set(slot as usize, Instant::NEVER);
         let message = self.complete_message(slot, message, now, buffers);
-        let transaction = self.begin_transaction(message, Some(slot), mail_at, now);
+        let transaction = self.new_transaction(message, Some(slot), mail_at, now);
         let session = &mut self.sessions[slot as usize];
         session.waiting = Some(transaction);
         // A client that has said all it has to say may close its sending side, and still wants to hear.
         self.commands.push_back(Queued::Hold(session.stream, true));
+        self.take_on(transaction, now, buffers);
     }
 
     /// The verdict on the message that the session waits for.

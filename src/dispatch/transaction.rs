@@ -4,33 +4,42 @@ use std::io::Write;
 use std::sync::Arc;
 
 use super::bounce;
+use super::keep::Stage;
 use super::message::{Letter, Message, Outcome, TransactionId, unshared};
 use super::owner::Way;
 use super::router::Origin;
 use super::{Dispatch, Queued};
 use crate::handle::Buffers;
 use crate::protocol::wire::reply::{Enhanced, Reply, ReplyBuf};
+use crate::spool::EntryId;
 use crate::time::Instant;
 
 /// A message that this shard took and whose groups have not all ended.
 #[derive(Debug)]
 pub(super) struct Transaction {
     generation: u32,
-    session: Option<u32>,
-    message: Arc<Message>,
-    groups_left: u16,
-    groups: u16,
+    pub(super) session: Option<u32>,
+    pub(super) message: Arc<Message>,
+    pub(super) groups_left: u16,
+    /// None as long as it has not been sent.
+    pub(super) groups: u16,
     /// The first group's words that was accepted.
-    accepted: Option<ReplyBuf>,
+    pub(super) accepted: Option<ReplyBuf>,
     /// Recipients refused, so far.
-    refused: Vec<(u16, ReplyBuf)>,
+    pub(super) refused: Vec<(u16, ReplyBuf)>,
+    /// Recipients that an upstream has taken it for, unless it is all of them.
+    pub(super) taken: Vec<u16>,
+    /// Where it is kept, or is being kept.
+    pub(super) entry: Option<EntryId>,
+    pub(super) stage: Stage,
+    /// It was read back from where it is kept.
+    pub(super) is_again: bool,
     mail_at: Instant,
     ended_at: Instant,
 }
 
 impl Dispatch {
-    /// Sends the message's groups on their ways. `session`: who waits for the answer, if anybody does.
-    pub(super) fn begin_transaction(
+    pub(super) fn new_transaction(
         &mut self,
         message: Arc<Message>,
         session: Option<u32>,
@@ -38,35 +47,54 @@ impl Dispatch {
         now: Instant,
     ) -> TransactionId {
         let generation = self.next_generation();
-        self.note_groups(&message);
-        let groups = self.groups.len() as u16;
         let slot = self.transactions.insert(Transaction {
             generation,
             session,
-            message: message.clone(),
-            groups_left: groups,
-            groups,
+            message,
+            groups_left: 0,
+            groups: 0,
             accepted: None,
             refused: Vec::new(),
+            taken: Vec::new(),
+            entry: None,
+            stage: Stage::Sending,
+            is_again: false,
             mail_at,
             ended_at: now,
         });
-        let transaction = TransactionId { slot: slot as u32, generation };
-        let (origin, whole) = (self.options.shard, groups == 1);
+        TransactionId { slot: slot as u32, generation }
+    }
+
+    /// The transaction, if it has not ended.
+    pub(super) fn transaction(&self, id: TransactionId) -> Option<&Transaction> {
+        self.transactions.get(id.slot as usize).filter(|transaction| transaction.generation == id.generation)
+    }
+
+    /// Sends the message's groups on their ways.
+    pub(super) fn send_groups(&mut self, id: TransactionId, now: Instant) {
+        let message = self.transactions[id.slot as usize].message.clone();
+        self.note_groups(&message);
+        let groups = self.groups.len() as u16;
+        let transaction = &mut self.transactions[id.slot as usize];
+        (transaction.groups, transaction.groups_left) = (groups, groups);
+        if !transaction.is_again {
+            self.stats.receive.record(now.nanos_since(transaction.mail_at));
+        }
+        // Where what is put off can be kept, the refusal of one recipient need not be that of the message.
+        let whole = groups == 1 && !self.is_keeping();
+        let origin = self.options.shard;
         for i in 0..self.groups.len() {
             let Way { shard, pool } = self.groups[i];
             self.pools[usize::from(pool)].groups += 1;
             if shard == origin {
-                self.new_delivery(message.clone(), origin, transaction, pool, whole, now);
+                self.new_delivery(message.clone(), origin, id, pool, whole, now);
             } else {
                 let message = message.clone();
-                let letter = Letter::Group { origin, transaction, message, pool, whole };
+                let letter = Letter::Group { origin, transaction: id, message, pool, whole };
                 self.stats.letters.add(1);
                 self.commands.push_back(Queued::Post { shard, letter });
             }
         }
-        self.stats.receive.record(now.nanos_since(mail_at));
-        transaction
     }
 
     /// The ways that recipients of the message go, each once.
@@ -78,7 +106,7 @@ impl Dispatch {
         let pools = self.pools.len();
         self.seen.resize(usize::from(self.options.shards) * pools, false);
         let place = |way: &Way| way.shard.index() * pools + usize::from(way.pool);
-        for way in &message.ways {
+        for way in message.ways.iter().filter(|way| **way != Way::NOWHERE) {
             if !std::mem::replace(&mut self.seen[place(way)], true) {
                 self.groups.push(*way);
             }
@@ -90,10 +118,12 @@ impl Dispatch {
     pub(super) fn group_ended(
         &mut self,
         id: TransactionId,
+        way: Way,
         outcome: Outcome,
         now: Instant,
         buffers: &mut impl Buffers,
     ) {
+        let is_keeping = self.is_keeping();
         let slot = id.slot as usize;
         let Some(transaction) = self.transactions.get_mut(slot).filter(|t| t.generation == id.generation)
         else {
@@ -101,6 +131,9 @@ impl Dispatch {
             return;
         };
         transaction.groups_left -= 1;
+        if is_keeping && outcome.accepted && (transaction.groups > 1 || !outcome.refused.is_empty()) {
+            transaction.note_taken(way, &outcome.refused);
+        }
         transaction.refused.extend(outcome.refused);
         if outcome.accepted {
             transaction.accepted.get_or_insert(outcome.reply);
@@ -108,13 +141,19 @@ impl Dispatch {
             // When there are other groups, each names all its refused recipients.
             transaction.refused.push((bounce::EVERYBODY, outcome.reply));
         }
-        if transaction.groups_left == 0 {
+        if transaction.groups_left > 0 || transaction.stage == Stage::Keeping {
+            return;
+        }
+        if transaction.entry.is_some() {
+            self.end_attempt(id, now, buffers);
+        } else if !self.keep_rest(id, now, buffers) {
             let transaction = self.transactions.remove(slot);
-            self.end_transaction(transaction, now, buffers);
+            self.end_through(transaction, now, buffers);
         }
     }
 
-    fn end_transaction(&mut self, mut transaction: Transaction, now: Instant, buffers: &mut impl Buffers) {
+    /// The upstreams have answered for the message, and the session, if there is one, is told what they said.
+    pub(super) fn end_through(&mut self, transaction: Transaction, now: Instant, buffers: &mut impl Buffers) {
         self.stats.dispatch.record(now.nanos_since(transaction.ended_at));
         self.stats.total.record(now.nanos_since(transaction.mail_at));
         let internal = transaction.message.internal;
@@ -136,7 +175,11 @@ impl Dispatch {
         if internal && !transaction.refused.is_empty() {
             self.stats.bounces_dropped.add(1);
         }
-        // All groups have ended and with them every send: the buffers can receive again.
+        self.dispose(transaction, buffers);
+    }
+
+    /// All groups have ended and with them every send: the buffers can receive again.
+    pub(super) fn dispose(&mut self, mut transaction: Transaction, buffers: &mut impl Buffers) {
         match Arc::get_mut(&mut transaction.message) {
             Some(message) => message.release_body(buffers),
             None => transaction.message.body.iter().for_each(|extent| buffers.release(extent.buffer)),
@@ -154,12 +197,12 @@ impl Dispatch {
     }
 
     /// Tells the sender of a message that some of its recipients were refused while others were not.
-    fn bounce(
+    pub(super) fn bounce(
         &mut self,
         message: &Message,
         refused: &[(u16, ReplyBuf)],
         now: Instant,
-        buffers: &impl Buffers,
+        buffers: &mut impl Buffers,
     ) {
         let id = self.new_message_id();
         let unix = self.unix_seconds(now);
@@ -174,7 +217,17 @@ impl Dispatch {
         }
         self.router.assign(bounce, &self.options.routes, Origin::default(), buffers);
         self.stats.bounces.add(1);
-        self.begin_transaction(shared, None, now, now);
+        let id = self.new_transaction(shared, None, now, now);
+        self.take_on(id, now, buffers);
+    }
+}
+
+impl Transaction {
+    /// A group has ended, and an upstream has it for all but those refused.
+    fn note_taken(&mut self, way: Way, refused: &[(u16, ReplyBuf)]) {
+        let group = (0u16..).zip(&self.message.ways).filter(|(_, other)| **other == way);
+        let is_taken = |recipient: &u16| refused.iter().all(|(other, _)| other != recipient);
+        self.taken.extend(group.map(|(recipient, _)| recipient).filter(is_taken));
     }
 }
 

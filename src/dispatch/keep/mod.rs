@@ -1,0 +1,343 @@
+//! Messages that are kept: on disk before they are acknowledged, and from there tried again until each recipient is
+//! delivered or bounced. To a transaction the spool is what a session is: somebody that waits for its end.
+//!
+//! In `spool` mode a message is kept first and sent when it is durable. In `through-then-spool` it is sent first; what
+//! no upstream would take, or not in time, is kept with the recipients that are left. A transaction whose message is
+//! being written ends only when the disk has answered: until then its body is in use.
+
+mod attempt;
+mod due;
+
+use std::collections::VecDeque;
+use std::io::Write;
+use std::time::Duration;
+
+use super::Dispatch;
+use super::message::TransactionId;
+use super::options::Pool;
+use super::owner::Way;
+use super::transaction::Transaction;
+use crate::handle::Buffers;
+use crate::protocol::wire::reply::{Enhanced, Reply};
+use crate::spool::{Event, Kept, Refusal, Request, Spool, Ticket};
+use crate::time::Instant;
+
+/// Who answers for a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// The upstream.
+    #[default]
+    Through,
+    /// The disk.
+    Spool,
+    /// The upstream, and the disk for what none would take in time.
+    ThroughThenSpool,
+}
+
+/// How messages are kept.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Who answers.
+    pub mode: Mode,
+    /// How long upstreams have before the disk answers.
+    pub through_timeout: Duration,
+    /// How old a message is when those that asked for it are told that it is late.
+    pub delay_warning: Duration,
+}
+
+const DISK_FULL: Reply<'static> = Reply::new(452, Enhanced(4, 3, 1), "The spool is full, try again later");
+const DISK_FAILING: Reply<'static> =
+    Reply::new(451, Enhanced(4, 3, 0), "The spool cannot be written, try again later");
+
+/// What a shard knows of the messages that it keeps.
+#[derive(Debug, Default)]
+pub(super) struct Keeping {
+    spool: Option<Box<Spool>>,
+    /// Transactions, and when they are to be kept if a client still waits for them then; in order.
+    overdue: VecDeque<(Instant, TransactionId)>,
+    /// Kept messages under way in their first attempt, and those read back.
+    fresh: usize,
+    again: usize,
+    /// The most buffers that were ever free.
+    buffers_most: usize,
+    /// When it is next worth looking for what is due.
+    look_at: Instant,
+    /// Recipients at hand.
+    recipients: Vec<u16>,
+}
+
+/// What a transaction waits for besides its groups.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Stage {
+    /// Nothing.
+    #[default]
+    Sending,
+    /// The disk's word that its message is durable.
+    Keeping,
+    /// Its body, which is being read.
+    Loading,
+}
+
+impl Dispatch {
+    /// Keeps messages here from now on. What was found in the spool at the start is in it.
+    pub fn set_spool(&mut self, spool: Spool) {
+        self.keeping.spool = Some(Box::new(spool));
+    }
+
+    /// The spool, to be looked at.
+    pub fn spool(&self) -> Option<&Spool> {
+        self.keeping.spool.as_deref()
+    }
+
+    /// What the disk is to do next. To be called until `None` after any `handle_*`.
+    pub fn poll_disk(&mut self) -> Option<Request<'_>> {
+        self.keeping.spool.as_mut()?.poll_request()
+    }
+
+    /// The disk has done what that ticket stood for, or failed: errno.
+    pub fn handle_disk(
+        &mut self,
+        ticket: Ticket,
+        result: Result<u32, i32>,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
+        if let Some(spool) = &mut self.keeping.spool {
+            spool.handle_completion(ticket, result, now, buffers);
+        }
+        self.settle(now, buffers);
+    }
+
+    /// A transaction just made goes its way, as the mode wants it.
+    pub(super) fn take_on(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) {
+        let session = self.transactions[id.slot as usize].session;
+        let mode = if self.is_keeping() { self.options.keep.mode } else { Mode::Through };
+        let is_first = mode == Mode::Spool || mode == Mode::ThroughThenSpool && session.is_none();
+        if is_first {
+            match self.keep(id, now, buffers) {
+                Ok(()) => return,
+                // Nobody is there to be told: better sent than lost.
+                Err(_) if session.is_none() => {}
+                Err(refusal) => return self.refused_by_disk(id, refusal, now, buffers),
+            }
+        } else if mode == Mode::ThroughThenSpool {
+            self.keeping.overdue.push_back((now + self.options.keep.through_timeout, id));
+        }
+        self.send_groups(id, now);
+    }
+
+    /// Whether there is a place to keep messages in.
+    pub(super) fn is_keeping(&self) -> bool {
+        self.keeping.spool.is_some() && self.options.keep.mode != Mode::Through
+    }
+
+    /// Has the transaction's message written, with the recipients that nobody has taken yet.
+    fn keep(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) -> Result<(), Refusal> {
+        let unix_ms = self.unix_seconds(now) * 1000;
+        let Keeping { spool: Some(spool), recipients, .. } = &mut self.keeping else {
+            return Err(Refusal::Failing);
+        };
+        let transaction = &mut self.transactions[id.slot as usize];
+        let message = &*transaction.message;
+        recipients.clear();
+        transaction.left(recipients);
+        let pool = recipients.first().map_or(u16::MAX, |first| message.ways[usize::from(*first)].pool);
+        let lane = lane_of(&self.options.pools, pool);
+        let listener =
+            message.listener.and_then(|listener| self.options.listeners.get(usize::from(listener.0)));
+        let kept = Kept {
+            id: message.id,
+            envelope: &message.envelope,
+            remaining: recipients,
+            head: &message.head,
+            body: &message.body,
+            size: message.size,
+            shape: message.shape,
+            internal: message.internal,
+            listener: listener.map_or("", |listener| &listener.name),
+            source: message.origin,
+            source_key: message.source,
+            created_unix_ms: unix_ms,
+            pool: lane,
+            attempts: 0,
+        };
+        let token = u64::from(id.slot) << 32 | u64::from(id.generation);
+        transaction.entry = Some(spool.append(&kept, token, now, buffers)?);
+        transaction.stage = Stage::Keeping;
+        Ok(())
+    }
+
+    /// Deals with what the disk has brought, and with what is late or due.
+    pub(super) fn settle_kept(&mut self, now: Instant, buffers: &mut impl Buffers) -> bool {
+        let mut anything = false;
+        while let Some(event) = self.keeping.spool.as_mut().and_then(|spool| spool.poll_event()) {
+            anything = true;
+            self.kept_event(event, now, buffers);
+        }
+        anything
+    }
+
+    fn kept_event(&mut self, event: Event, now: Instant, buffers: &mut impl Buffers) {
+        let (token, fact) = match event {
+            Event::Durable { token, .. } => (token, Stage::Keeping),
+            Event::NotKept { token, errno, .. } => {
+                let refusal = if errno == libc::ENOSPC { Refusal::Full } else { Refusal::Failing };
+                return self.not_kept(transaction_of(token), refusal, now, buffers);
+            }
+            Event::Loaded { token, .. } => (token, Stage::Loading),
+            Event::Damaged { token, .. } => return self.damaged(transaction_of(token), buffers),
+        };
+        let id = transaction_of(token);
+        debug_assert_eq!(
+            self.transaction(id).map(|t| t.stage),
+            Some(fact),
+            "the disk answers what was asked"
+        );
+        match fact {
+            Stage::Keeping => self.durable(id, now, buffers),
+            Stage::Loading => self.loaded(id, now, buffers),
+            Stage::Sending => {}
+        }
+    }
+
+    /// The message is on disk: the client need not wait any longer.
+    fn durable(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) {
+        let Some(transaction) = self.transactions.get_mut(id.slot as usize) else { return };
+        transaction.stage = Stage::Sending;
+        let (is_unsent, has_ended) = (transaction.groups == 0, transaction.groups_left == 0);
+        let session = transaction.session.take();
+        self.keeping.fresh += 1;
+        if let Some(session) = session {
+            let mut text = std::mem::take(&mut self.text);
+            text.clear();
+            let id = self.transactions[id.slot as usize].message.id;
+            write!(text, "Ok: kept as {id}").expect("writing to memory");
+            let reply = Reply { code: 250, enhanced: Some(Enhanced(2, 0, 0)), text: &text };
+            self.session_verdict(session, reply, now, buffers);
+            self.text = text;
+        }
+        match (is_unsent, has_ended) {
+            (true, _) if self.has_room_for_fresh(buffers) => self.send_groups(id, now),
+            (true, _) => self.put_back(id, now, buffers),
+            (false, true) => self.end_attempt(id, now, buffers),
+            (false, false) => {}
+        }
+    }
+
+    /// It could not be written. Who waits is told, unless an upstream may still answer.
+    fn not_kept(&mut self, id: TransactionId, refusal: Refusal, now: Instant, buffers: &mut impl Buffers) {
+        let Some(transaction) = self.transactions.get_mut(id.slot as usize) else { return };
+        transaction.entry = None;
+        transaction.stage = Stage::Sending;
+        match (transaction.groups, transaction.groups_left, transaction.session) {
+            // Made here: better sent than lost.
+            (0, _, None) => self.send_groups(id, now),
+            (0, ..) => self.refused_by_disk(id, refusal, now, buffers),
+            (_, 0, _) => self.end_unkept(id, refusal, now, buffers),
+            _ => {}
+        }
+    }
+
+    /// All groups of a message that could not be kept have ended, and some recipients were put off.
+    fn end_unkept(&mut self, id: TransactionId, refusal: Refusal, now: Instant, buffers: &mut impl Buffers) {
+        let transaction = self.transactions.remove(id.slot as usize);
+        if transaction.accepted.is_some() {
+            return self.end_through(transaction, now, buffers);
+        }
+        self.answer_refused(transaction, refusal, now, buffers);
+    }
+
+    /// Nothing of the message has been sent, and the disk does not take it.
+    fn refused_by_disk(
+        &mut self,
+        id: TransactionId,
+        refusal: Refusal,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
+        let transaction = self.transactions.remove(id.slot as usize);
+        self.answer_refused(transaction, refusal, now, buffers);
+    }
+
+    fn answer_refused(
+        &mut self,
+        transaction: Transaction,
+        refusal: Refusal,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
+        self.stats.spool_refused.add(1);
+        if let Some(session) = transaction.session {
+            let reply = match refusal {
+                Refusal::Full => DISK_FULL,
+                Refusal::Failing => DISK_FAILING,
+            };
+            self.session_verdict(session, reply, now, buffers);
+        }
+        self.dispose(transaction, buffers);
+    }
+
+    /// All groups have ended while a client waits: what was put off is kept. False if there is nothing to keep.
+    pub(super) fn keep_rest(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) -> bool {
+        let transaction = &self.transactions[id.slot as usize];
+        let is_wanted = self.options.keep.mode == Mode::ThroughThenSpool
+            && transaction.session.is_some()
+            && transaction.refused.iter().any(|(_, reply)| reply.as_reply().is_temporary());
+        if !is_wanted || self.keeping.spool.is_none() {
+            return false;
+        }
+        match self.keep(id, now, buffers) {
+            Ok(()) => {}
+            Err(refusal) => self.end_unkept(id, refusal, now, buffers),
+        }
+        true
+    }
+
+    /// Keeps the messages whose clients have waited for an upstream long enough.
+    pub(super) fn keep_overdue(&mut self, now: Instant, buffers: &mut impl Buffers) {
+        while let Some(&(at, id)) = self.keeping.overdue.front() {
+            let waits = self
+                .transaction(id)
+                .is_some_and(|t| t.session.is_some() && t.entry.is_none() && t.groups_left > 0);
+            if at > now && waits {
+                break;
+            }
+            self.keeping.overdue.pop_front();
+            if waits {
+                // Where the disk refuses, the client waits on for an upstream.
+                let _ = self.keep(id, now, buffers);
+            }
+        }
+    }
+
+    /// When something kept, late or due has to be looked at.
+    pub(super) fn next_kept(&self) -> Instant {
+        let overdue = self.keeping.overdue.front().map_or(Instant::NEVER, |(at, _)| *at);
+        let spool = self.keeping.spool.as_ref().map_or(Instant::NEVER, |spool| spool.next_deadline());
+        overdue.min(spool)
+    }
+
+    /// Nothing is being written or read.
+    pub(super) fn disk_is_quiet(&self) -> bool {
+        self.keeping.spool.as_ref().is_none_or(|spool| spool.is_quiet())
+    }
+}
+
+/// What the spool knows a pool by, for which places change with each start.
+pub(super) fn lane_of(pools: &[Pool], pool: u16) -> u16 {
+    pools.get(usize::from(pool)).map_or(u16::MAX, |pool| pool.serial as u16)
+}
+
+fn transaction_of(token: u64) -> TransactionId {
+    TransactionId { slot: (token >> 32) as u32, generation: token as u32 }
+}
+
+impl Transaction {
+    /// Recipients of this transaction that nobody has taken.
+    fn left(&self, recipients: &mut Vec<u16>) {
+        let all = 0..self.message.ways.len() as u16;
+        recipients.extend(all.filter(|recipient| {
+            self.message.ways[usize::from(*recipient)] != Way::NOWHERE && !self.taken.contains(recipient)
+        }));
+    }
+}
