@@ -63,7 +63,8 @@ impl Dispatch {
         let Some(spool) = &mut self.keeping.spool else {
             return self.dispose(transaction, buffers);
         };
-        if spool.is_expired(entry, now) {
+        if !fates.later.is_empty() && spool.is_expired(entry, now) {
+            self.stats.spool.expired.add(1);
             fates.failed.append(&mut fates.later);
         }
         // Who is to be told of a failure is told from the disk: without room there, it is tried again later.
@@ -112,7 +113,7 @@ impl Dispatch {
         if let Some(spool) = &mut self.keeping.spool {
             spool.defer(entry, lane, &reply, now);
         }
-        self.stats.kept_deferred.add(1);
+        self.stats.spool.deferred.add(1);
     }
 
     /// A message is too old when it is read back: nobody tries any more.

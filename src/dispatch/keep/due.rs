@@ -172,7 +172,7 @@ impl Dispatch {
     pub(super) fn damaged(&mut self, id: TransactionId, buffers: &mut impl Buffers) {
         let transaction = self.transactions.remove(id.slot as usize);
         self.leave_active(&transaction);
-        self.stats.kept_damaged.add(1);
+        self.stats.spool.damaged.add(1);
         self.dispose(transaction, buffers);
     }
 

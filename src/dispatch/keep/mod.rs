@@ -266,7 +266,7 @@ impl Dispatch {
         now: Instant,
         buffers: &mut impl Buffers,
     ) {
-        self.stats.spool_refused.add(1);
+        self.stats.spool.refused.add(1);
         if let Some(session) = transaction.session {
             let reply = match refusal {
                 Refusal::Full => DISK_FULL,
