@@ -18,7 +18,7 @@ use crate::net::Net;
 use crate::net::uring::{self, Uring, UringOptions};
 use crate::observe::{Scoreboard, Stats};
 use crate::shard::mailbox::{Mailbox, mailboxes};
-use crate::shard::{Desk, Order, Orders, Shard};
+use crate::shard::{Desks, Order, Orders, Shard};
 use crate::sys::arena::{Arenas, BUFFER_BYTES};
 use crate::sys::ring_table::RingTable;
 use crate::sys::{clock, files};
@@ -82,7 +82,7 @@ pub struct Running {
     pub features: String,
     /// The CPU of each.
     pub cpus: Vec<u32>,
-    pub(super) desks: Vec<Arc<Desk>>,
+    pub(super) desks: Vec<Arc<Desks>>,
     pub(super) epoch_ms: u64,
     pub(super) room: Room,
     threads: Vec<JoinHandle<Result<(), Failure>>>,
@@ -114,7 +114,7 @@ struct Seat {
     orders: Arc<Orders>,
     stats: Arc<[Arc<Stats>]>,
     scoreboard: Arc<Scoreboard>,
-    desk: Arc<Desk>,
+    desks: Arc<Desks>,
     /// By listener, where to listen.
     listen: Vec<Option<SocketAddr>>,
 }
@@ -173,7 +173,7 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
                 opened_max: room.links,
                 ..UringOptions::default()
             },
-            desk: running.desks[index].clone(),
+            desks: running.desks[index].clone(),
             arenas: arenas.clone(),
             rings: rings.clone(),
             mailbox,
@@ -248,7 +248,7 @@ impl Seat {
         let mut dispatch = Dispatch::new(self.options, self.stats[self.id.index()].clone(), unix_at_zero());
         dispatch.set_scoreboard(self.scoreboard);
         let mut shard = Shard::new(self.id, net, dispatch, self.mailbox, self.orders.clone(), self.stats);
-        shard.attend(self.desk);
+        shard.attend(self.desks);
         for (place, address) in self.listen.iter().enumerate() {
             let Some(address) = *address else { continue };
             shard

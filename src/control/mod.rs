@@ -6,6 +6,7 @@ mod launch;
 mod layout;
 mod notify;
 mod probe;
+mod queue;
 mod reload;
 mod translate;
 mod view;

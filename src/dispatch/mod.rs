@@ -39,7 +39,7 @@ use delivery::Delivery;
 pub use delivery::DeliveryId;
 pub use form::{Piece, Pieces};
 use keep::Keeping;
-pub use keep::{Mode, Options as KeepOptions};
+pub use keep::{Action, Answer, Mode, Options as KeepOptions, Order, Row, Selection};
 use link::Link;
 use lookout::Lookout;
 use message::Spares;

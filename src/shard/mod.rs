@@ -15,7 +15,7 @@ use crate::handle::{ListenerId, ShardId, StreamId};
 use crate::net::{Event, Net};
 use crate::observe::Stats;
 use crate::time::Instant;
-pub use edition::{Desk, Edition};
+pub use edition::{Desks, Edition};
 use mailbox::Mailbox;
 
 /// Events taken in one turn: enough to fill the sends, few enough that their bytes stay in the cache.
@@ -74,9 +74,10 @@ pub struct Shard<N> {
     publish_at: Instant,
     /// By listener, where this shard listens.
     listening: Vec<Option<SocketAddr>>,
-    /// Where new editions of the options lie, and the last one taken.
-    desk: Option<Arc<Desk>>,
+    /// Where new editions of the options and operators' orders lie, and the last ones taken.
+    desks: Option<Arc<Desks>>,
     edition: u64,
+    order: u64,
 }
 
 impl<N: Net> Shard<N> {
@@ -103,14 +104,15 @@ impl<N: Net> Shard<N> {
             now,
             publish_at: now,
             listening: Vec::new(),
-            desk: None,
+            desks: None,
             edition: 0,
+            order: 0,
         }
     }
 
-    /// From here on it looks for new editions of its options there.
-    pub fn attend(&mut self, desk: Arc<Desk>) {
-        self.desk = Some(desk);
+    /// From here on it looks there for new editions of its options, and for orders.
+    pub fn attend(&mut self, desks: Arc<Desks>) {
+        self.desks = Some(desks);
     }
 
     /// Listens; the address with its port.
@@ -122,19 +124,26 @@ impl<N: Net> Shard<N> {
         Ok(bound)
     }
 
-    /// Takes a new edition, if there is one: all of it or, where a listener cannot be had, nothing.
-    fn look_at_desk(&mut self) {
-        let Some(desk) = &self.desk else { return };
-        let Some(edition) = desk.take(self.edition) else { return };
-        let desk = desk.clone();
-        let number = edition.number;
-        self.edition = number;
-        let result = self.apply(*edition);
-        desk.reply(number, result);
+    /// Takes a new edition, if there is one: all of it or, where a listener cannot be had, nothing. Takes an order, and
+    /// answers the last one.
+    fn look_at_desks(&mut self) {
+        let Some(desks) = self.desks.clone() else { return };
+        if let Some((number, edition)) = desks.editions.take(self.edition) {
+            self.edition = number;
+            let result = self.apply(*edition);
+            desks.editions.reply(number, result);
+        }
+        if let Some((number, order)) = desks.orders.take(self.order) {
+            self.order = number;
+            self.dispatch.handle_order(*order);
+        }
+        if let Some(answer) = self.dispatch.poll_answer() {
+            desks.orders.reply(self.order, answer);
+        }
     }
 
     fn apply(&mut self, edition: Edition) -> Result<(), String> {
-        let Edition { options, stats, scoreboard, listen, .. } = edition;
+        let Edition { options, stats, scoreboard, listen } = edition;
         let before = std::mem::take(&mut self.listening);
         self.listening = before.clone();
         self.listening.resize(listen.len(), None);
@@ -172,7 +181,7 @@ impl<N: Net> Shard<N> {
         self.now = self.net.turn(until, EVENTS_PER_TURN, &mut events);
         self.mailbox.awake();
         let woke_at = self.now;
-        self.look_at_desk();
+        self.look_at_desks();
         self.dispatch.handle_marks(self.now, &mut self.net);
         for event in events.drain(..) {
             self.handle(event);

@@ -7,10 +7,13 @@
 
 mod attempt;
 mod due;
+mod orders;
 
 use std::collections::VecDeque;
 use std::io::Write;
 use std::time::Duration;
+
+pub use orders::{Action, Answer, Order, Row, Selection};
 
 use super::Dispatch;
 use super::message::TransactionId;
@@ -43,6 +46,10 @@ pub struct Options {
     pub through_timeout: Duration,
     /// How old a message is when those that asked for it are told that it is late.
     pub delay_warning: Duration,
+    /// The time to the next attempt after the first, the second, …; the last repeats.
+    pub retry: Vec<Duration>,
+    /// How long a message is tried.
+    pub max_age: Duration,
 }
 
 const DISK_FULL: Reply<'static> = Reply::new(452, Enhanced(4, 3, 1), "The spool is full, try again later");
@@ -64,6 +71,8 @@ pub(super) struct Keeping {
     look_at: Instant,
     /// Recipients at hand.
     recipients: Vec<u16>,
+    /// An operator's order being carried out.
+    errand: Option<orders::Errand>,
 }
 
 /// What a transaction waits for besides its groups.
@@ -121,7 +130,7 @@ impl Dispatch {
                 Err(refusal) => return self.refused_by_disk(id, refusal, now, buffers),
             }
         } else if mode == Mode::ThroughThenSpool {
-            self.keeping.overdue.push_back((now + self.options.keep.through_timeout, id));
+            self.note_overdue(now + self.options.keep.through_timeout, id);
         }
         self.send_groups(id, now);
     }
@@ -293,6 +302,14 @@ impl Dispatch {
         true
     }
 
+    fn note_overdue(&mut self, at: Instant, id: TransactionId) {
+        // What has ended in the meantime goes first: the list stays as short as what is under way.
+        while self.keeping.overdue.front().is_some_and(|(_, first)| self.transaction(*first).is_none()) {
+            self.keeping.overdue.pop_front();
+        }
+        self.keeping.overdue.push_back((at, id));
+    }
+
     /// Keeps the messages whose clients have waited for an upstream long enough.
     pub(super) fn keep_overdue(&mut self, now: Instant, buffers: &mut impl Buffers) {
         while let Some(&(at, id)) = self.keeping.overdue.front() {
@@ -312,9 +329,22 @@ impl Dispatch {
 
     /// When something kept, late or due has to be looked at.
     pub(super) fn next_kept(&self) -> Instant {
+        let Some(spool) = &self.keeping.spool else { return Instant::NEVER };
         let overdue = self.keeping.overdue.front().map_or(Instant::NEVER, |(at, _)| *at);
-        let spool = self.keeping.spool.as_ref().map_or(Instant::NEVER, |spool| spool.next_deadline());
-        overdue.min(spool)
+        let order = if self.keeping.errand.is_some() { Instant::default() } else { Instant::NEVER };
+        overdue.min(spool.next_deadline()).min(self.next_due()).min(order)
+    }
+
+    pub(super) fn handle_kept_deadlines(&mut self, now: Instant, buffers: &mut impl Buffers) {
+        if self.next_kept() > now {
+            return;
+        }
+        if let Some(spool) = &mut self.keeping.spool {
+            spool.handle_deadline(now, buffers);
+        }
+        self.keep_overdue(now, buffers);
+        self.run_errand(now);
+        self.take_up_due(now, buffers);
     }
 
     /// Nothing is being written or read.

@@ -94,8 +94,7 @@ impl<const K: usize, const V: usize> Map<K, V> {
     }
 
     pub(super) fn remove(&self, key: [u8; K]) -> io::Result<()> {
-        let mut attributes =
-            Attributes::new().u32(0, self.fd.as_raw_fd() as u32).u64(8, key.as_ptr() as u64);
+        let mut attributes = Attributes::new().u32(0, self.fd.as_raw_fd() as u32).u64(8, key.as_ptr() as u64);
         // SAFETY: the key is valid for reading and of the map's size.
         unsafe { bpf(BPF_MAP_DELETE_ELEM, &mut attributes) }.map(drop)
     }

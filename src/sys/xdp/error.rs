@@ -73,7 +73,10 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::NoInterface(name) => {
-                write!(f, "there is no interface `{name}` (`ip link` lists those there are): correct `[xdp] interface`")
+                write!(
+                    f,
+                    "there is no interface `{name}` (`ip link` lists those there are): correct `[xdp] interface`"
+                )
             }
             Error::NotEthernet(name) => write!(f, "`{name}` is no Ethernet interface: choose one that is"),
             Error::Privileges(what, error) => write!(

@@ -171,7 +171,8 @@ impl Netlink {
                     libc::NLMSG_DONE => is_over = true,
                     libc::NLMSG_ERROR => {
                         is_over = true;
-                        let code = message.body.get(..4).map_or(0, |b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
+                        let code =
+                            message.body.get(..4).map_or(0, |b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
                         if code != 0 {
                             return Err(io::Error::from_raw_os_error(-code));
                         }
@@ -415,7 +416,8 @@ fn read_neighbour(kind: u16, body: &[u8]) -> Option<Neighbour> {
             _ => {}
         }
     }
-    let is_known = kind == libc::RTM_NEWNEIGH && state & (NUD_INCOMPLETE | NUD_FAILED | NUD_NOARP) == 0 && state != 0;
+    let is_known =
+        kind == libc::RTM_NEWNEIGH && state & (NUD_INCOMPLETE | NUD_FAILED | NUD_NOARP) == 0 && state != 0;
     Some(Neighbour {
         interface,
         address: address?,
@@ -426,13 +428,8 @@ fn read_neighbour(kind: u16, body: &[u8]) -> Option<Neighbour> {
 }
 
 fn read_route(body: &[u8]) -> Option<Route> {
-    let mut route = Route {
-        is_local: *body.get(7)? == RTN_LOCAL,
-        interface: 0,
-        gateway: None,
-        source: None,
-        mtu: None,
-    };
+    let mut route =
+        Route { is_local: *body.get(7)? == RTN_LOCAL, interface: 0, gateway: None, source: None, mtu: None };
     for (kind, value) in attributes(body.get(12..)?) {
         match kind {
             libc::RTA_OIF => route.interface = u32_at(value, 0)?,
@@ -469,7 +466,9 @@ mod tests {
         let index = index_of("lo").expect("every machine has it");
         let lo = netlink.interface(index).expect("it is there");
         assert_eq!((lo.name.as_str(), lo.mac), ("lo", None), "no Ethernet interface");
-        assert!(netlink.addresses().expect("a dump").contains(&(index, "127.0.0.1".parse().expect("an address"))));
+        assert!(
+            netlink.addresses().expect("a dump").contains(&(index, "127.0.0.1".parse().expect("an address")))
+        );
         let here = netlink.route("127.0.0.1".parse().expect("an address"), None).expect("a route");
         assert!(here.is_local && here.interface == index, "{here:?}");
         assert_eq!(index_of("there is no such"), None);

@@ -256,7 +256,8 @@ mod tests {
             }
             Err(error) => panic!("{error}"),
         };
-        let addresses: [IpAddr; 2] = ["192.0.2.1", "2001:db8::1"].map(|text| text.parse().expect("an address"));
+        let addresses: [IpAddr; 2] =
+            ["192.0.2.1", "2001:db8::1"].map(|text| text.parse().expect("an address"));
         for address in addresses {
             let key = match address {
                 IpAddr::V4(v4) => v4.to_ipv6_mapped(),

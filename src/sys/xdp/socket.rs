@@ -82,10 +82,15 @@ fn get<T: Copy>(fd: &OwnedFd, option: libc::c_int, zero: T) -> io::Result<T> {
     checked(unsafe {
         libc::getsockopt(fd.as_raw_fd(), libc::SOL_XDP, option, (&raw mut value).cast(), &raw mut len)
     })?;
-    if len as usize == size_of::<T>() { Ok(value) } else { Err(io::Error::from_raw_os_error(libc::ENOPROTOOPT)) }
+    if len as usize == size_of::<T>() {
+        Ok(value)
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ENOPROTOOPT))
+    }
 }
 
-const NO_OFFSETS: libc::xdp_ring_offset = libc::xdp_ring_offset { producer: 0, consumer: 0, desc: 0, flags: 0 };
+const NO_OFFSETS: libc::xdp_ring_offset =
+    libc::xdp_ring_offset { producer: 0, consumer: 0, desc: 0, flags: 0 };
 
 impl Xsk {
     /// A socket on that queue, with `entries` (a power of two) in each ring. Not yet bound.
@@ -102,17 +107,12 @@ impl Xsk {
         let frame_bytes = if mtu + 18 + HEADROOM <= 2_048 { 2_048 } else { 4_096 };
         let umem = Umem::new(entries * 2, frame_bytes)?;
         set(&fd, libc::XDP_UMEM_REG, &umem.registration())?;
-        let rings = [
-            libc::XDP_UMEM_FILL_RING,
-            libc::XDP_UMEM_COMPLETION_RING,
-            libc::XDP_RX_RING,
-            libc::XDP_TX_RING,
-        ];
+        let rings =
+            [libc::XDP_UMEM_FILL_RING, libc::XDP_UMEM_COMPLETION_RING, libc::XDP_RX_RING, libc::XDP_TX_RING];
         for ring in rings {
             set(&fd, ring, &entries)?;
         }
-        let zero =
-            libc::xdp_mmap_offsets { rx: NO_OFFSETS, tx: NO_OFFSETS, fr: NO_OFFSETS, cr: NO_OFFSETS };
+        let zero = libc::xdp_mmap_offsets { rx: NO_OFFSETS, tx: NO_OFFSETS, fr: NO_OFFSETS, cr: NO_OFFSETS };
         let parts = get(&fd, libc::XDP_MMAP_OFFSETS, zero)?;
         let mut this = Xsk {
             receive: Consumer::map(&fd, libc::XDP_PGOFF_RX_RING as u64, &parts.rx, entries)?,
@@ -120,7 +120,10 @@ impl Xsk {
             transmit: Producer::map(&fd, libc::XDP_PGOFF_TX_RING as u64, &parts.tx, entries)?,
             completion: Consumer::map(&fd, libc::XDP_UMEM_PGOFF_COMPLETION_RING, &parts.cr, entries)?,
             umem,
-            free: (u64::from(entries)..u64::from(entries) * 2).rev().map(|n| n * u64::from(frame_bytes)).collect(),
+            free: (u64::from(entries)..u64::from(entries) * 2)
+                .rev()
+                .map(|n| n * u64::from(frame_bytes))
+                .collect(),
             frame_bytes,
             is_zero_copy: false,
             kicks: 0,
@@ -264,7 +267,14 @@ impl Xsk {
             self.kicks += 1;
             // SAFETY: no memory is read: the length is zero.
             let sent = checked(unsafe {
-                libc::sendto(self.fd.as_raw_fd(), std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0)
+                libc::sendto(
+                    self.fd.as_raw_fd(),
+                    std::ptr::null(),
+                    0,
+                    libc::MSG_DONTWAIT,
+                    std::ptr::null(),
+                    0,
+                )
             } as libc::c_int);
             match sent {
                 Ok(_) => {}
