@@ -42,4 +42,4 @@ pub const DUE_PER_PASS: usize = 256;
 /// A kept message that is due while its pool has no upstream that could take it is looked at again after this long.
 pub const POSTPONED_MAX: Duration = Duration::from_secs(30);
 /// Kept messages that an operator's order looks at in one turn.
-pub const ORDER_STEP: u32 = 2048;
+pub const ORDER_STEP: usize = 2048;

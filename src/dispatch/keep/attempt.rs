@@ -68,7 +68,7 @@ impl Dispatch {
             fates.failed.append(&mut fates.later);
         }
         // Who is to be told of a failure is told from the disk: without room there, it is tried again later.
-        if spool.refuses().is_some() {
+        if spool.is_refusing(now) {
             fates.later.append(&mut fates.failed);
         }
         self.report_failures(&transaction, &fates.failed, now, buffers);
@@ -116,12 +116,14 @@ impl Dispatch {
         self.stats.spool.deferred.add(1);
     }
 
-    /// A message is too old when it is read back: nobody tries any more.
-    pub(super) fn expire(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) {
-        let last = self.transactions[id.slot as usize]
-            .entry
-            .and_then(|entry| self.keeping.spool.as_ref()?.last_reply(entry));
-        let reply = last.unwrap_or_else(|| ours(7, "delivery time expired"));
+    /// Nobody tries any more: a message that is too old when it is read back, or that an operator has given up on.
+    pub(super) fn end_untried(
+        &mut self,
+        id: TransactionId,
+        reply: ReplyBuf,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
         self.transactions[id.slot as usize].refused.push((EVERYBODY, reply));
         self.end_attempt(id, now, buffers);
     }

@@ -9,7 +9,7 @@ mod attempt;
 mod due;
 mod orders;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::Write;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use super::owner::Way;
 use super::transaction::Transaction;
 use crate::handle::Buffers;
 use crate::protocol::wire::reply::{Enhanced, Reply};
-use crate::spool::{Event, Kept, Refusal, Request, Spool, Ticket};
+use crate::spool::{EntryId, Event, Kept, Refusal, Request, Spool, Ticket};
 use crate::time::Instant;
 
 /// Who answers for a message.
@@ -71,6 +71,10 @@ pub(super) struct Keeping {
     look_at: Instant,
     /// Recipients at hand.
     recipients: Vec<u16>,
+    /// Messages that an operator has given up on and that are still to be read for their bounces.
+    doomed: VecDeque<EntryId>,
+    /// Those among what is under way.
+    given_up: HashSet<EntryId>,
     /// An operator's order being carried out.
     errand: Option<orders::Errand>,
 }
@@ -99,8 +103,8 @@ impl Dispatch {
     }
 
     /// What the disk is to do next. To be called until `None` after any `handle_*`.
-    pub fn poll_disk(&mut self) -> Option<Request<'_>> {
-        self.keeping.spool.as_mut()?.poll_request()
+    pub fn poll_disk(&mut self, now: Instant, buffers: &mut impl Buffers) -> Option<Request<'_>> {
+        self.keeping.spool.as_mut()?.poll_request(now, buffers)
     }
 
     /// The disk has done what that ticket stood for, or failed: errno.
@@ -170,8 +174,7 @@ impl Dispatch {
             pool: lane,
             attempts: 0,
         };
-        let token = u64::from(id.slot) << 32 | u64::from(id.generation);
-        transaction.entry = Some(spool.append(&kept, token, now, buffers)?);
+        transaction.entry = Some(spool.append(&kept, token_of(id), now, buffers)?);
         transaction.stage = Stage::Keeping;
         Ok(())
     }
@@ -194,7 +197,7 @@ impl Dispatch {
                 return self.not_kept(transaction_of(token), refusal, now, buffers);
             }
             Event::Loaded { token, .. } => (token, Stage::Loading),
-            Event::Damaged { token, .. } => return self.damaged(transaction_of(token), buffers),
+            Event::Damaged { entry, token } => return self.damaged(entry, token.map(transaction_of), now, buffers),
         };
         let id = transaction_of(token);
         debug_assert_eq!(
@@ -328,19 +331,18 @@ impl Dispatch {
     }
 
     /// When something kept, late or due has to be looked at.
-    pub(super) fn next_kept(&self) -> Instant {
+    pub(super) fn next_kept(&self, now: Instant) -> Instant {
         let Some(spool) = &self.keeping.spool else { return Instant::NEVER };
         let overdue = self.keeping.overdue.front().map_or(Instant::NEVER, |(at, _)| *at);
         let order = if self.keeping.errand.is_some() { Instant::default() } else { Instant::NEVER };
-        overdue.min(spool.next_deadline()).min(self.next_due()).min(order)
+        let takes = self.may_take_up() && self.keeping.look_at <= now;
+        let look_at = if self.may_take_up() && !takes { self.keeping.look_at } else { Instant::NEVER };
+        overdue.min(spool.next_deadline(now, |_| takes)).min(order).min(look_at)
     }
 
     pub(super) fn handle_kept_deadlines(&mut self, now: Instant, buffers: &mut impl Buffers) {
-        if self.next_kept() > now {
+        if self.keeping.spool.is_none() {
             return;
-        }
-        if let Some(spool) = &mut self.keeping.spool {
-            spool.handle_deadline(now, buffers);
         }
         self.keep_overdue(now, buffers);
         self.run_errand(now);
@@ -349,13 +351,17 @@ impl Dispatch {
 
     /// Nothing is being written or read.
     pub(super) fn disk_is_quiet(&self) -> bool {
-        self.keeping.spool.as_ref().is_none_or(|spool| spool.is_quiet())
+        self.keeping.spool.as_ref().is_none_or(|spool| spool.is_settled())
     }
 }
 
 /// What the spool knows a pool by, for which places change with each start.
 pub(super) fn lane_of(pools: &[Pool], pool: u16) -> u16 {
     pools.get(usize::from(pool)).map_or(u16::MAX, |pool| pool.serial as u16)
+}
+
+fn token_of(id: TransactionId) -> u64 {
+    u64::from(id.slot) << 32 | u64::from(id.generation)
 }
 
 fn transaction_of(token: u64) -> TransactionId {

@@ -3,14 +3,17 @@
 
 use std::time::Duration;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::super::Dispatch;
-use super::lane_of;
+use super::super::options::Pool;
+use super::{Keeping, lane_of};
 use crate::limits::ORDER_STEP;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::wire::address;
-use crate::spool::{EntryId, Spool};
+use crate::spool::{EntryId, Facts};
 use crate::time::Instant;
 
 /// Which kept messages; each condition narrows it.
@@ -131,112 +134,103 @@ impl Dispatch {
 
     /// Looks at some more messages.
     pub(super) fn run_errand(&mut self, now: Instant) {
-        let Some(mut errand) = self.keeping.errand.take() else { return };
-        let Some(mut spool) = self.keeping.spool.take() else { return };
-        let until = errand.at.saturating_add(ORDER_STEP).min(spool.slots());
-        let mut envelope = Envelope::default();
-        for slot in errand.at..until {
-            let Some(entry) = spool.entry_at(slot) else { continue };
-            envelope.clear();
-            if !self.is_meant(&errand.order.selection, &spool, entry, &mut envelope, now) {
-                continue;
-            }
-            errand.answer.matched += 1;
-            if errand.answer.rows.len() < errand.order.limit {
-                errand.answer.rows.push(self.row(&spool, entry, &envelope, now));
-            }
-            errand.answer.done += u64::from(carry_out(errand.order.action, &mut spool, entry, now));
+        let Some(mut errand) = self.keeping.errand.take_if(|errand| !errand.is_over) else { return };
+        let mut meant = Vec::new();
+        if let Some(spool) = &self.keeping.spool {
+            let pools = &self.options.pools;
+            let mut envelope = Envelope::default();
+            let next = spool.scan(errand.at, ORDER_STEP, |facts| {
+                facts.envelope.decode(&mut envelope);
+                let age = spool.age(facts.entry, now).unwrap_or_default();
+                if !is_meant(&errand.order.selection, &facts, &envelope, pools, age) {
+                    return;
+                }
+                errand.answer.matched += 1;
+                if errand.answer.rows.len() < errand.order.limit {
+                    errand.answer.rows.push(row(&facts, &envelope, pools, age, now));
+                }
+                meant.push((facts.entry, facts.active));
+            });
+            errand.at = next.unwrap_or(0);
+            errand.is_over = next.is_none();
         }
-        errand.at = until;
-        errand.is_over = until == spool.slots();
-        self.keeping.spool = Some(spool);
+        for (entry, is_active) in meant {
+            errand.answer.done += u64::from(self.carry_out(errand.order.action, entry, is_active, now));
+        }
         self.keeping.errand = Some(errand);
     }
 
-    fn is_meant(
-        &self,
-        selection: &Selection,
-        spool: &Spool,
-        entry: EntryId,
-        envelope: &mut Envelope,
-        now: Instant,
-    ) -> bool {
-        if selection.older_than.is_some_and(|age| spool.age(entry, now).as_secs_f64() < age) {
-            return false;
-        }
-        if let Some(pool) = &selection.pool {
-            let is_it = |place: &usize| lane_of(&self.options.pools, *place as u16) == spool.lane(entry);
-            let place = (0..self.options.pools.len()).find(is_it);
-            if place.is_none_or(|place| self.options.pools[place].name != *pool) {
-                return false;
+    /// False if it is under way: then it is left alone.
+    fn carry_out(&mut self, action: Action, entry: EntryId, is_active: bool, now: Instant) -> bool {
+        let Keeping { spool: Some(spool), doomed, given_up, .. } = &mut self.keeping else { return false };
+        match action {
+            Action::List => {}
+            _ if is_active => return false,
+            Action::Flush => spool.flush(entry, now),
+            Action::Suspend => spool.suspend(entry, now),
+            Action::Resume => spool.resume(entry, now),
+            Action::Delete => spool.done_all(entry, now),
+            Action::Bounce => {
+                if spool.seize(entry) {
+                    doomed.push_back(entry);
+                    given_up.insert(entry);
+                }
             }
         }
-        let facts = spool.recall(entry, envelope);
-        if selection.id.as_ref().is_some_and(|id| !facts.id.to_string().eq_ignore_ascii_case(id)) {
-            return false;
-        }
-        if let Some(sender) = &selection.sender {
-            let sender = if sender == "<>" { "" } else { sender };
-            if !envelope.sender().eq_ignore_ascii_case(sender.as_bytes()) {
-                return false;
-            }
-        }
-        selection.domain.as_ref().is_none_or(|domain| {
-            let left = (0..envelope.len() as u16).filter(|recipient| spool.is_left(entry, *recipient));
-            let mut domains =
-                left.map(|recipient| address::domain(envelope.recipient(usize::from(recipient)).path));
-            domains.any(|other| other.eq_ignore_ascii_case(domain.as_bytes()))
-        })
-    }
-
-    fn row(&self, spool: &Spool, entry: EntryId, envelope: &Envelope, now: Instant) -> Row {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let mut scratch = Envelope::default();
-        let facts = spool.recall(entry, &mut scratch);
-        let left = (0..envelope.len() as u16).filter(|recipient| spool.is_left(entry, *recipient));
-        let lane = spool.lane(entry);
-        let place =
-            (0..self.options.pools.len()).find(|place| lane_of(&self.options.pools, *place as u16) == lane);
-        let (is_active, is_suspended) = (spool.is_active(entry), spool.is_suspended(entry));
-        let state = match (is_active, is_suspended) {
-            (true, _) => "sending",
-            (false, true) => "suspended",
-            (false, false) => "waiting",
-        };
-        Row {
-            id: facts.id.to_string(),
-            state: state.to_owned(),
-            sender: text(envelope.sender()),
-            recipients: left.map(|recipient| text(envelope.recipient(usize::from(recipient)).path)).collect(),
-            size: facts.size,
-            age: spool.age(entry, now).as_secs_f64(),
-            attempts: u32::from(spool.attempts(entry)),
-            due_in: (state == "waiting").then(|| spool.due(entry).since(now).as_secs_f64()),
-            pool: place.map(|place| self.options.pools[place].name.clone()),
-            reply: spool.last_reply(entry).map(|reply| {
-                let mut out = Vec::new();
-                reply.as_reply().write(&mut out);
-                text(&out).trim_end().to_owned()
-            }),
-        }
+        true
     }
 }
 
-/// False if it is under way: then it is left alone.
-fn carry_out(action: Action, spool: &mut Spool, entry: EntryId, now: Instant) -> bool {
-    if action == Action::List {
-        return true;
+/// The pool that a message waits for, if it is still there.
+fn pool_of<'a>(facts: &Facts<'_>, pools: &'a [Pool]) -> Option<&'a Pool> {
+    (0..pools.len()).find(|place| lane_of(pools, *place as u16) == facts.pool).map(|place| &pools[place])
+}
+
+fn is_meant(
+    selection: &Selection,
+    facts: &Facts<'_>,
+    envelope: &Envelope,
+    pools: &[Pool],
+    age: Duration,
+) -> bool {
+    let Selection { id, domain, sender, pool, older_than } = selection;
+    let is_sender = |sender: &String| {
+        let sender = if sender == "<>" { "" } else { sender };
+        envelope.sender().eq_ignore_ascii_case(sender.as_bytes())
+    };
+    let has_domain = |domain: &String| {
+        let mut paths = facts.remaining().map(|recipient| envelope.recipient(usize::from(recipient)).path);
+        paths.any(|path| address::domain(path).eq_ignore_ascii_case(domain.as_bytes()))
+    };
+    older_than.is_none_or(|least| age.as_secs_f64() >= least)
+        && pool.as_ref().is_none_or(|name| pool_of(facts, pools).is_some_and(|pool| pool.name == *name))
+        && id.as_ref().is_none_or(|id| facts.message.id.to_string().eq_ignore_ascii_case(id))
+        && sender.as_ref().is_none_or(is_sender)
+        && domain.as_ref().is_none_or(has_domain)
+}
+
+fn row(facts: &Facts<'_>, envelope: &Envelope, pools: &[Pool], age: Duration, now: Instant) -> Row {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let path = |recipient: u16| text(envelope.recipient(usize::from(recipient)).path);
+    let state = match (facts.active, facts.suspended) {
+        (true, _) => "sending",
+        (false, true) => "suspended",
+        (false, false) => "waiting",
+    };
+    Row {
+        id: facts.message.id.to_string(),
+        state: state.to_owned(),
+        sender: text(envelope.sender()),
+        recipients: facts.remaining().map(path).collect(),
+        size: facts.message.size,
+        age: age.as_secs_f64(),
+        attempts: u32::from(facts.attempts),
+        due_in: facts.due.map(|due| due.since(now).as_secs_f64()),
+        pool: pool_of(facts, pools).map(|pool| pool.name.clone()),
+        reply: facts.reply().map(|reply| {
+            let mut out = Vec::new();
+            reply.as_reply().write(&mut out);
+            text(&out).trim_end().to_owned()
+        }),
     }
-    if spool.is_active(entry) {
-        return false;
-    }
-    match action {
-        Action::List => {}
-        Action::Flush => spool.flush(entry, now),
-        Action::Suspend => spool.suspend(entry, now),
-        Action::Resume => spool.resume(entry, now),
-        Action::Bounce => spool.doom(entry, now),
-        Action::Delete => spool.delete(entry, now),
-    }
-    true
 }
