@@ -33,6 +33,8 @@ pub fn difference(running: &Config, next: &Config, machine: &Machine) -> Differe
         ("hostname", running.hostname != next.hostname),
         ("shards", running.shard_cpus(machine) != next.shard_cpus(machine)),
         ("shard_by", running.shard_by != next.shard_by),
+        ("backend", running.backend != next.backend),
+        ("[xdp]", running.xdp != next.xdp),
         ("memory", running.memory != next.memory),
         ("spool", is_moved(&running.delivery, &next.delivery)),
         ("[admin]", running.admin != next.admin),
@@ -59,6 +61,8 @@ fn facts(config: &Config) -> BTreeMap<String, String> {
     facts.put("", "hostname", &config.hostname);
     facts.put("", "shards", format_args!("{:?}", config.shards));
     facts.put("", "shard_by", format_args!("{:?}", config.shard_by));
+    facts.put("", "backend", format_args!("{:?}", config.backend));
+    facts.put("", "xdp", format_args!("{:?}", config.xdp));
     facts.put("", "drain_timeout", Span(config.drain_timeout));
     facts.put("", "memory", Size(config.memory));
     facts.put_delivery(&config.delivery);
@@ -116,6 +120,10 @@ impl Facts {
         self.put(&name, "fallback", pool.fallback.as_deref().unwrap_or("none"));
         let health = &pool.health;
         self.put(&name, "probe", format_args!("{:?}", health.probe));
+        if let Some(mail) = &health.probe_mail {
+            self.put(&name, "probe_sender", format_args!("<{}>", mail.sender));
+            self.put(&name, "probe_recipient", format_args!("<{}>", mail.recipient));
+        }
         self.put(&name, "interval", Span(health.interval));
         self.put(&name, "rise", health.rise);
         self.put(&name, "fall", health.fall);

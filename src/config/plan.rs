@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::units::{Size, Span};
-use super::{Config, CpuList, Listener, Machine, Mode, Pool, Probe, ShardBy, Shards};
+use super::{Backend, Config, CpuList, Listener, Machine, Mode, Pool, Probe, ShardBy, Shards, Xdp, XdpMode};
 
 /// What is said at every start while `sync` is off.
 pub const SYNC_OFF: &str =
@@ -27,6 +27,10 @@ pub struct Plan {
     pub spool: Option<SpoolPlan>,
     /// The address in `From:` of bounces.
     pub bounce_from: String,
+    /// How upstream bytes travel: `uring` or `xdp`.
+    pub backend: &'static str,
+    /// The interface that they bypass the kernel by.
+    pub xdp: Option<XdpPlan>,
     /// Seconds that transactions under way may take to finish once draining.
     pub drain_timeout: f64,
     /// Where the admin endpoint listens.
@@ -62,6 +66,21 @@ pub struct SpoolPlan {
     pub max_age: f64,
     /// Seconds that an upstream may take before the spool answers; in `spool` mode it answers at once.
     pub through_timeout: Option<f64>,
+}
+
+/// Kernel bypass, as asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct XdpPlan {
+    /// The interface's name.
+    pub interface: String,
+    /// Queues that are named; none: all there are.
+    pub queues: Vec<u32>,
+    /// `auto`, `zero-copy`, `copy` or `generic`.
+    pub mode: &'static str,
+    /// The first and the last local port.
+    pub ports: [u16; 2],
+    /// Whether all goes by the kernel if it is refused.
+    pub fallback: bool,
 }
 
 /// A shard and the CPU it is pinned to.
@@ -163,6 +182,11 @@ pub fn plan(config: &Config, machine: &Machine) -> Plan {
         mode: config.delivery.mode.label(),
         spool: config.delivery.mode.has_spool().then(|| spool_plan(config, shard_count)),
         bounce_from: config.delivery.bounce_from.clone(),
+        backend: match config.backend {
+            Backend::Uring => "uring",
+            Backend::Xdp => "xdp",
+        },
+        xdp: config.xdp.as_ref().filter(|_| config.backend == Backend::Xdp).map(xdp_plan),
         drain_timeout: config.drain_timeout.as_secs_f64(),
         admin: config.admin.as_ref().map(|admin| admin.listen),
         notes: notes(config, machine, &cpus, &bounds),
@@ -185,6 +209,16 @@ fn spool_plan(config: &Config, shard_count: u64) -> SpoolPlan {
         max_age: delivery.max_age.as_secs_f64(),
         through_timeout: (delivery.mode == Mode::ThroughThenSpool)
             .then(|| delivery.through_timeout.as_secs_f64()),
+    }
+}
+
+fn xdp_plan(xdp: &Xdp) -> XdpPlan {
+    XdpPlan {
+        interface: xdp.interface.clone(),
+        queues: xdp.queues.clone().unwrap_or_default(),
+        mode: xdp.mode.map_or("auto", XdpMode::label),
+        ports: [*xdp.ports.start(), *xdp.ports.end()],
+        fallback: xdp.fallback,
     }
 }
 
@@ -287,6 +321,19 @@ impl fmt::Display for Plan {
         writeln!(f, "delivery   {}, bounces from {}", self.mode, self.bounce_from)?;
         if let Some(spool) = &self.spool {
             write_spool(f, spool)?;
+        }
+        if let Some(xdp) = &self.xdp {
+            let queues = match xdp.queues.as_slice() {
+                [] => "all queues".to_owned(),
+                some => format!("queues {}", CpuList(some.to_vec())),
+            };
+            let [first, last] = xdp.ports;
+            let fallback = if xdp.fallback { "; by the kernel if that is refused" } else { "" };
+            writeln!(
+                f,
+                "bypass     {}, {queues}, mode {}, local ports {first}-{last}{fallback}",
+                xdp.interface, xdp.mode
+            )?;
         }
         match self.admin {
             Some(listen) => writeln!(f, "admin      http://{listen}/")?,

@@ -2,6 +2,7 @@
 //! leaves by BDAT, and the other way round.
 
 use super::message::Message;
+use super::streaming::Part;
 use crate::handle::{Buffers, Extent};
 use crate::protocol::wire::data::{Form, Shape};
 
@@ -38,13 +39,38 @@ pub struct Pieces<'a> {
 impl Message {
     /// The body's pieces, in the form that it does not have. What goes before the body ends a line.
     pub fn converted(&self) -> Pieces<'_> {
-        let shape = self.shape;
+        Pieces::of(&self.body, self.size, self.shape)
+    }
+}
+
+impl<'a> Pieces<'a> {
+    /// Those of a body of `size` octets, in the form that it does not have.
+    pub(super) fn of(body: &'a [Extent], size: u64, shape: Shape) -> Self {
         let (left, tail): (u64, &[u8]) = match (shape.form, shape.ends_line) {
-            (Form::Stuffed, _) => (self.size.saturating_sub(b".\r\n".len() as u64), b""),
-            (Form::Plain, true) => (self.size, b".\r\n"),
-            (Form::Plain, false) => (self.size, b"\r\n.\r\n"),
+            (Form::Stuffed, _) => (size.saturating_sub(b".\r\n".len() as u64), b""),
+            (Form::Plain, true) => (size, b".\r\n"),
+            (Form::Plain, false) => (size, b"\r\n.\r\n"),
         };
-        Pieces { body: &self.body, at: 0, left, shape, at_line_start: true, tail }
+        Pieces { body, at: 0, left, shape, at_line_start: true, tail }
+    }
+}
+
+impl<'a> Pieces<'a> {
+    /// Of a streamed body's part that came plain: as DATA has it.
+    pub(super) fn of_part(part: &'a Part) -> Pieces<'a> {
+        let tail: &[u8] = match (part.is_last, part.shape.ends_line) {
+            (false, _) => b"",
+            (true, true) => b".\r\n",
+            (true, false) => b"\r\n.\r\n",
+        };
+        Pieces {
+            body: &part.extents,
+            at: 0,
+            left: part.size,
+            shape: part.shape,
+            at_line_start: part.starts_line,
+            tail,
+        }
     }
 }
 
@@ -116,6 +142,9 @@ mod tests {
         }
         fn free(&self) -> usize {
             0
+        }
+        fn take(&mut self) -> Option<Extent> {
+            None
         }
     }
 

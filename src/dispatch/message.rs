@@ -1,32 +1,18 @@
 //! What travels from a session to a link, within a shard and between them: envelope and body, shared, never
 //! copied.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::delivery::DeliveryId;
 use super::owner::Way;
+use super::streaming::Part;
+pub use crate::handle::MessageId;
 use crate::handle::{Buffers, Extent, ListenerId, ShardId};
+use crate::limits::HEAD_KEPT_BYTES_MAX;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::wire::data::{Form, Shape};
 use crate::protocol::wire::reply::ReplyBuf;
-
-/// A message's name: in the 250, in `Received:`, in every event. Unique across shards and restarts.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct MessageId {
-    /// When the process started, in milliseconds since 1970.
-    pub epoch_ms: u64,
-    /// The shard that took it.
-    pub shard: ShardId,
-    /// Its number there.
-    pub number: u64,
-}
-
-impl fmt::Display for MessageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:011X}.{:02X}.{:X}", self.epoch_ms, self.shard.0, self.number)
-    }
-}
 
 /// A message, complete once it is shared.
 #[derive(Debug, Default)]
@@ -37,7 +23,7 @@ pub struct Message {
     pub envelope: Envelope,
     /// For each recipient the shard that delivers it, and by which pool.
     pub ways: Vec<Way>,
-    /// What goes before the body: our `Received:` line, or the whole of a bounce.
+    /// What goes before the body: our `Received:` line, or the whole of a notice.
     pub head: Vec<u8>,
     /// The body as it came, by DATA with its final dot. In the arena of the shard that took it.
     pub body: Vec<Extent>,
@@ -51,37 +37,36 @@ pub struct Message {
     pub size: u64,
     /// How they stand.
     pub shape: Shape,
-    /// Made here (a bounce): nobody waits for an answer, and it is never bounced itself.
+    /// It leaves while it is still arriving: its body goes in parts, and `body` stays empty.
+    pub streamed: bool,
+    /// Of a streamed message to several: our line and its header, plain, for a notice when the body is gone.
+    pub beginning: Vec<u8>,
+    /// Made here (a notice): nobody waits for an answer, and no notice is ever made of it.
     pub internal: bool,
 }
 
 impl Message {
     /// Octets of the message that upstreams are sent, without stuffed dots and final dot (RFC 1870 section 5).
+    ///
+    /// Of a streamed message: what was announced, or had come when it began to leave.
     pub fn plain_size(&self) -> u64 {
         let body = match self.shape.form {
+            _ if self.streamed => self.size.max(self.envelope.mail().size.unwrap_or(0)),
             Form::Stuffed => self.size.saturating_sub(self.shape.dots + b".\r\n".len() as u64),
             Form::Plain => self.size,
         };
         body + self.head.len() as u64
     }
 
-    /// Adds a piece of the body; the buffer is retained. Small pieces are copied behind the last if they fit.
+    /// The same as an upstream is told of it beforehand; 0: not known.
+    pub fn declared_size(&self) -> u64 {
+        if self.streamed && self.envelope.mail().size.is_none() { 0 } else { self.plain_size() }
+    }
+
+    /// Adds a piece of the body; the buffer is retained.
     pub(super) fn push_body(&mut self, piece: Extent, buffers: &mut impl Buffers) {
         self.size += u64::from(piece.len);
-        if let Some(last) = self.body.last_mut() {
-            if last.buffer == piece.buffer && last.start + last.len == piece.start {
-                last.len += piece.len;
-                return;
-            }
-            if piece.len <= crate::limits::APPEND_BYTES_MAX
-                && let Some(grown) = buffers.append(*last, piece)
-            {
-                *last = grown;
-                return;
-            }
-        }
-        buffers.retain(piece.buffer);
-        self.body.push(piece);
+        append(&mut self.body, piece, buffers);
     }
 
     /// Lets go of the body's buffers.
@@ -95,13 +80,34 @@ impl Message {
         self.envelope.clear();
         self.ways.clear();
         self.head.clear();
+        self.head.shrink_to(HEAD_KEPT_BYTES_MAX);
         self.source = 0;
         self.origin = None;
         self.listener = None;
         self.size = 0;
         self.shape = Shape::default();
+        self.streamed = false;
+        self.beginning.clear();
         self.internal = false;
     }
+}
+
+/// Adds a piece to a body; its buffer is retained. Small pieces are copied behind the last if they fit.
+pub(super) fn append(body: &mut Vec<Extent>, piece: Extent, buffers: &mut impl Buffers) {
+    if let Some(last) = body.last_mut() {
+        if last.buffer == piece.buffer && last.start + last.len == piece.start {
+            last.len += piece.len;
+            return;
+        }
+        if piece.len <= crate::limits::APPEND_BYTES_MAX
+            && let Some(grown) = buffers.append(*last, piece)
+        {
+            *last = grown;
+            return;
+        }
+    }
+    buffers.retain(piece.buffer);
+    body.push(piece);
 }
 
 /// Messages that are not in use, kept for their allocations.
@@ -141,6 +147,26 @@ pub struct TransactionId {
     pub generation: u32,
 }
 
+/// An upstream's place in the configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Its pool.
+    pub pool: u16,
+    /// Its number there.
+    pub upstream: u16,
+}
+
+/// What was said of one recipient.
+#[derive(Clone, Debug)]
+pub struct Word {
+    /// Its place in the envelope.
+    pub recipient: u16,
+    /// An upstream's words, or ours.
+    pub reply: ReplyBuf,
+    /// The upstream that had to do with it.
+    pub by: Option<Place>,
+}
+
 /// What became of a group of recipients.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -148,8 +174,33 @@ pub struct Outcome {
     pub accepted: bool,
     /// The upstream's words, or ours; for all recipients not in `refused`.
     pub reply: ReplyBuf,
-    /// Recipients (indexes into the envelope) that fared otherwise.
-    pub refused: Vec<(u16, ReplyBuf)>,
+    /// The upstream that had to do with that.
+    pub by: Option<Place>,
+    /// Recipients that fared otherwise.
+    pub refused: Vec<Word>,
+    /// Those of the accepted whose sender asked to hear of it (NOTIFY=SUCCESS), and whose upstream does not offer DSN: it
+    /// falls to us to say so (RFC 3461 5.2.2).
+    pub relayed: Vec<Word>,
+}
+
+/// A group of recipients: those of a transaction that one shard delivers by one pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GroupId {
+    /// The shard that took the message.
+    pub origin: ShardId,
+    /// Its transaction there.
+    pub transaction: TransactionId,
+    /// By which pool.
+    pub pool: u16,
+}
+
+/// Where a group of a streamed message stands, at the shard that delivers it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LegId {
+    /// Its place there.
+    pub delivery: DeliveryId,
+    /// Tells this offer to an upstream from earlier and later ones.
+    pub stamp: u64,
 }
 
 /// Mail between shards.
@@ -170,6 +221,8 @@ pub enum Letter {
     },
     /// "This is what became of it."
     Verdict {
+        /// Who delivered.
+        shard: ShardId,
         /// The asker's transaction.
         transaction: TransactionId,
         /// The message goes home, so that its allocations can be used again.
@@ -178,5 +231,39 @@ pub enum Letter {
         way: Way,
         /// What became of it.
         outcome: Outcome,
+    },
+    /// "The upstream waits for the body of this streamed message", from its start.
+    Ready {
+        /// Who delivers.
+        shard: ShardId,
+        /// For whom.
+        group: GroupId,
+        /// Where its parts are to go.
+        leg: LegId,
+    },
+    /// "This part of it comes next."
+    Part {
+        /// For whom.
+        group: GroupId,
+        /// Where to.
+        leg: LegId,
+        /// The part.
+        part: Arc<Part>,
+    },
+    /// "That part has been sent."
+    PartSent {
+        /// Who delivers.
+        shard: ShardId,
+        /// For whom.
+        group: GroupId,
+        /// Which part.
+        number: u32,
+    },
+    /// "No more of it comes: nobody is to get it." The verdict follows all the same.
+    Withdraw {
+        /// For whom.
+        group: GroupId,
+        /// What its recipients are told, if anybody is.
+        reply: ReplyBuf,
     },
 }

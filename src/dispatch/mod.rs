@@ -4,7 +4,6 @@
 //! One `Dispatch` is one shard's. A *transaction* belongs to the shard that took the message; a *delivery* is a
 //! group of its recipients on the shard that owns them. Groups and outcomes travel as [`Letter`]s.
 
-mod bounce;
 mod date;
 mod delivery;
 mod form;
@@ -12,11 +11,13 @@ mod keep;
 mod link;
 mod lookout;
 mod message;
+pub mod notice;
 pub mod options;
 pub mod owner;
 mod received;
 mod router;
 mod session;
+mod streaming;
 mod tend;
 mod transaction;
 mod verdict;
@@ -29,7 +30,7 @@ use slab::Slab;
 
 use crate::balance::Fleet;
 use crate::handle::{Buffers, Cause, Extent, LinkId, ShardId, StreamId};
-use crate::limits::WAITING_TICK;
+use crate::limits::{OVERDUE_LOOK, WAITING_TICK};
 use crate::observe::Stats;
 use crate::pool::Links;
 use crate::protocol::wire::data::Form;
@@ -43,11 +44,13 @@ pub use keep::{Action, Answer, Mode, Options as KeepOptions, Order, Row, Selecti
 use link::Link;
 use lookout::Lookout;
 use message::Spares;
-pub use message::{Letter, Message, MessageId, Outcome, TransactionId};
+pub use message::{GroupId, LegId, Letter, Message, MessageId, Outcome, Place, TransactionId, Word};
 use options::Options;
 use owner::{Owners, Way};
 use router::Router;
 use session::Session;
+pub use streaming::Part;
+use streaming::Queues;
 use transaction::Transaction;
 
 /// What the shard is to do, in this order.
@@ -68,6 +71,13 @@ pub enum Command<'a> {
         message: Arc<Message>,
         /// In which form: as it is, or [`Message::converted`].
         form: Form,
+    },
+    /// Write a part of a streamed body, as DATA has it; its extents stay until `Sent` or `Closed`.
+    WritePart {
+        /// Where.
+        stream: StreamId,
+        /// What.
+        part: Arc<Part>,
     },
     /// Have `handle_sent` called when all written so far has left: a body of nothing.
     Mark(StreamId),
@@ -104,6 +114,7 @@ pub enum Command<'a> {
 enum Queued {
     Write { stream: StreamId, from: usize, to: usize },
     WriteBody { stream: StreamId, message: Arc<Message>, form: Form },
+    WritePart { stream: StreamId, part: Arc<Part> },
     Open { link: LinkId, address: SocketAddr, source: Option<IpAddr> },
     Mark(StreamId),
     Pause(StreamId),
@@ -134,6 +145,8 @@ struct PoolState {
     /// Those that have been somewhere already.
     repeats: VecDeque<DeliveryId>,
     next_source: usize,
+    /// When links are looked at for what time alone changes.
+    look_at: Instant,
     /// Something changed that may let a waiting delivery go.
     stirred: bool,
     /// Groups that went there, of messages that this shard took, and that have not ended.
@@ -161,7 +174,13 @@ pub struct Dispatch {
     /// Where the text of an answer is put together.
     text: Vec<u8>,
     /// Outcomes for this shard's own transactions, dealt with when the fact at hand has been.
-    outcomes: VecDeque<(TransactionId, Way, Outcome)>,
+    outcomes: VecDeque<(ShardId, TransactionId, u16, Outcome)>,
+    /// Letters to oneself.
+    inbox: VecDeque<Letter>,
+    /// Streamed messages that something has changed for.
+    flow: Vec<TransactionId>,
+    /// Sessions that are not read because memory is short.
+    queues: Queues,
     spares: Spares,
     spare_lists: Vec<Vec<u16>>,
     /// The groups of the message at hand.
@@ -184,6 +203,8 @@ pub struct Dispatch {
     receiving: usize,
     keeping: Keeping,
     next_tick: Instant,
+    /// When it is looked at the latest whether upstreams are overdue.
+    overdue_look: Instant,
     draining: bool,
     stopping: bool,
 }
@@ -209,6 +230,9 @@ impl Dispatch {
             out: Vec::new(),
             text: Vec::new(),
             outcomes: VecDeque::new(),
+            inbox: VecDeque::new(),
+            flow: Vec::new(),
+            queues: Queues::default(),
             spares: Spares::default(),
             spare_lists: Vec::new(),
             groups: Vec::new(),
@@ -221,6 +245,7 @@ impl Dispatch {
             receiving: 0,
             keeping: Keeping::default(),
             next_tick: Instant::NEVER,
+            overdue_look: Instant::NEVER,
             draining: false,
             stopping: false,
             options,
@@ -290,16 +315,24 @@ impl Dispatch {
 
     /// Mail from another shard.
     pub fn handle_letter(&mut self, letter: Letter, now: Instant, buffers: &mut impl Buffers) {
+        self.take_letter(letter, now);
+        self.settle(now, buffers);
+    }
+
+    fn take_letter(&mut self, letter: Letter, now: Instant) {
         match letter {
             Letter::Group { origin, transaction, message, pool, whole } => {
                 self.new_delivery(message, origin, transaction, pool, whole, now);
             }
-            Letter::Verdict { transaction, message, way, outcome } => {
+            Letter::Verdict { shard, transaction, message, pool, outcome } => {
                 drop(message);
-                self.outcomes.push_back((transaction, way, outcome));
+                self.outcomes.push_back((shard, transaction, pool, outcome));
             }
+            Letter::Ready { shard, group, leg } => self.leg_ready(shard, group, leg),
+            Letter::Part { group, leg, part } => self.leg_part(group, leg, part, now),
+            Letter::PartSent { shard, group, number } => self.leg_sent(shard, group, number),
+            Letter::Withdraw { group, reply } => self.leg_withdrawn(group, reply, now),
         }
-        self.settle(now, buffers);
     }
 
     /// Deals with all deadlines that have passed.
@@ -310,6 +343,10 @@ impl Dispatch {
         while let Some(slot) = self.link_deadlines.pop_expired(now) {
             self.link_expired(LinkId(slot as u32), now);
         }
+        if self.overdue_look <= now {
+            self.overdue_look = Instant::NEVER;
+            self.look_for_overdue(now);
+        }
         if self.next_tick <= now {
             self.next_tick = Instant::NEVER;
             self.pools.iter_mut().for_each(|pool| pool.stirred = true);
@@ -319,12 +356,9 @@ impl Dispatch {
     }
 
     /// When `handle_deadlines` is to be called at the latest.
-    pub fn next_deadline(&self) -> Instant {
-        self.session_deadlines
-            .next()
-            .min(self.link_deadlines.next())
-            .min(self.next_tick)
-            .min(self.next_kept())
+    pub fn next_deadline(&self, now: Instant) -> Instant {
+        let ours = self.next_tick.min(self.overdue_look).min(self.next_kept(now));
+        self.session_deadlines.next().min(self.link_deadlines.next()).min(ours)
     }
 
     /// The next thing to do; `None` when all is done. To be called until then after any `handle_*`.
@@ -336,6 +370,7 @@ impl Dispatch {
         Some(match queued {
             Queued::Write { stream, from, to } => Command::Write { stream, bytes: &self.out[from..to] },
             Queued::WriteBody { stream, message, form } => Command::WriteBody { stream, message, form },
+            Queued::WritePart { stream, part } => Command::WritePart { stream, part },
             Queued::Open { link, address, source } => Command::Open { link, address, source },
             Queued::Mark(stream) => Command::Mark(stream),
             Queued::Pause(stream) => Command::Pause(stream),
@@ -385,14 +420,27 @@ impl Dispatch {
     /// Deals with what the last fact brought about within the shard, until nothing is left.
     fn settle(&mut self, now: Instant, buffers: &mut impl Buffers) {
         loop {
-            while let Some((transaction, way, outcome)) = self.outcomes.pop_front() {
-                self.pools[usize::from(way.pool)].groups -= 1;
+            while let Some((shard, transaction, pool, outcome)) = self.outcomes.pop_front() {
+                self.pools[usize::from(pool)].groups -= 1;
+                let way = Way { shard, pool };
+                self.leg_over(way, transaction);
                 self.group_ended(transaction, way, outcome, now, buffers);
             }
             if self.settle_kept(now, buffers) {
                 continue;
             }
+            if let Some(letter) = self.inbox.pop_front() {
+                self.take_letter(letter, now);
+                continue;
+            }
+            if !self.flow.is_empty() {
+                self.flow_on(now, buffers);
+                continue;
+            }
             let Some(pool) = self.pools.iter().position(|pool| pool.stirred) else {
+                if self.let_in_waiting(now, buffers) {
+                    continue;
+                }
                 break;
             };
             self.pools[pool].stirred = false;
@@ -405,6 +453,9 @@ impl Dispatch {
             self.pools.iter().any(|pool| !pool.waiting.is_empty() || !pool.repeats.is_empty());
         if someone_waits && self.next_tick == Instant::NEVER {
             self.next_tick = now + WAITING_TICK;
+        }
+        if !self.deliveries.is_empty() && self.overdue_look == Instant::NEVER {
+            self.overdue_look = now + OVERDUE_LOOK;
         }
     }
 

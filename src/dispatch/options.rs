@@ -33,6 +33,8 @@ pub struct Options {
     pub bounce_from: String,
     /// Whether and how messages are kept.
     pub keep: KeepOptions,
+    /// Buffers that can be free at most: the bound of memory for messages.
+    pub buffers: usize,
     /// In configuration order.
     pub listeners: Vec<Listener>,
     /// In configuration order.

@@ -3,21 +3,27 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use super::bounce;
 use super::keep::Stage;
-use super::message::{Letter, Message, Outcome, TransactionId, unshared};
+use super::message::{Letter, Message, Outcome, Place, TransactionId, Word, unshared};
+use super::notice::{self, Kind, Original, Remote, Settings, Times, Told};
+use super::options::Options;
 use super::owner::Way;
 use super::router::Origin;
+use super::streaming::Streaming;
 use super::{Dispatch, Queued};
 use crate::handle::Buffers;
+use crate::limits::NOTICE_RETURNED_BYTES_MAX;
 use crate::protocol::wire::reply::{Enhanced, Reply, ReplyBuf};
 use crate::spool::EntryId;
 use crate::time::Instant;
 
+/// In a list of refusals: all recipients that are not named.
+pub(super) const EVERYBODY: u16 = u16::MAX;
+
 /// A message that this shard took and whose groups have not all ended.
 #[derive(Debug)]
 pub(super) struct Transaction {
-    generation: u32,
+    pub(super) generation: u32,
     pub(super) session: Option<u32>,
     pub(super) message: Arc<Message>,
     pub(super) groups_left: u16,
@@ -26,19 +32,24 @@ pub(super) struct Transaction {
     /// The first group's words that was accepted.
     pub(super) accepted: Option<ReplyBuf>,
     /// Recipients refused, so far.
-    pub(super) refused: Vec<(u16, ReplyBuf)>,
-    /// Recipients that an upstream has taken it for, unless it is all of them.
+    pub(super) refused: Vec<Word>,
+    /// Recipients accepted of which the sender is to hear, so far.
+    pub(super) relayed: Vec<Word>,
+    /// Where messages are kept, recipients that an upstream has taken it for, unless it is all of them.
     pub(super) taken: Vec<u16>,
     /// Where it is kept, or is being kept.
     pub(super) entry: Option<EntryId>,
     pub(super) stage: Stage,
-    /// It was read back from where it is kept.
-    pub(super) is_again: bool,
-    mail_at: Instant,
-    ended_at: Instant,
+    /// It was read back from where it is kept, and came then: seconds since 1970.
+    pub(super) again: Option<u64>,
+    pub(super) mail_at: Instant,
+    pub(super) ended_at: Instant,
+    /// Its body is still arriving, or has not all been sent.
+    pub(super) streaming: Option<Box<Streaming>>,
 }
 
 impl Dispatch {
+    /// Makes a transaction; it is not sent yet. `session`: who waits for the answer, if anybody does.
     pub(super) fn new_transaction(
         &mut self,
         message: Arc<Message>,
@@ -55,12 +66,14 @@ impl Dispatch {
             groups: 0,
             accepted: None,
             refused: Vec::new(),
+            relayed: Vec::new(),
             taken: Vec::new(),
             entry: None,
             stage: Stage::Sending,
-            is_again: false,
+            again: None,
             mail_at,
             ended_at: now,
+            streaming: None,
         });
         TransactionId { slot: slot as u32, generation }
     }
@@ -72,28 +85,54 @@ impl Dispatch {
 
     /// Sends the message's groups on their ways.
     pub(super) fn send_groups(&mut self, id: TransactionId, now: Instant) {
+        self.count_groups(id);
+        for i in 0..self.groups.len() {
+            self.ask_group(id, self.groups[i], now);
+        }
+        let transaction = &self.transactions[id.slot as usize];
+        if transaction.again.is_none() {
+            self.stats.receive.record(transaction.ended_at.nanos_since(transaction.mail_at));
+        }
+    }
+
+    /// Finds its groups (in `self.groups`); none of them has been asked for yet.
+    pub(super) fn count_groups(&mut self, id: TransactionId) {
         let message = self.transactions[id.slot as usize].message.clone();
         self.note_groups(&message);
         let groups = self.groups.len() as u16;
         let transaction = &mut self.transactions[id.slot as usize];
         (transaction.groups, transaction.groups_left) = (groups, groups);
-        if !transaction.is_again {
-            self.stats.receive.record(now.nanos_since(transaction.mail_at));
-        }
+    }
+
+    /// Sends one of its groups on its way.
+    pub(super) fn ask_group(&mut self, id: TransactionId, way: Way, now: Instant) {
+        let transaction = &self.transactions[id.slot as usize];
         // Where what is put off can be kept, the refusal of one recipient need not be that of the message.
-        let whole = groups == 1 && !self.is_keeping();
-        let origin = self.options.shard;
-        for i in 0..self.groups.len() {
-            let Way { shard, pool } = self.groups[i];
-            self.pools[usize::from(pool)].groups += 1;
-            if shard == origin {
-                self.new_delivery(message.clone(), origin, id, pool, whole, now);
-            } else {
-                let message = message.clone();
-                let letter = Letter::Group { origin, transaction: id, message, pool, whole };
-                self.stats.letters.add(1);
-                self.commands.push_back(Queued::Post { shard, letter });
-            }
+        let is_kept = self.is_keeping() && transaction.streaming.is_none();
+        let (message, whole) = (transaction.message.clone(), transaction.groups == 1 && !is_kept);
+        let (origin, Way { shard, pool }) = (self.options.shard, way);
+        self.pools[usize::from(pool)].groups += 1;
+        if shard == origin {
+            self.new_delivery(message, origin, id, pool, whole, now);
+        } else {
+            let letter = Letter::Group { origin, transaction: id, message, pool, whole };
+            self.stats.letters.add(1);
+            self.commands.push_back(Queued::Post { shard, letter });
+        }
+    }
+
+    /// So many of its groups have never been asked for, and will not be.
+    pub(super) fn forget_groups(
+        &mut self,
+        id: TransactionId,
+        count: u16,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
+        let slot = id.slot as usize;
+        self.transactions[slot].groups_left -= count;
+        if self.transactions[slot].groups_left == 0 {
+            self.all_ended(id, now, buffers);
         }
     }
 
@@ -101,6 +140,7 @@ impl Dispatch {
     fn note_groups(&mut self, message: &Message) {
         self.groups.clear();
         if let [way] = message.ways[..] {
+            debug_assert_ne!(way, Way::NOWHERE, "somebody is left");
             return self.groups.push(way);
         }
         let pools = self.pools.len();
@@ -135,19 +175,28 @@ impl Dispatch {
             transaction.note_taken(way, &outcome.refused);
         }
         transaction.refused.extend(outcome.refused);
+        transaction.relayed.extend(outcome.relayed);
         if outcome.accepted {
             transaction.accepted.get_or_insert(outcome.reply);
         } else if transaction.groups == 1 {
             // When there are other groups, each names all its refused recipients.
-            transaction.refused.push((bounce::EVERYBODY, outcome.reply));
+            transaction.refused.push(Word { recipient: EVERYBODY, reply: outcome.reply, by: outcome.by });
         }
-        if transaction.groups_left > 0 || transaction.stage == Stage::Keeping {
+        if transaction.groups_left == 0 {
+            self.all_ended(id, now, buffers);
+        }
+    }
+
+    /// All groups have ended. What is being written ends when the disk has answered.
+    fn all_ended(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) {
+        let transaction = &self.transactions[id.slot as usize];
+        if transaction.stage == Stage::Keeping {
             return;
         }
         if transaction.entry.is_some() {
             self.end_attempt(id, now, buffers);
         } else if !self.keep_rest(id, now, buffers) {
-            let transaction = self.transactions.remove(slot);
+            let transaction = self.transactions.remove(id.slot as usize);
             self.end_through(transaction, now, buffers);
         }
     }
@@ -158,8 +207,9 @@ impl Dispatch {
         self.stats.total.record(now.nanos_since(transaction.mail_at));
         let internal = transaction.message.internal;
         if let Some(accepted) = &transaction.accepted {
-            if !transaction.refused.is_empty() && !internal {
-                self.bounce(&transaction.message, &transaction.refused, now, buffers);
+            if !internal {
+                self.notify(Kind::Failed, &transaction, &transaction.refused, now, buffers);
+                self.notify(Kind::Relayed, &transaction, &transaction.relayed, now, buffers);
             }
             if let Some(session) = transaction.session {
                 let mut text = std::mem::take(&mut self.text);
@@ -169,7 +219,7 @@ impl Dispatch {
                 self.text = text;
             }
         } else if let Some(session) = transaction.session {
-            let worst = bounce::worst(&transaction.refused);
+            let worst = worst(&transaction.refused);
             self.session_verdict(session, worst.as_reply(), now, buffers);
         }
         if internal && !transaction.refused.is_empty() {
@@ -178,8 +228,12 @@ impl Dispatch {
         self.dispose(transaction, buffers);
     }
 
-    /// All groups have ended and with them every send: the buffers can receive again.
+    /// Nothing is left to do for it.
     pub(super) fn dispose(&mut self, mut transaction: Transaction, buffers: &mut impl Buffers) {
+        if let Some(streaming) = transaction.streaming.take() {
+            self.end_streaming(streaming, buffers);
+        }
+        // All groups have ended and with them every send: the buffers can receive again.
         match Arc::get_mut(&mut transaction.message) {
             Some(message) => message.release_body(buffers),
             None => transaction.message.body.iter().for_each(|extent| buffers.release(extent.buffer)),
@@ -196,27 +250,41 @@ impl Dispatch {
         }
     }
 
-    /// Tells the sender of a message that some of its recipients were refused while others were not.
-    pub(super) fn bounce(
+    /// Tells the sender of a message what became of some of its recipients, if there are any.
+    pub(super) fn notify(
         &mut self,
-        message: &Message,
-        refused: &[(u16, ReplyBuf)],
+        kind: Kind,
+        transaction: &Transaction,
+        words: &[Word],
         now: Instant,
         buffers: &mut impl Buffers,
     ) {
+        if words.is_empty() {
+            return;
+        }
         let id = self.new_message_id();
         let unix = self.unix_seconds(now);
+        let arrived = transaction.again.unwrap_or_else(|| self.unix_seconds(transaction.mail_at));
+        let until = (kind == Kind::Delayed).then(|| arrived + self.options.keep.max_age.as_secs());
+        let times = Times { now: unix, arrived, tried: Some(unix), until };
+        let told: Vec<Told<'_>> = words.iter().map(|word| told(word, &self.options)).collect();
+        let settings = Settings {
+            hostname: &self.options.hostname,
+            from: &self.options.bounce_from,
+            returned_bytes_max: NOTICE_RETURNED_BYTES_MAX,
+        };
+        let original = Original::from(&*transaction.message);
         let mut shared = self.spares.take();
-        let bounce = unshared(&mut shared);
-        bounce.id = id;
-        let made = bounce::write(bounce, message, refused, &self.options, self.date.at(unix), buffers);
-        if !made {
-            self.stats.bounces_dropped.add(1);
+        let notice = unshared(&mut shared);
+        notice.id = id;
+        if !notice::write(notice, &original, kind, &told, &times, &settings, buffers) {
+            self.stats.bounces_dropped.add(u64::from(kind == Kind::Failed));
             self.spares.put(shared);
             return;
         }
-        self.router.assign(bounce, &self.options.routes, Origin::default(), buffers);
-        self.stats.bounces.add(1);
+        self.router.assign(notice, &self.options.routes, Origin::default(), buffers);
+        let count = if kind == Kind::Failed { &self.stats.bounces } else { &self.stats.relay_notices };
+        count.add(1);
         let id = self.new_transaction(shared, None, now, now);
         self.take_on(id, now, buffers);
     }
@@ -224,11 +292,26 @@ impl Dispatch {
 
 impl Transaction {
     /// A group has ended, and an upstream has it for all but those refused.
-    fn note_taken(&mut self, way: Way, refused: &[(u16, ReplyBuf)]) {
+    fn note_taken(&mut self, way: Way, refused: &[Word]) {
         let group = (0u16..).zip(&self.message.ways).filter(|(_, other)| **other == way);
-        let is_taken = |recipient: &u16| refused.iter().all(|(other, _)| other != recipient);
+        let is_taken = |recipient: &u16| refused.iter().all(|word| word.recipient != *recipient);
         self.taken.extend(group.map(|(recipient, _)| recipient).filter(is_taken));
     }
+}
+
+/// The same with the upstream's name, if it is still there.
+fn told<'a>(word: &'a Word, options: &'a Options) -> Told<'a> {
+    let upstream =
+        |place: Place| options.pools.get(usize::from(place.pool))?.upstreams.get(usize::from(place.upstream));
+    let remote = word.by.and_then(upstream);
+    let remote = remote.map(|upstream| Remote { name: &upstream.name, address: upstream.address.ip() });
+    Told { recipient: word.recipient, reply: &word.reply, remote }
+}
+
+/// The worst of several refusals: a permanent one before a temporary one.
+pub(super) fn worst(refused: &[Word]) -> ReplyBuf {
+    let worst = refused.iter().map(|word| &word.reply).max_by_key(|reply| reply.as_reply().code / 100);
+    worst.cloned().unwrap_or_else(|| super::verdict::ours(0, "no upstream took the message"))
 }
 
 /// The upstream's text where one upstream answered for all, and always the message's id.

@@ -2,7 +2,7 @@
 //! whether trying again is safe.
 
 use crate::protocol::client::Lack;
-use crate::protocol::wire::reply::{Enhanced, Reply, ReplyBuf};
+use crate::protocol::wire::reply::{Enhanced, Line, Reply, ReplyBuf};
 
 /// What happened.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +15,8 @@ pub(super) enum Trouble<'a> {
     Lost,
     /// No answer in time.
     TimedOut,
+    /// Silent for far longer than it ever takes, while others answer; `all`: on every one of its links.
+    Overdue { all: bool },
     /// A negative reply to MAIL, DATA or the final dot.
     Said(Reply<'a>),
     /// A negative reply to RCPT.
@@ -32,6 +34,9 @@ pub(super) enum Phase {
     Envelope { heard: bool },
     /// Its final dot may have been sent.
     Dotted,
+    /// Some of its body may have been sent while the rest was still arriving: it is streamed. Without its end no upstream
+    /// can have taken it.
+    Parts,
     /// All of it may have been sent at once, by BDAT; `heard`: and something was answered.
     Whole { heard: bool },
 }
@@ -47,6 +52,10 @@ pub(super) enum Retry {
     InDoubt,
     /// This upstream lacks what the message needs; another may have it. Nothing was offered: not an attempt.
     Unable,
+    /// Another upstream will be quicker; nothing was committed here. Not an attempt.
+    Sooner,
+    /// Another upstream might take it, but part of its body is gone: only the client can repeat it, and is told so.
+    ByClient,
     /// The answer is final.
     Never,
 }
@@ -58,6 +67,8 @@ pub(super) enum Blame {
     Upstream,
     /// The upstream asks for less: fewer links, unless it has none; then it counts like `Upstream`.
     Pressure,
+    /// The upstream says nothing at all any more: it is left alone for a moment.
+    Silence,
     /// The upstream is slow or unwilling for this message: counts in its response time alone.
     Message,
     /// Nobody.
@@ -71,6 +82,14 @@ pub(super) struct Fault {
     pub(super) blame: Blame,
     /// What the client is told if nobody else takes it.
     pub(super) reply: ReplyBuf,
+}
+
+impl Fault {
+    /// What it comes to when some of a streamed body has been sent and released: whatever happened, in whatever phase,
+    /// the message cannot be offered again from here. The client still has it: what is not refused for good is put off.
+    pub(super) fn without_body(self) -> Fault {
+        if self.retry == Retry::Never { self } else { Fault { retry: Retry::ByClient, ..self } }
+    }
 }
 
 /// Judges. `reused`: the link had served before and was idle when this message got it.
@@ -103,6 +122,11 @@ pub(super) fn judge(trouble: Trouble<'_>, phase: Phase, reused: bool) -> Fault {
             let retry = if is_sent { Retry::InDoubt } else { Retry::Elsewhere };
             fault(retry, Blame::Upstream, ours(2, "the upstream did not answer in time"))
         }
+        Trouble::Overdue { all } => {
+            // It may be this message that it takes so long for.
+            let blame = if all { Blame::Silence } else { Blame::Message };
+            fault(Retry::Sooner, blame, ours(2, "the upstream did not answer in time"))
+        }
         Trouble::Said(reply) if reply.is_temporary() => {
             fault(Retry::Elsewhere, blame_for(reply), deferred(reply))
         }
@@ -133,7 +157,7 @@ fn retry_of_loss(phase: Phase, reused: bool) -> Retry {
     match phase {
         Phase::Dotted | Phase::Whole { .. } => Retry::InDoubt,
         Phase::Envelope { heard: false } if reused => Retry::FreshLink,
-        Phase::Opening | Phase::Envelope { .. } => Retry::Elsewhere,
+        Phase::Opening | Phase::Envelope { .. } | Phase::Parts => Retry::Elsewhere,
     }
 }
 
@@ -142,15 +166,25 @@ pub(super) fn ours(detail: u16, text: &'static str) -> ReplyBuf {
     Reply::new(451, Enhanced(4, 4, detail), text).to_buf()
 }
 
+/// Goes before what an upstream said, where the answer is ours.
+const PASSED_ON: &str = "upstream said: ";
+
 /// What no upstream would take now, in the last one's words.
 fn deferred(reply: Reply<'_>) -> ReplyBuf {
-    let mut text = format!("upstream said: {}", reply.code).into_bytes();
+    let mut text = format!("{PASSED_ON}{}", reply.code).into_bytes();
     if let Some(Enhanced(class, subject, detail)) = reply.enhanced {
         text.extend_from_slice(format!(" {class}.{subject}.{detail}").as_bytes());
     }
     text.push(b' ');
     text.extend_from_slice(reply.text);
     Reply { code: 451, enhanced: Some(Enhanced(4, 4, 0)), text: &text }.to_buf()
+}
+
+/// What the upstream itself said, of an answer that passes it on.
+pub(super) fn passed_on(reply: Reply<'_>) -> Option<Reply<'_>> {
+    let line = Line::parse(reply.text.strip_prefix(PASSED_ON.as_bytes())?)?;
+    let (enhanced, text) = line.split();
+    Some(Reply { code: line.code, enhanced, text })
 }
 
 /// A refusal as the upstream gave it; every reply of ours has an enhanced code.
@@ -204,12 +238,37 @@ mod tests {
     }
 
     #[test]
+    fn what_is_gone_only_the_client_can_repeat() {
+        let parts = Phase::Parts;
+        for trouble in [Trouble::Lost, Trouble::TimedOut] {
+            for reused in [false, true] {
+                let fault = judge(trouble, parts, reused);
+                assert_eq!(fault.retry, Retry::Elsewhere, "all of it is still here");
+                let gone = fault.without_body();
+                assert_eq!((gone.retry, gone.reply.as_reply().code), (Retry::ByClient, 451));
+            }
+        }
+        let later = Reply::new(450, Enhanced(4, 2, 0), "busy");
+        let gone = judge(Trouble::Said(later), parts, false).without_body();
+        assert_eq!((gone.retry, gone.reply.as_reply().code), (Retry::ByClient, 451));
+        let no = Reply::new(552, Enhanced(5, 3, 4), "too big");
+        assert_eq!(judge(Trouble::Said(no), parts, false).without_body().retry, Retry::Never);
+        // Its end was sent and no answer came: in doubt, and told as 451 all the same.
+        let doubt = judge(Trouble::Lost, Phase::Dotted, false);
+        assert_eq!((doubt.retry, doubt.without_body().retry), (Retry::InDoubt, Retry::ByClient));
+    }
+
+    #[test]
     fn what_the_client_is_told() {
         let later = Reply::new(450, Enhanced(4, 2, 0), "busy");
         let fault = judge(Trouble::SaidOfRecipient(later), Phase::Envelope { heard: true }, false);
         let told = fault.reply.as_reply();
         assert_eq!((told.code, told.enhanced), (451, Some(Enhanced(4, 4, 0))));
         assert_eq!(told.text, b"upstream said: 450 4.2.0 busy");
+        assert_eq!(passed_on(told), Some(later));
+        assert_eq!(passed_on(later), None);
+        let lines = Reply { code: 421, enhanced: None, text: b"busy\ncome back" };
+        assert_eq!(passed_on(deferred(lines).as_reply()), Some(lines));
         let bare = Reply { code: 550, enhanced: None, text: b"go away" };
         let told = judge(Trouble::Said(bare), Phase::Dotted, false).reply;
         assert_eq!(told.as_reply(), Reply { code: 550, enhanced: Some(Enhanced(5, 0, 0)), text: b"go away" });

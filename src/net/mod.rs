@@ -12,6 +12,7 @@
 
 pub mod sim;
 pub mod uring;
+pub mod xdp;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

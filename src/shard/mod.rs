@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use crate::dispatch::{Command, Dispatch, Letter, Message, Piece};
+use crate::dispatch::{Command, Dispatch, Letter, Piece, Pieces};
 use crate::handle::{ListenerId, ShardId, StreamId};
 use crate::net::{Event, Net};
 use crate::observe::Stats;
@@ -176,7 +176,7 @@ impl<N: Net> Shard<N> {
     /// Waits for something to happen, at most a nap, and deals with it.
     pub fn turn(&mut self) {
         let until =
-            if self.mailbox.sleep() { self.now } else { self.dispatch.next_deadline().min(self.now + NAP) };
+            if self.mailbox.sleep() { self.now } else { self.dispatch.next_deadline(self.now).min(self.now + NAP) };
         let mut events = std::mem::take(&mut self.events);
         self.now = self.net.turn(until, EVENTS_PER_TURN, &mut events);
         self.mailbox.awake();
@@ -192,7 +192,7 @@ impl<N: Net> Shard<N> {
             self.dispatch.handle_letter(letter, self.now, &mut self.net);
         }
         self.obey();
-        if self.dispatch.next_deadline() <= self.now {
+        if self.dispatch.next_deadline(self.now) <= self.now {
             self.dispatch.handle_deadlines(self.now, &mut self.net);
         }
         self.carry_out();
@@ -215,7 +215,7 @@ impl<N: Net> Shard<N> {
 
     /// When it wants a turn at the latest. For drivers that own time.
     pub fn next_deadline(&self) -> Instant {
-        self.dispatch.next_deadline()
+        self.dispatch.next_deadline(self.now)
     }
 
     /// The time of the last turn.
@@ -269,8 +269,12 @@ impl<N: Net> Shard<N> {
                     self.net.write_body(stream, &message.body);
                 }
                 Command::WriteBody { stream, message, .. } => {
-                    write_converted(&mut self.net, stream, &message, &mut self.copy);
+                    write_pieces(&mut self.net, stream, message.converted(), &mut self.copy);
                 }
+                Command::WritePart { stream, part } => match part.stuffed() {
+                    None => self.net.write_body(stream, &part.extents),
+                    Some(pieces) => write_pieces(&mut self.net, stream, pieces, &mut self.copy),
+                },
                 Command::Mark(stream) => self.net.write_body(stream, &[]),
                 Command::Open { link, address, source } => {
                     let stream = self.net.open(address, source);
@@ -305,8 +309,7 @@ impl<N: Net> Shard<N> {
 }
 
 /// Writes a body in the form that it did not come in.
-fn write_converted<N: Net>(net: &mut N, stream: StreamId, message: &Message, copy: &mut Vec<u8>) {
-    let mut pieces = message.converted();
+fn write_pieces<N: Net>(net: &mut N, stream: StreamId, mut pieces: Pieces<'_>, copy: &mut Vec<u8>) {
     while let Some(piece) = pieces.next(net) {
         match piece {
             Piece::Kept(extent) => net.write_body(stream, &[extent]),

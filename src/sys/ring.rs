@@ -304,6 +304,12 @@ impl Ring {
         self.push(entry.user_data(tag).flags(squeue::Flags::SKIP_SUCCESS));
     }
 
+    /// Completes each time the file becomes readable, until it says that no more follow.
+    pub(crate) fn watch(&mut self, file: RawFd, tag: u64) {
+        let entry = opcode::PollAdd::new(Fd(file), libc::POLLIN as u32).multi(true).build();
+        self.push(entry.user_data(tag));
+    }
+
     // Completions.
 
     /// Submits what was asked for, lets the kernel work out what is due, and waits if wanted: for one completion, or

@@ -107,6 +107,7 @@ fn options(sinks: &[sink::Handle]) -> Options {
         epoch_ms: 1_700_000_000_000,
         seed: 1,
         bounce_from: "MAILER-DAEMON@lane.test".into(),
+        buffers: usize::MAX,
         listeners: vec![options::Listener {
             name: "lane".into(),
             trusted: vec!["127.0.0.0/8".parse().unwrap()],

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use postlane::balance::Policy;
+use postlane::dispatch::options::Pool;
 use postlane::shard::Order;
 
 use crate::client::{Client, Habits};
@@ -11,24 +12,34 @@ use crate::message::{Fate, Message};
 use crate::play::Play;
 use crate::stage::{Setup, Stage, upstream_address};
 use crate::upstream::{Deed, Manner, Moment, Upstream};
+use crate::ways::Ways;
 
-const MS: Duration = Duration::from_millis(1);
+pub(crate) const MS: Duration = Duration::from_millis(1);
 
 /// A world with these upstreams and nobody who sends yet.
-fn world(setup: &Setup, manners: Vec<Manner>) -> Play {
+pub(crate) fn world(setup: &Setup, manners: Vec<Manner>) -> Play {
     let stage = Stage::new(setup);
     let mut dice = Dice::new(setup.seed);
+    let ways = Ways::one_pool(manners.len());
     let upstreams = manners
         .into_iter()
         .enumerate()
         .map(|(n, manner)| Upstream::new(&stage.world, upstream_address(n), manner, dice.fork(), false));
     let upstreams = upstreams.collect();
-    Play { stage, clients: Vec::new(), upstreams, messages: Vec::new(), turns: Vec::new(), trace: false }
+    Play {
+        stage,
+        ways,
+        clients: Vec::new(),
+        upstreams,
+        messages: Vec::new(),
+        turns: Vec::new(),
+        trace: false,
+    }
 }
 
 impl Play {
     /// So many clients more that send so many messages each, from now on.
-    fn add_clients(&mut self, count: usize, habits: &Habits, messages_each: usize, len: usize) {
+    pub(crate) fn add_clients(&mut self, count: usize, habits: &Habits, messages_each: usize, len: usize) {
         let mut dice = Dice::new(self.messages.len() as u64 + 17);
         for _ in 0..count {
             let numbers = self.messages.len()..self.messages.len() + messages_each;
@@ -48,18 +59,18 @@ impl Play {
         }
     }
 
-    fn serve_all(&mut self) {
+    pub(crate) fn serve_all(&mut self) {
         self.run(Duration::from_secs(3600), "the clients", |play| {
             play.clients.iter().all(|client| client.done)
         });
     }
 
-    fn all_are(&self, fate: Fate) {
+    pub(crate) fn all_are(&self, fate: Fate) {
         let other = self.messages.iter().find(|message| message.fate != fate);
         assert!(other.is_none(), "message {} is {:?}", other.unwrap().number, other.unwrap().fate);
     }
 
-    fn waited_most(&self) -> Duration {
+    pub(crate) fn waited_most(&self) -> Duration {
         self.clients.iter().map(|client| client.waited_most).max().unwrap_or_default()
     }
 }
@@ -174,6 +185,31 @@ fn a_reload_takes_one_away_and_brings_another() {
     assert_eq!((count.in_doubt, count.repeats), (0, 0));
 }
 
+/// The policy changes for what comes next, and what is known of the upstreams stays known.
+#[test]
+fn a_reload_changes_the_policy() {
+    let mut setup = Setup::new(17, 2);
+    setup.shards = 2;
+    let mut play = world(&setup, vec![Manner::slow(MS), Manner::slow(20 * MS)]);
+    let mut shares = |setup: &Setup, policy: Policy| {
+        let setup = Setup { pool: Pool { policy, ..setup.pool.clone() }, ..setup.clone() };
+        play.stage.reload(&setup);
+        let before = [0, 1].map(|n: usize| play.upstreams[n].taken.len());
+        play.add_clients(8, &Habits::plain(50), 50, 1_000);
+        play.serve_all();
+        [0, 1].map(|n: usize| play.upstreams[n].taken.len() - before[n])
+    };
+    let first = shares(&setup, Policy::LeastResponseTime);
+    let second = shares(&setup, Policy::RoundRobin);
+    let third = shares(&setup, Policy::LeastResponseTime);
+    println!("least response time {first:?}, round robin {second:?}, least response time {third:?}");
+    assert!(first[1] < 80 && third[1] <= first[1], "{first:?} {third:?}");
+    assert!(second[0].abs_diff(second[1]) <= 2, "{second:?}");
+    let count = play.finish();
+    play.all_are(Fate::Answered(250));
+    assert_eq!((count.in_doubt, count.repeats), (0, 0));
+}
+
 #[test]
 fn a_message_for_four_shards_is_split_and_its_body_shared() {
     let mut setup = Setup::new(5, 1);
@@ -215,30 +251,6 @@ fn a_drain_in_mid_load_loses_nothing() {
     assert_eq!((count.repeats, count.in_doubt), (0, 0), "{count:?}");
     let unanswered = play.messages.iter().filter(|message| message.fate == Fate::Unanswered);
     assert_eq!(unanswered.count(), 0, "whoever had sent a final dot was answered");
-}
-
-#[test]
-fn without_buffers_mail_is_put_off_and_then_taken_again() {
-    let mut setup = Setup::new(7, 1);
-    setup.buffers = 24;
-    let mut play = world(&setup, vec![Manner::slow(200 * MS)]);
-    play.add_clients(12, &Habits::plain(3), 3, 60_000);
-    play.serve_all();
-    let put_off: Vec<&str> = play
-        .clients
-        .iter()
-        .flat_map(|client| &client.finals)
-        .filter(|(_, text)| !text.starts_with("250"))
-        .map(|(_, text)| text.as_str())
-        .collect();
-    assert!(put_off.len() > 3, "{put_off:?}");
-    assert!(put_off.iter().all(|text| text.starts_with("452 4.3.1 ")), "{put_off:?}");
-    let before = play.messages.len();
-    play.add_clients(1, &Habits::plain(5), 5, 60_000);
-    play.serve_all();
-    let later = &play.messages[before..];
-    assert!(later.iter().all(|message| message.fate == Fate::Answered(250)));
-    play.finish();
 }
 
 /// Clients that push on while they wait for an answer hold buffers too: links must hear their replies all the same.
@@ -307,6 +319,7 @@ fn a_client_that_does_not_read_is_let_go() {
     let peer = stage.world.connect(stage.inlet, "127.0.0.1:0".parse().unwrap());
     let mut play = Play {
         stage,
+        ways: Ways::one_pool(1),
         clients: Vec::new(),
         upstreams: Vec::new(),
         messages: Vec::new(),

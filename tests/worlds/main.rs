@@ -7,10 +7,13 @@ mod client;
 mod dice;
 mod focus;
 mod message;
+mod overdue;
 mod play;
 mod random_world;
 mod stage;
+mod streams;
 mod upstream;
+mod ways;
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +50,11 @@ fn seeds() {
     }
     println!("{SEEDS} seeds: {total:?}");
     assert!(total.accepted > total.messages / 3, "hardly any mail went through: {total:?}");
-    assert!(total.in_doubt > 0 && total.bounces > 0 && total.lost_links > 0, "{total:?}");
+    assert!(total.fallen_back > 0 && total.routed > total.taken / 20, "routes and fallbacks: {total:?}");
+    assert!(
+        total.in_doubt > 0 && total.bounces > 0 && total.lost_links > 0 && total.streamed > 0,
+        "{total:?}"
+    );
 }
 
 /// The seed in `POSTLANE_SEED`, with a trace of everything said.

@@ -46,7 +46,8 @@ impl Message {
         let len = match dice.below(20) {
             0 | 1 => 0,
             2..=11 => dice.between(1, 4_000),
-            12..=17 => dice.between(4_000, 40_000),
+            12..=16 => dice.between(4_000, 40_000),
+            17 => dice.between(200_000, 900_000),
             18 => dice.between(40_000, 200_000),
             _ if dice.chance(0.2) => 1 << 20,
             _ => 16 * 1024,

@@ -2,7 +2,7 @@
 
 use super::{Delivery, DeliveryId};
 use crate::balance::Tried;
-use crate::dispatch::message::{Letter, Outcome};
+use crate::dispatch::message::{Letter, Outcome, Place, Word};
 use crate::dispatch::verdict::{Blame, Fault, Retry, ours};
 use crate::dispatch::{Dispatch, Queued};
 use crate::limits::{EASE_EVERY, STALE_LINKS_MAX};
@@ -11,33 +11,39 @@ use crate::protocol::wire::reply::ReplyBuf;
 use crate::time::Instant;
 
 impl Dispatch {
-    /// The upstream took it for `accepted` of the recipients.
-    pub(in crate::dispatch) fn taken(&mut self, pool: usize, id: DeliveryId, reply: ReplyBuf) {
+    /// The upstream took it for `accepted` of the recipients; `dsn`: and offers DSN.
+    pub(in crate::dispatch) fn taken(&mut self, pool: usize, id: DeliveryId, reply: ReplyBuf, dsn: bool) {
         let upstream = self.leave(pool, id);
+        let by = place(pool, upstream);
         let delivery = &mut self.deliveries[id.0 as usize];
+        if !dsn {
+            delivery.note_relayed(&reply, by);
+        }
         self.stats.pools[pool][upstream].delivered.add(u64::from(delivery.attempt.accepted));
         if delivery.attempt.refused.is_empty() {
             delivery.recipients.clear();
             // Those refused by an upstream that it was with before.
             let refused = std::mem::take(&mut delivery.refused);
-            self.end(id, Outcome { accepted: true, reply, refused });
+            let relayed = std::mem::take(&mut delivery.relayed);
+            self.end(id, Outcome { accepted: true, reply, by: Some(by), refused, relayed });
             return;
         }
         // Those put off go on to another upstream; those refused are reported with the rest.
-        delivery.taken.get_or_insert(reply);
+        delivery.taken.get_or_insert((reply, by));
         delivery.recipients.clear();
         let mut put_off = None;
         for (recipient, fault) in std::mem::take(&mut delivery.attempt.refused) {
             if fault.retry == Retry::Never {
-                delivery.refused.push((recipient, fault.reply));
+                delivery.refused.push(Word { recipient, reply: fault.reply, by: Some(by) });
             } else {
                 delivery.recipients.push(recipient);
                 put_off = Some(fault);
             }
         }
         match put_off {
+            Some(fault) if delivery.is_gone => self.set_back(pool, id, fault.without_body()),
             Some(fault) => self.set_back(pool, id, fault),
-            None => self.give_up(id, ours(0, "nothing is left to deliver")),
+            None => self.give_up(id, ours(0, "nothing is left to deliver"), None),
         }
     }
 
@@ -50,6 +56,9 @@ impl Dispatch {
         now: Instant,
     ) {
         let upstream = self.leave(pool, id);
+        if self.deliveries[id.0 as usize].withdrawn.is_some() {
+            return self.give_up_withdrawn(id);
+        }
         let stats = self.stats.pools[pool][upstream].clone();
         if fault.blame != Blame::Nobody {
             stats.failures(self.deliveries[id.0 as usize].attempt.failed_at()).add(1);
@@ -57,7 +66,7 @@ impl Dispatch {
         match fault.retry {
             Retry::Never => stats.bounced.add(1),
             Retry::Elsewhere | Retry::InDoubt => stats.deferred.add(1),
-            Retry::FreshLink | Retry::Unable => {}
+            Retry::FreshLink | Retry::Unable | Retry::Sooner | Retry::ByClient => {}
         }
         let is_pressure = fault.blame == Blame::Pressure && self.pools[pool].links[upstream].press();
         if is_pressure {
@@ -79,8 +88,14 @@ impl Dispatch {
                 stats.ejections.add(1);
             }
         }
+        if fault.blame == Blame::Silence {
+            self.fell_silent(pool, upstream, now);
+        }
         if fault.retry == Retry::InDoubt {
             self.stats.in_doubt.add(1);
+        }
+        if self.deliveries[id.0 as usize].is_gone {
+            fault = fault.without_body();
         }
         self.set_back(pool, id, fault);
     }
@@ -88,13 +103,14 @@ impl Dispatch {
     /// Tries the delivery again where that is allowed, else ends it.
     pub(super) fn set_back(&mut self, pool: usize, id: DeliveryId, fault: Fault) {
         let delivery = &mut self.deliveries[id.0 as usize];
+        let by = place(pool, delivery.attempt.upstream);
         match fault.retry {
-            Retry::Never => return self.give_up(id, fault.reply),
+            Retry::Never | Retry::ByClient => return self.give_up(id, fault.reply, Some(by)),
             Retry::FreshLink if delivery.stale_links < STALE_LINKS_MAX => delivery.stale_links += 1,
-            Retry::Unable => {
+            Retry::Unable | Retry::Sooner => {
                 delivery.tried.push(delivery.attempt.upstream);
                 // A refusal for good only if none has said that it might take it later.
-                delivery.last.get_or_insert(fault.reply);
+                delivery.last.get_or_insert((fault.reply, None));
                 if delivery.tried.is_full() {
                     delivery.attempts = u8::MAX;
                 }
@@ -102,7 +118,7 @@ impl Dispatch {
             Retry::FreshLink | Retry::Elsewhere | Retry::InDoubt => {
                 delivery.tried.push(delivery.attempt.upstream);
                 delivery.attempts += 1;
-                delivery.last = Some(fault.reply);
+                delivery.last = Some((fault.reply, Some(by)));
             }
         }
         if delivery.attempts >= self.options.pools[pool].attempts {
@@ -113,7 +129,7 @@ impl Dispatch {
     }
 
     /// While no upstream of the pool is healthy: the next pool in its line of fallbacks that has one.
-    pub(super) fn better_pool(&self, pool: usize, now: Instant) -> Option<usize> {
+    pub(in crate::dispatch) fn better_pool(&self, pool: usize, now: Instant) -> Option<usize> {
         let fallback_of = |pool: &usize| self.options.pools[*pool].fallback;
         fallback_of(&pool)?;
         let mut line = std::iter::successors(Some(pool), fallback_of).take(self.pools.len());
@@ -125,8 +141,8 @@ impl Dispatch {
         if let Some(fallback) = self.options.pools[pool].fallback {
             return self.move_to(fallback, id);
         }
-        let reply = self.deliveries[id.0 as usize].last.take().unwrap_or(reply);
-        self.give_up(id, reply);
+        let (reply, by) = self.deliveries[id.0 as usize].last.take().unwrap_or((reply, None));
+        self.give_up(id, reply, by);
     }
 
     /// Into another pool's queue, where it has been nowhere yet.
@@ -144,21 +160,33 @@ impl Dispatch {
     /// Back into the queue without blame, from behind a transaction whose link is gone.
     pub(in crate::dispatch) fn unqueue(&mut self, pool: usize, id: DeliveryId) {
         self.leave(pool, id);
+        if self.deliveries[id.0 as usize].withdrawn.is_some() {
+            return self.give_up_withdrawn(id);
+        }
         self.pools[pool].repeats.push_back(id);
         self.pools[pool].stirred = true;
     }
 
+    /// Nobody is to get it any more.
+    pub(in crate::dispatch) fn give_up_withdrawn(&mut self, id: DeliveryId) {
+        if let Some(reply) = self.deliveries[id.0 as usize].withdrawn.take() {
+            self.give_up(id, reply, None);
+        }
+    }
+
     /// Nobody takes it for the recipients that are left.
-    pub(super) fn give_up(&mut self, id: DeliveryId, reply: ReplyBuf) {
+    pub(super) fn give_up(&mut self, id: DeliveryId, reply: ReplyBuf, by: Option<Place>) {
         let delivery = &mut self.deliveries[id.0 as usize];
         let mut refused = std::mem::take(&mut delivery.refused);
+        let relayed = std::mem::take(&mut delivery.relayed);
         let taken = delivery.taken.take();
         if !delivery.whole || taken.is_some() {
-            refused.extend(delivery.recipients.iter().map(|&recipient| (recipient, reply.clone())));
+            let word = |&recipient: &u16| Word { recipient, reply: reply.clone(), by };
+            refused.extend(delivery.recipients.iter().map(word));
         }
         let outcome = match taken {
-            Some(taken) => Outcome { accepted: true, reply: taken, refused },
-            None => Outcome { accepted: false, reply, refused },
+            Some((reply, by)) => Outcome { accepted: true, reply, by: Some(by), refused, relayed },
+            None => Outcome { accepted: false, reply, by, refused, relayed },
         };
         self.end(id, outcome);
     }
@@ -169,13 +197,32 @@ impl Dispatch {
         self.pools[pool].deliveries -= 1;
         recipients.clear();
         self.spare_lists.push(recipients);
-        let way = Way { shard: self.options.shard, pool: home };
         if origin == self.options.shard {
-            self.outcomes.push_back((transaction, way, outcome));
+            self.outcomes.push_back((origin, transaction, home, outcome));
         } else {
             self.stats.letters.add(1);
-            let letter = Letter::Verdict { transaction, message, way, outcome };
+            let shard = self.options.shard;
+            let letter = Letter::Verdict { shard, transaction, message, pool: home, outcome };
             self.commands.push_back(Queued::Post { shard: origin, letter });
         }
     }
+}
+
+impl Delivery {
+    /// Notes those that an upstream without DSN has just taken and whose sender asked to hear of it.
+    fn note_relayed(&mut self, reply: &ReplyBuf, by: Place) {
+        let Delivery { message, recipients, attempt, relayed, .. } = self;
+        for &recipient in recipients.iter() {
+            let notify = message.envelope.recipient(usize::from(recipient)).notify;
+            if notify.is_some_and(|notify| notify.success)
+                && attempt.refused.iter().all(|(refused, _)| *refused != recipient)
+            {
+                relayed.push(Word { recipient, reply: reply.clone(), by: Some(by) });
+            }
+        }
+    }
+}
+
+fn place(pool: usize, upstream: usize) -> Place {
+    Place { pool: pool as u16, upstream: upstream as u16 }
 }

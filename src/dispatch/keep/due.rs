@@ -133,7 +133,7 @@ impl Dispatch {
         let transaction = &mut self.transactions[id.slot as usize];
         transaction.entry = Some(entry);
         transaction.stage = Stage::Loading;
-        transaction.is_again = true;
+        transaction.again = Some(facts.created_unix_ms / 1000);
         self.keeping.again += 1;
         let is_asked =
             self.keeping.spool.as_mut().is_some_and(|spool| spool.load(entry, token_of(id), &extents));

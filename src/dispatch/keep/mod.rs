@@ -294,7 +294,8 @@ impl Dispatch {
         let transaction = &self.transactions[id.slot as usize];
         let is_wanted = self.options.keep.mode == Mode::ThroughThenSpool
             && transaction.session.is_some()
-            && transaction.refused.iter().any(|(_, reply)| reply.as_reply().is_temporary());
+            && transaction.streaming.is_none()
+            && transaction.refused.iter().any(|word| word.reply.as_reply().is_temporary());
         if !is_wanted || self.keeping.spool.is_none() {
             return false;
         }

@@ -6,6 +6,7 @@ use crate::dispatch::verdict::{Fault, Phase, Trouble, judge};
 use crate::dispatch::{Dispatch, Queued};
 use crate::handle::{Cause, LinkId, StreamId};
 use crate::limits::LINGER;
+use crate::pool::Was;
 use crate::time::Instant;
 
 impl Dispatch {
@@ -21,18 +22,18 @@ impl Dispatch {
     }
 
     /// Closes the link's stream; what is on it is dealt with at the stream's end.
-    pub(super) fn end_link(&mut self, id: LinkId, how: fn(StreamId) -> Queued, now: Instant) {
+    pub(in crate::dispatch) fn end_link(&mut self, id: LinkId, how: fn(StreamId) -> Queued, now: Instant) {
         let link = &mut self.links[id.0 as usize];
         let was_opening = matches!(link.state, State::Opening | State::Greeting);
+        let by_fault = link.trouble.is_some();
         link.state = State::Closing;
         let (pool, upstream) = (link.pool, link.upstream);
         if let Some(stream) = link.stream {
             self.commands.push_back(how(stream));
         }
-        let links = &mut self.pools[pool].links[upstream];
-        links.retire(id);
+        self.pools[pool].links[upstream].retire(id);
         if was_opening {
-            links.opened();
+            self.not_opened(pool, upstream, by_fault, now);
         }
         self.link_deadlines.set(id.0 as usize, now + LINGER);
         self.refresh(pool, upstream);
@@ -66,8 +67,15 @@ impl Dispatch {
         let mut link = self.links.remove(id.0 as usize);
         self.link_deadlines.set(id.0 as usize, Instant::NEVER);
         let (pool, upstream) = (link.pool, link.upstream);
-        let was_opening = matches!(link.state, State::Opening | State::Greeting);
-        self.pools[pool].links[upstream].gone(id, was_opening);
+        let was = match link.state {
+            State::Opening | State::Greeting => Was::Opening,
+            State::Ready => Was::Standing,
+            State::Closing => Was::Retired,
+        };
+        if was == Was::Opening {
+            self.not_opened(pool, upstream, true, now);
+        }
+        self.pools[pool].links[upstream].gone(id, was);
         let ours = link.state == State::Closing && link.trouble.is_none();
         if link.current.is_some() && !ours {
             let stats = &self.stats.pools[pool][upstream];
@@ -89,6 +97,7 @@ impl Dispatch {
         let phase = match (attempt.dotted, link.welcomed) {
             (true, _) if attempt.chunked => Phase::Whole { heard: attempt.heard },
             (true, _) => Phase::Dotted,
+            (false, true) if attempt.flows_on.is_some() => Phase::Parts,
             (false, true) => Phase::Envelope { heard: attempt.heard },
             (false, false) => Phase::Opening,
         };
@@ -96,7 +105,8 @@ impl Dispatch {
         let fault = match (&link.early, &link.trouble, cause) {
             // It had answered before all of the body had left; that is its answer.
             (Some(reply), ..) if !reply.as_reply().is_positive() => {
-                judge(Trouble::Said(reply.as_reply()), Phase::Dotted, reused)
+                let phase = if phase == Phase::Parts { phase } else { Phase::Dotted };
+                judge(Trouble::Said(reply.as_reply()), phase, reused)
             }
             (_, Some(Ended::Unwelcome(reply)), _) => {
                 judge(Trouble::Unwelcome(reply.as_reply()), phase, reused)
@@ -105,12 +115,13 @@ impl Dispatch {
                 judge(Trouble::NotOpened, phase, reused)
             }
             (_, Some(Ended::TimedOut), _) => judge(Trouble::TimedOut, phase, reused),
+            (_, Some(Ended::Overdue { all }), _) => judge(Trouble::Overdue { all: *all }, phase, reused),
             (_, None, Cause::NotOpened(_)) => judge(Trouble::NotOpened, phase, reused),
             (_, None, _) => {
                 // Refused before the body was sent, or sent for nobody: that is what counts.
                 let is_all = attempt.failed.is_some() || attempt.refused.len() == recipients;
                 let counts = match phase {
-                    Phase::Dotted => false,
+                    Phase::Dotted | Phase::Parts => false,
                     Phase::Whole { .. } => is_all,
                     Phase::Opening | Phase::Envelope { .. } => true,
                 };

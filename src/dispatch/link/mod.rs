@@ -7,6 +7,8 @@
 //! each RCPT's, and the message's own. Once it is sent nothing can be taken back.
 
 mod ending;
+mod overdue;
+mod parts;
 mod replies;
 
 use super::delivery::{Delivery, DeliveryId};
@@ -35,6 +37,8 @@ pub(super) struct Link {
     pub(super) next: Option<DeliveryId>,
     /// The next one's commands have been written.
     next_begun: bool,
+    /// The next one's commands were written and it was taken away: nothing may follow the current one.
+    bereft: bool,
     /// Transactions ended on it.
     served: u32,
     /// When it was asked for.
@@ -69,6 +73,10 @@ enum State {
 #[derive(Debug)]
 enum Ended {
     TimedOut,
+    /// See [`Trouble::Overdue`].
+    Overdue {
+        all: bool,
+    },
     Unwelcome(ReplyBuf),
 }
 
@@ -95,6 +103,7 @@ impl Link {
             current: Some(current),
             next: None,
             next_begun: false,
+            bereft: false,
             served: 0,
             asked_at: now,
             rested: false,
@@ -187,7 +196,11 @@ impl Dispatch {
             Heard::Recipient(i, reply) => self.heard_recipient(id, i, &reply, now),
             Heard::Data(reply) => self.heard_data(id, &reply, now),
             Heard::Final(reply) => {
-                if link.body_leaving {
+                let current = link.current.and_then(|current| self.deliveries.get(current.0 as usize));
+                if current.is_some_and(Delivery::is_midway) {
+                    link.early = Some(reply);
+                    self.end_link(id, Queued::Abort, now);
+                } else if link.body_leaving {
                     // It need not take the rest; then the link is of no more use.
                     self.link_deadlines.set(id.0 as usize, now + LINGER);
                     link.early = Some(reply);
@@ -220,7 +233,8 @@ impl Dispatch {
         let link = &mut self.links[id.0 as usize];
         let Some(current) = link.current else { return };
         let (pool, upstream) = (link.pool, link.upstream);
-        if !is_spent(link.served + 1, self.options.pools[pool].transactions_per_link) {
+        let joinable = !self.deliveries[current.0 as usize].message.streamed;
+        if joinable && !is_spent(link.served + 1, self.options.pools[pool].transactions_per_link) {
             self.pools[pool].links[upstream].joinable(id);
         }
         self.await_reply(id, now);
@@ -266,7 +280,7 @@ impl Dispatch {
         let link = &mut self.links[id.0 as usize];
         let delivery = &mut self.deliveries[delivery_id.0 as usize];
         let message = &delivery.message;
-        let size = message.plain_size();
+        let size = message.declared_size();
         if let Some(lack) = link.client.lacks(&message.envelope, size) {
             let pool = link.pool;
             let fault = judge(Trouble::Cannot(lack), Phase::Envelope { heard: false }, false);
@@ -299,6 +313,10 @@ impl Dispatch {
         }
         link.body_leaving = false;
         link.dot_at = now;
+        if let Some(current) = link.current {
+            self.leg_part_left(current);
+        }
+        let link = &mut self.links[id.0 as usize];
         if let Some(reply) = link.early.take()
             && link.state == State::Ready
         {
@@ -309,6 +327,9 @@ impl Dispatch {
     /// The current delivery is over: the next one's turn, or nobody's.
     fn next_turn(&mut self, id: LinkId, now: Instant) {
         let link = &mut self.links[id.0 as usize];
+        if link.bereft {
+            return self.end_link(id, Queued::Abort, now);
+        }
         link.current = link.next.take();
         let begun = std::mem::take(&mut link.next_begun);
         let per_link = self.options.pools[link.pool].transactions_per_link;
@@ -321,7 +342,7 @@ impl Dispatch {
             Some(current) if begun => {
                 // Its replies were queued behind the last one's: from here on they are its own time.
                 self.deliveries[current.0 as usize].attempt.begun_at = now;
-                if !spent_next {
+                if !spent_next && !self.deliveries[current.0 as usize].message.streamed {
                     self.pools[pool].links[upstream].joinable(id);
                 }
                 self.await_reply(id, now);

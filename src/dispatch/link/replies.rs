@@ -88,10 +88,14 @@ impl Dispatch {
         } else {
             let waited = now.nanos_since(attempt.begun_at);
             let (pool, upstream) = (link.pool, link.upstream);
+            let streamed = link.current.filter(|_| delivery.message.streamed);
             let since_mail = waited.saturating_sub(attempt.mail_nanos);
             self.stats.pools[pool][upstream].stage(Stage::Data).record(waited);
             self.pools[pool].fleet.heard(upstream, Told::Data, since_mail, now);
-            self.write_body(id, now);
+            match streamed {
+                Some(current) => self.leg_goes_ahead(id, current, now),
+                None => self.write_body(id, now),
+            }
         }
     }
 
@@ -141,13 +145,16 @@ impl Dispatch {
             let (pool, upstream) = (link.pool, link.upstream);
             let waited = now.nanos_since(link.dot_at);
             let current = link.current.take();
+            let dsn = link.client.capabilities().dsn;
             link.served += 1;
-            let bytes = delivery.message.plain_size();
+            let bytes = delivery.timed_bytes();
             let nanos = now.nanos_since(delivery.attempt.body_since());
+            let all = now.nanos_since(delivery.attempt.begun_at);
             self.pools[pool].fleet.heard(upstream, Told::Done { bytes }, nanos, now);
             self.stats.pools[pool][upstream].stage(Stage::Eod).record(waited);
+            self.learn(pool, upstream, all, bytes, now);
             if let Some(current) = current {
-                self.taken(pool, current, reply);
+                self.taken(pool, current, reply, dsn);
             }
             self.next_turn(id, now);
         } else {

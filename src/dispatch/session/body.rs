@@ -1,7 +1,7 @@
 //! A message's body comes in, and its answer goes out.
 
-use super::SHUTTING_DOWN;
-use crate::dispatch::message::unshared;
+use super::{OUT_OF_MEMORY, SHUTTING_DOWN};
+use crate::dispatch::message::{TransactionId, unshared};
 use crate::dispatch::{Dispatch, Queued};
 use crate::handle::{Buffers, Extent};
 use crate::limits::BUFFERS_RESERVED;
@@ -16,19 +16,18 @@ const TOO_EAGER: Reply<'static> = Reply::new(421, Enhanced(4, 3, 1), "Out of mem
 impl Dispatch {
     pub(super) fn session_body(&mut self, slot: u32, piece: Extent, buffers: &mut impl Buffers) {
         let session = &mut self.sessions[slot as usize];
-        let Some(message) = &mut session.message else {
-            return;
-        };
-        if session.overflown {
+        if session.refusal.is_some() {
             return;
         }
         if buffers.free() <= BUFFERS_RESERVED {
-            session.overflown = true;
             self.stats.out_of_buffers.add(1);
-            unshared(message).release_body(buffers);
-            return;
+            return self.refuse_body(slot, OUT_OF_MEMORY, buffers);
         }
-        unshared(message).push_body(piece, buffers);
+        if let Some(id) = session.streaming {
+            self.stream_body(id, piece, buffers);
+        } else if let Some(message) = &mut session.message {
+            unshared(message).push_body(piece, buffers);
+        }
     }
 
     /// A chunk that is not the last: refused, it ends the transaction.
@@ -42,7 +41,7 @@ impl Dispatch {
         match self.sessions[slot as usize].refusal_of(end) {
             Some(reply) => {
                 self.forget_message(slot, buffers);
-                self.answer_final(slot, reply, now);
+                self.answer_final(slot, reply.as_reply(), now);
             }
             None => self.answer(slot, CHUNK_OK),
         }
@@ -57,24 +56,33 @@ impl Dispatch {
     ) {
         if let Some(reply) = self.sessions[slot as usize].refusal_of(end) {
             self.forget_message(slot, buffers);
-            self.answer_final(slot, reply, now);
+            self.answer_final(slot, reply.as_reply(), now);
             return;
         }
         let session = &mut self.sessions[slot as usize];
+        if let Some(id) = session.streaming.take() {
+            session.held_back = false;
+            self.stream_complete(id, now);
+            return self.await_verdict(slot, id);
+        }
         let Some(mut message) = session.message.take() else {
             return;
         };
         unshared(&mut message).shape = session.server.shape();
         let mail_at = session.mail_at;
         self.receiving -= 1;
-        self.session_deadlines.set(slot as usize, Instant::NEVER);
         let message = self.complete_message(slot, message, now, buffers);
         let transaction = self.new_transaction(message, Some(slot), mail_at, now);
+        self.await_verdict(slot, transaction);
+        self.take_on(transaction, now, buffers);
+    }
+
+    fn await_verdict(&mut self, slot: u32, transaction: TransactionId) {
+        self.session_deadlines.set(slot as usize, Instant::NEVER);
         let session = &mut self.sessions[slot as usize];
         session.waiting = Some(transaction);
         // A client that has said all it has to say may close its sending side, and still wants to hear.
         self.commands.push_back(Queued::Hold(session.stream, true));
-        self.take_on(transaction, now, buffers);
     }
 
     /// The verdict on the message that the session waits for.
@@ -86,6 +94,11 @@ impl Dispatch {
         buffers: &mut impl Buffers,
     ) {
         let session = &mut self.sessions[slot as usize];
+        if session.streaming.take().is_some() {
+            // Its body is still coming: it is swallowed, and this said at its end.
+            session.refusal = Some(reply.to_buf());
+            return self.let_in(slot, now, buffers);
+        }
         session.waiting = None;
         self.commands.push_back(Queued::Hold(session.stream, false));
         self.answer_final(slot, reply, now);
@@ -113,6 +126,12 @@ impl Dispatch {
             unshared(&mut message).release_body(buffers);
             self.spares.put(message);
         }
+        let session = &mut self.sessions[slot as usize];
+        session.refusal = None;
+        if let Some(id) = session.streaming.take() {
+            self.withdraw(id);
+        }
+        self.unhold(slot);
     }
 }
 

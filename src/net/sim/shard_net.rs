@@ -67,6 +67,8 @@ pub struct SimNet {
     pub(super) events: VecDeque<Event>,
     /// Bytes wait that no buffer was free for.
     pub(super) starved: bool,
+    /// Buffers that this turn may still fill: as many as a kernel would have been lent.
+    pub(super) lent: usize,
 }
 
 impl SimNet {
@@ -83,6 +85,7 @@ impl SimNet {
             dirty: Vec::new(),
             events: VecDeque::new(),
             starved: false,
+            lent: 0,
         }
     }
 
@@ -104,6 +107,11 @@ impl SimNet {
             Piece::Body(extent) => extent.len as usize,
         };
         streams.flat_map(|stream| &stream.backlog).map(len).sum()
+    }
+
+    /// Lends as much as a kernel would have of an arena of this size.
+    pub(super) fn lend(&mut self) {
+        self.lent = (self.pool.arenas().buffers_per_shard() / 16).clamp(4, 128);
     }
 
     pub(super) fn activate(&self) {
@@ -171,6 +179,10 @@ impl Buffers for SimNet {
 
     fn free(&self) -> usize {
         self.pool.free()
+    }
+
+    fn take(&mut self) -> Option<Extent> {
+        self.pool.take()
     }
 }
 

@@ -22,6 +22,7 @@ mod turn;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 pub use error::Error;
@@ -29,7 +30,7 @@ pub use error::Error;
 use accept::Listener;
 use pace::Pace;
 use stream::{Phase, Streams};
-use tag::SLOT_BITS;
+use tag::{Op, SLOT_BITS, Tag};
 
 use crate::handle::{BufferId, Buffers, Extent, ListenerId, ShardId, StreamId};
 use crate::net::{Cause, Event, Net};
@@ -78,6 +79,12 @@ impl Default for UringOptions {
     }
 }
 
+/// A file that wakes the ring when there is something to read.
+struct Watched {
+    file: RawFd,
+    is_readable: bool,
+}
+
 /// A shard's network on its own ring. Made, used and dropped on the shard's thread.
 pub struct Uring {
     options: UringOptions,
@@ -102,6 +109,8 @@ pub struct Uring {
     /// Shards to be woken with the next enter.
     wakes: Vec<ShardId>,
     woken: bool,
+    /// Files that wake it.
+    watched: Vec<Watched>,
     /// Listeners that could not accept try again then.
     retry_at: Instant,
     /// Events that no completion stands for.
@@ -159,6 +168,7 @@ impl Uring {
             batches: Vec::new(),
             wakes: Vec::new(),
             woken: false,
+            watched: Vec::new(),
             retry_at: Instant::NEVER,
             events: VecDeque::new(),
             completions: Vec::new(),
@@ -206,6 +216,30 @@ impl Uring {
         self.enters
     }
 
+    /// From now on a turn returns when that file becomes readable; the caller then reads all there is. Its place among
+    /// those that are watched.
+    pub(super) fn watch(&mut self, file: RawFd) -> u32 {
+        let place = self.watched.len() as u32;
+        self.watched.push(Watched { file, is_readable: false });
+        self.watch_again(place);
+        place
+    }
+
+    /// Whether the file watched at that place has become readable since the last asking.
+    pub(super) fn take_readable(&mut self, place: u32) -> bool {
+        std::mem::take(&mut self.watched[place as usize].is_readable)
+    }
+
+    fn watch_again(&mut self, place: u32) {
+        let tag = Tag { op: Op::Watch, slot: place, generation: 0 };
+        self.ring.watch(self.watched[place as usize].file, tag.pack());
+    }
+
+    /// The shard's buffers, for a backend that fills them itself.
+    pub(super) fn pool(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+
     /// To be looked at when the next turn begins.
     fn mark(&mut self, slot: u32) {
         if !std::mem::replace(&mut self.streams.at(slot).dirty, true) {
@@ -233,6 +267,10 @@ impl Buffers for Uring {
 
     fn free(&self) -> usize {
         self.pool.free()
+    }
+
+    fn take(&mut self) -> Option<Extent> {
+        self.pool.take()
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) enum Op {
     Woken,
     /// We could not wake the shard `slot`.
     Wake,
+    /// A file that is watched has something to read; `slot` is its place among them.
+    Watch,
     Ignored,
 }
 
@@ -47,6 +49,7 @@ impl Tag {
             7 => Op::Close,
             8 => Op::Woken,
             9 => Op::Wake,
+            10 => Op::Watch,
             _ => Op::Ignored,
         };
         Tag { op, slot: tag as u32 & ((1 << SLOT_BITS) - 1), generation: (tag >> SLOT_BITS) as u32 }
@@ -69,6 +72,7 @@ mod tests {
             Op::Close,
             Op::Woken,
             Op::Wake,
+            Op::Watch,
         ] {
             for (slot, generation) in [(0, 0), (5, u32::MAX), ((1 << SLOT_BITS) - 1, 1)] {
                 let tag = Tag { op, slot, generation };

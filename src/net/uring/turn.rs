@@ -112,6 +112,14 @@ impl Uring {
                 }
                 return None;
             }
+            Op::Watch => {
+                self.woken = true;
+                self.watched[tag.slot as usize].is_readable = true;
+                if !completion.more && completion.result >= 0 {
+                    self.watch_again(tag.slot);
+                }
+                return None;
+            }
             Op::Ignored => return None,
             Op::PeerName | Op::Connect | Op::Receive | Op::Send | Op::Close => {}
         }

@@ -112,7 +112,9 @@ impl Script {
             return Expected::Swallow;
         }
         match self.transaction {
-            Some(Transaction { said: true, stage, .. }) if stage != Stage::Body => match stage {
+            Some(Transaction { said: true, stage, .. }) => match stage {
+                // An answer before the message's end.
+                Stage::Body => Expected::Final,
                 Stage::Mail => Expected::Mail,
                 Stage::Recipient(position) => Expected::Recipient(position),
                 _ if self.transaction.is_some_and(|transaction| transaction.chunked) => Expected::Final,
