@@ -17,7 +17,7 @@ pub mod xdp;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::handle::{Buffers, Extent, ListenerId, ShardId, StreamId};
+use crate::handle::{Buffers, Extent, ListenerId, ShardId, StreamId, Ticket};
 use crate::time::Instant;
 
 pub use crate::handle::Cause;
@@ -59,6 +59,13 @@ pub enum Event {
         stream: StreamId,
         /// Why.
         cause: Cause,
+    },
+    /// A request to the disk ([`crate::disk::Disk`]) has been completed.
+    Disk {
+        /// Which.
+        ticket: Ticket,
+        /// Octets, or the errno.
+        result: Result<u32, i32>,
     },
 }
 

@@ -250,6 +250,7 @@ impl<N: Net> Shard<N> {
                 self.dispatch.handle_received(stream, extent, now, &mut self.net);
             }
             Event::Sent { stream } => self.dispatch.handle_sent(stream, now, &mut self.net),
+            Event::Disk { .. } => {}
             Event::Closed { stream, cause } => {
                 self.dispatch.handle_closed(stream, cause, now, &mut self.net);
             }

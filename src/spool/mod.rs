@@ -320,7 +320,7 @@ impl Spool {
     /// An empty one. `unix_at_zero_ms`: milliseconds since 1970 when the shard's clock was zero.
     pub fn new(options: Options, unix_at_zero_ms: u64) -> Spool {
         assert!(options.segment_bytes.is_multiple_of(record::BLOCK), "segments are whole blocks");
-        let own = Log::new(options.shard.0, true, options.salt);
+        let own = Log::new(options.shard.0, true, &options);
         let shared = Shared {
             index: Index::default(),
             events: VecDeque::new(),
@@ -594,6 +594,11 @@ impl Spool {
     /// Is everything told written, and nothing under way?
     pub fn is_settled(&self) -> bool {
         self.reads.is_empty() && self.logs.iter().all(Log::is_settled)
+    }
+
+    /// SKETCH
+    pub fn sketch(&self) -> String {
+        self.logs.iter().map(|l| l.sketch()).collect::<Vec<_>>().join("\n")
     }
 
     /// What happened next.

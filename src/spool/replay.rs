@@ -49,6 +49,12 @@ pub trait Source {
     fn read(&mut self, file: FileId, at: u64, into: &mut [u8]) -> Result<(), i32>;
 }
 
+impl<F: FnMut(FileId, u64, &mut [u8]) -> Result<(), i32>> Source for F {
+    fn read(&mut self, file: FileId, at: u64, into: &mut [u8]) -> Result<(), i32> {
+        self(file, at, into)
+    }
+}
+
 /// Something that was acknowledged and is not sound.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Damage {
@@ -121,7 +127,7 @@ impl Spool {
         numbers.dedup();
         for number in numbers.into_iter().filter(|number| number % shards == own) {
             let files: Vec<Found> = found.iter().filter(|found| found.file.log == number).copied().collect();
-            let log = Log::new(number, number == own, spool.options.salt);
+            let log = Log::new(number, number == own, &spool.options);
             let mut replay = Replay {
                 log,
                 source,
@@ -219,9 +225,7 @@ impl<S: Source> Replay<'_, S> {
         }
         if blank && unreadable.is_empty() {
             let at = self.log.segments.insert(Segment::new(file.number, found.bytes, 0));
-            let fits = found.bytes == self.spool.options.segment_bytes;
-            let segments = &mut self.log.segments;
-            if fits { segments.free.push_back(at) } else { segments.leaving.push_back(at) }
+            self.log.segments.free.push_back(at);
         } else {
             self.damage(file, 0..found.bytes, "no segment of this spool; it is left alone".into(), None);
         }
@@ -289,6 +293,11 @@ impl<S: Source> Replay<'_, S> {
             _ if newest => last_group,
             _ => end,
         };
+        let mut faults = faults;
+        let seen = faults.last().map_or(end, |(range, _)| range.end.max(end));
+        if seen.next_multiple_of(BLOCK) < acknowledged {
+            faults.push((seen..acknowledged, Fault::NoHeader));
+        }
         let torn = faults.iter().any(|(range, _)| range.start >= acknowledged);
         self.report.torn += u64::from(torn && newest);
         self.log.segments.get_mut(place).end = if torn && newest { acknowledged } else { end };
@@ -389,7 +398,7 @@ impl<S: Source> Replay<'_, S> {
                 self.spool.schedule.push(slot, entry.pool, entry.due);
             }
         }
-        self.log.settle(&self.spool.options);
+        self.log.reclaim();
     }
 }
 

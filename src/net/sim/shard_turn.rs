@@ -20,6 +20,7 @@ impl SimNet {
                 self.flush(slot);
             }
         }
+        self.complete_files(events_max);
         self.accept(events_max);
         let attended = self.attend(events_max);
         self.report(events_max, events);
@@ -74,6 +75,16 @@ impl SimNet {
                 drop(fabric);
                 self.end(slot, cause);
             }
+        }
+    }
+
+    fn complete_files(&mut self, events_max: usize) {
+        let now = self.fabric.borrow().now;
+        while self.events.len() < events_max
+            && let Some(drive) = &mut self.drive
+            && let Some((ticket, result)) = drive.complete(now, self.pool.arenas())
+        {
+            self.events.push_back(Event::Disk { ticket, result });
         }
     }
 

@@ -10,6 +10,7 @@
 
 mod accept;
 mod close;
+mod disk;
 mod error;
 mod open;
 mod pace;
@@ -32,6 +33,7 @@ use pace::Pace;
 use stream::{Phase, Streams};
 use tag::{Op, SLOT_BITS, Tag};
 
+use crate::disk::uring::Files;
 use crate::handle::{BufferId, Buffers, Extent, ListenerId, ShardId, StreamId};
 use crate::net::{Cause, Event, Net};
 use crate::sys::arena::Arenas;
@@ -116,6 +118,8 @@ pub struct Uring {
     /// Events that no completion stands for.
     events: VecDeque<Event>,
     completions: Vec<Completion>,
+    /// The disk, if there is one.
+    files: Option<Files>,
     /// Connections closed at once because there were `accepted_max` already.
     turned_away: u64,
     enters: u64,
@@ -172,6 +176,7 @@ impl Uring {
             retry_at: Instant::NEVER,
             events: VecDeque::new(),
             completions: Vec::new(),
+            files: None,
             turned_away: 0,
             enters: 0,
             pace: Pace::new(clock::now()),

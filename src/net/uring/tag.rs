@@ -22,6 +22,8 @@ pub(super) enum Op {
     Wake,
     /// A file that is watched has something to read; `slot` is its place among them.
     Watch,
+    /// `slot` is the file operation's.
+    Disk,
     Ignored,
 }
 
@@ -50,6 +52,7 @@ impl Tag {
             8 => Op::Woken,
             9 => Op::Wake,
             10 => Op::Watch,
+            11 => Op::Disk,
             _ => Op::Ignored,
         };
         Tag { op, slot: tag as u32 & ((1 << SLOT_BITS) - 1), generation: (tag >> SLOT_BITS) as u32 }
@@ -73,6 +76,7 @@ mod tests {
             Op::Woken,
             Op::Wake,
             Op::Watch,
+            Op::Disk,
         ] {
             for (slot, generation) in [(0, 0), (5, u32::MAX), ((1 << SLOT_BITS) - 1, 1)] {
                 let tag = Tag { op, slot, generation };

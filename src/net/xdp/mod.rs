@@ -32,7 +32,8 @@ use ports::Ports;
 use stream::{Phase, Streams};
 use tcp::Outgoing;
 
-use crate::handle::{BufferId, Buffers, Extent, ListenerId, ShardId, StreamId};
+use crate::disk::Disk;
+use crate::handle::{BufferId, Buffers, Extent, FileId, ListenerId, Part, ShardId, StreamId, Ticket};
 use crate::net::uring::Uring;
 use crate::net::{Cause, Event, Net};
 use crate::sys::xdp::netlink::Mac;
@@ -229,6 +230,31 @@ impl Buffers for Xdp {
 
     fn free(&self) -> usize {
         self.core.uring.free()
+    }
+}
+
+/// The ring within has the disk.
+impl Disk for Xdp {
+    fn write_file<'a>(
+        &mut self,
+        ticket: Ticket,
+        file: FileId,
+        at: u64,
+        parts: impl Iterator<Item = Part<'a>>,
+    ) {
+        self.core.uring.write_file(ticket, file, at, parts);
+    }
+
+    fn read_file(&mut self, ticket: Ticket, file: FileId, at: u64, extents: &[Extent]) {
+        self.core.uring.read_file(ticket, file, at, extents);
+    }
+
+    fn create_file(&mut self, ticket: Ticket, file: FileId, bytes: u64) {
+        self.core.uring.create_file(ticket, file, bytes);
+    }
+
+    fn remove_file(&mut self, ticket: Ticket, file: FileId) {
+        self.core.uring.remove_file(ticket, file);
     }
 }
 

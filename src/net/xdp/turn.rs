@@ -22,6 +22,7 @@ fn renamed(event: Event) -> Event {
         Event::Received { stream, extent } => Event::Received { stream: of_ring(stream), extent },
         Event::Sent { stream } => Event::Sent { stream: of_ring(stream) },
         Event::Closed { stream, cause } => Event::Closed { stream: of_ring(stream), cause },
+        Event::Disk { .. } => event,
     }
 }
 
