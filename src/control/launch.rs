@@ -17,7 +17,7 @@ use crate::handle::{ListenerId, ShardId};
 use crate::net::Net;
 use crate::net::uring::{self, Uring, UringOptions};
 use crate::net::xdp::{self, Handover, Interface, Queue, Xdp, XdpOptions};
-use crate::observe::{Scoreboard, Stats};
+use crate::observe::{self, Scoreboard, Stats};
 use crate::shard::mailbox::{Mailbox, mailboxes};
 use crate::shard::{Desks, Order, Orders, Shard};
 use crate::sys::arena::Arenas;
@@ -191,11 +191,17 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
     let orders = Arc::new(Orders::default());
     let room = Room::new(config, files_max);
     let bypasses = bypasses(config, usize::from(shards))?;
+    let interface = bypasses.iter().flatten().next().map(|bypass| bypass.interface.clone());
+    let shown = interface.as_ref().map(|interface| observe::Bypass {
+        interface: interface.name().to_owned(),
+        mode: interface.mode().to_string(),
+        queues: interface.queues().to_vec(),
+    });
     let mut running = Running {
-        view: Arc::new(View::new(layout.clone(), stats.clone(), orders.clone())),
+        view: Arc::new(View::new(layout.clone(), stats.clone(), orders.clone(), shown)),
         bound: Vec::new(),
         features: String::new(),
-        bypass: bypasses.iter().flatten().next().map(|bypass| bypass.interface.to_string()),
+        bypass: interface.map(|interface| interface.to_string()),
         cpus,
         desks: (0..shards).map(|_| Arc::default()).collect(),
         epoch_ms,

@@ -363,6 +363,12 @@ impl Dispatch {
 
     /// The next thing to do; `None` when all is done. To be called until then after any `handle_*`.
     pub fn poll_command(&mut self) -> Option<Command<'_>> {
+        // The stream may have ended since, and with it what was written to it, whose buffers receive again.
+        while let Some(Queued::WriteBody { stream, .. }) = self.commands.front()
+            && self.owner_of(*stream) == StreamOwner::Nobody
+        {
+            self.commands.pop_front();
+        }
         let Some(queued) = self.commands.pop_front() else {
             self.out.clear();
             return None;

@@ -1,4 +1,4 @@
-//! Byte streams by completion. The seam that `uring` and `sim` (and later `xdp`) stand behind.
+//! Byte streams by completion. The seam that `uring`, `xdp` and `sim` stand behind.
 //!
 //! One [`Net`] belongs to one shard and one thread. Everything written in a turn to one stream leaves as one
 //! send where the backend can. Calls never block and never fail in place: a fault is a [`Event::Closed`].
@@ -69,6 +69,21 @@ pub enum Event {
     },
 }
 
+/// What a backend that bypasses the kernel has carried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Bypassed {
+    /// TCP segments received for connections of ours.
+    pub received: u64,
+    /// Segments sent.
+    pub sent: u64,
+    /// Of these, sent again because they were lost.
+    pub sent_again: u64,
+    /// Frames that made no sense, or belonged to no connection.
+    pub strangers: u64,
+    /// Frames that arrived at a shard they were not for.
+    pub handed_over: u64,
+}
+
 /// A shard's hands towards the network. `Buffers` because received bytes lie in its arena.
 pub trait Net: Buffers {
     /// Listens. Other shards listen on the same address at the same time (SO_REUSEPORT): port 0 is resolved by
@@ -103,4 +118,8 @@ pub trait Net: Buffers {
     fn turn(&mut self, until: Instant, events_max: usize, events: &mut Vec<Event>) -> Instant;
     /// Reads the clock.
     fn now(&self) -> Instant;
+    /// What it has carried past the kernel since the start: nothing, for most.
+    fn bypassed(&self) -> Bypassed {
+        Bypassed::default()
+    }
 }

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use histogram::{Histogram, Snapshot};
-pub use names::{Episode, ListenerName, Names, PoolName, PoolStanding, Standing, State, UpstreamName};
+pub use names::{
+    Bypass, Episode, ListenerName, Names, PoolName, PoolStanding, Standing, State, UpstreamName,
+};
 pub use scoreboard::{Figures, Scoreboard};
 pub use spool::SpoolStats;
 
@@ -279,6 +281,8 @@ pub struct Totals {
     pub out_of_buffers: Counter,
     /// Messages that left while they were still arriving.
     pub streamed: Counter,
+    /// TCP segments that bypassed the kernel: received, sent, sent again; of nobody's; passed on to their shard.
+    pub segments: [Counter; 5],
     /// Turns of the loop.
     pub turns: Counter,
     /// Nanoseconds not spent waiting.

@@ -14,6 +14,23 @@ pub fn text(names: &Names, shards: &[Arc<Stats>], busy: &[f64]) -> String {
     let mut page = Page { out: String::with_capacity(16 << 10) };
     page.head("postlane_build_info", "gauge", "The running version.");
     page.line("postlane_build_info", &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1);
+    if let Some(bypass) = &names.bypass {
+        let (interface, mode) = (&bypass.interface, &bypass.mode);
+        page.head("postlane_bypass_info", "gauge", "The interface that the kernel is bypassed by.");
+        page.line("postlane_bypass_info", &format!("interface=\"{interface}\",mode=\"{mode}\""), 1);
+        page.head(
+            "postlane_bypass_segments_total",
+            "counter",
+            "TCP segments and frames that bypassed the kernel.",
+        );
+        let kinds = ["received", "sent", "sent_again", "of_nobody", "handed_over"];
+        for (shard, stats) in shards.iter().enumerate() {
+            for (kind, counter) in kinds.iter().zip(&stats.segments) {
+                let label = format!("shard=\"{shard}\",kind=\"{kind}\"");
+                page.line("postlane_bypass_segments_total", &label, counter.get());
+            }
+        }
+    }
     page.head("postlane_reloads_total", "counter", "Reloads applied.");
     page.line("postlane_reloads_total", "", names.edition);
     listeners(&mut page, names, shards);
@@ -280,6 +297,7 @@ mod tests {
         };
         let names = Names {
             edition: 1,
+            bypass: Some(super::super::Bypass { interface: "eth1".into(), mode: "copy".into(), queues: vec![0] }),
             listeners: vec![super::super::ListenerName { name: "apps".into(), place: 0 }],
             pools: vec![super::super::PoolName {
                 name: "farm".into(),
@@ -304,6 +322,8 @@ mod tests {
             "postlane_pool_panic{pool=\"farm\"} 0",
             "postlane_pool_transitions_total{pool=\"farm\",what=\"fallback\",to=\"begun\"} 0",
             "postlane_shard_busy_ratio{shard=\"1\"} 0.5000",
+            "postlane_bypass_info{interface=\"eth1\",mode=\"copy\"} 1",
+            "postlane_bypass_segments_total{shard=\"1\",kind=\"sent_again\"} 0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}");
         }

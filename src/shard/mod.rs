@@ -200,6 +200,7 @@ impl<N: Net> Shard<N> {
             self.publish_at = self.now + NAP;
             self.dispatch.tend(self.now);
             self.dispatch.publish(self.now);
+            self.publish_bypassed();
         }
         let stats = &self.stats[self.id.index()];
         stats.turns.add(1);
@@ -255,6 +256,13 @@ impl<N: Net> Shard<N> {
                 self.dispatch.handle_closed(stream, cause, now, &mut self.net);
             }
         }
+    }
+
+    fn publish_bypassed(&self) {
+        let now = self.net.bypassed();
+        let all = [now.received, now.sent, now.sent_again, now.strangers, now.handed_over];
+        let counters = &self.stats[self.id.index()].segments;
+        counters.iter().zip(all).for_each(|(counter, count)| counter.set(count));
     }
 
     fn sessions_elsewhere(&self, listener: ListenerId) -> u64 {

@@ -690,36 +690,6 @@ impl Log {
         }
     }
 
-    pub(super) fn sketch(&self) -> String {
-        let s = |at: &u32| {
-            let s = self.segments.get(*at);
-            format!(
-                "[#{} seq {} end {} live {}/{} readers {} sus {} first {}]",
-                s.number, s.sequence, s.end, s.live, s.live_bytes, s.readers, s.suspect, s.first as i32
-            )
-        };
-        format!(
-            "log {} own {} head {:?} entries {} queue {} dirty {} moves {} moving {} flying {} writing {:?} creating {:?} {:?} removing {} {:?} order {:?} free {:?} leaving {:?}",
-            self.number,
-            self.own,
-            self.head,
-            self.entries,
-            self.queue.len(),
-            self.dirty.len(),
-            self.moves.len(),
-            self.moving,
-            self.flying,
-            self.writing,
-            self.creating,
-            self.create,
-            self.removing,
-            self.remove,
-            self.segments.order.iter().map(s).collect::<Vec<_>>(),
-            self.segments.free,
-            self.segments.leaving
-        )
-    }
-
     /// Is everything that was told it on disk, and nothing under way?
     pub(super) fn is_settled(&self) -> bool {
         let still = self.flying || self.creating.is_some() || self.removing;

@@ -326,14 +326,13 @@ impl<S: Source> Replay<'_, S> {
             }
             return;
         }
-        let Some(created_unix_ms) = meta::decode_facts(facts).map(|(facts, _)| facts.created_unix_ms) else {
+        if meta::decode_facts(facts).is_none() {
             return;
-        };
+        }
         let slot = known.unwrap_or_else(|| {
             let entry = Entry {
                 facts: facts.into(),
                 number,
-                created_unix_ms,
                 log: self.log.number,
                 life: Stage::Kept,
                 ..Entry::default()
@@ -356,7 +355,7 @@ impl<S: Source> Replay<'_, S> {
         // A calendar that jumped must neither hold anything back for long nor make up for lost time.
         let wait_max = self.spool.options.retry.iter().max().copied().unwrap_or_default();
         let wait = Duration::from_millis(state.due_unix_ms.saturating_sub(unix_now)).min(wait_max);
-        let reply = (!state.reply.is_empty()).then(|| state.reply.into());
+        let reply = (!state.reply.is_empty()).then(|| state.reply.to_vec());
         let index = &mut self.spool.shared.index;
         index.set_reply(slot, reply);
         index.set_remaining(slot, state.remaining);

@@ -664,7 +664,7 @@ impl World {
             self.complete();
         }
         let (left, some) = (self.known.len(), self.known.first_key_value());
-        let spools: Vec<_> = self.shards.iter().map(|shard| shard.spool.sketch()).collect();
+        let spools: Vec<_> = self.shards.iter().map(|shard| shard.spool.usage()).collect();
         assert!(some.is_none(), "{left} messages do not end: {some:?}, {spools:#?}");
         let mut segments = 0;
         for shard in &mut self.shards {

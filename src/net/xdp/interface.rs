@@ -160,6 +160,16 @@ impl Interface {
         self.index
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its queues that are used.
+    pub fn queues(&self) -> &[u32] {
+        &self.queues
+    }
+
     /// The mode that was to be had.
     pub fn mode(&self) -> Mode {
         self.mode

@@ -35,7 +35,7 @@ use tcp::Outgoing;
 use crate::disk::Disk;
 use crate::handle::{BufferId, Buffers, Extent, FileId, ListenerId, Part, ShardId, StreamId, Ticket};
 use crate::net::uring::Uring;
-use crate::net::{Cause, Event, Net};
+use crate::net::{Bypassed, Cause, Event, Net};
 use crate::sys::xdp::netlink::Mac;
 use crate::time::{Deadlines, Instant};
 
@@ -69,26 +69,11 @@ struct Core {
     found: Vec<Found>,
     /// For initial sequence numbers.
     secret: RandomState,
-    counts: Counts,
+    counts: Bypassed,
     /// There was no room for all that was to leave.
     is_congested: bool,
     /// Which of the ring's watched files brings news of the network.
     news: u32,
-}
-
-/// What has been counted since the start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counts {
-    /// Segments received for connections of ours.
-    pub received: u64,
-    /// Segments sent.
-    pub sent: u64,
-    /// Of these, sent again.
-    pub sent_again: u64,
-    /// Frames that made no sense, or belonged to no connection.
-    pub strangers: u64,
-    /// Frames that arrived at a shard they were not for.
-    pub handed_over: u64,
 }
 
 /// Streams of the ring have even slots, those of the interface odd ones.
@@ -148,7 +133,7 @@ impl Xdp {
             from_ring: Vec::new(),
             found: Vec::new(),
             secret: RandomState::new(),
-            counts: Counts::default(),
+            counts: Bypassed::default(),
             is_congested: false,
             news,
         };
@@ -160,9 +145,9 @@ impl Xdp {
         &self.core.uring
     }
 
-    /// What has been counted.
-    pub fn counts(&self) -> Counts {
-        self.core.counts
+    /// The interface that it shares with the other shards.
+    pub fn interface(&self) -> &Interface {
+        &self.core.shared
     }
 
     /// Streams that exist: their `Closed` was not yet reported.
@@ -366,5 +351,9 @@ impl Net for Xdp {
 
     fn now(&self) -> Instant {
         self.core.uring.now()
+    }
+
+    fn bypassed(&self) -> Bypassed {
+        self.core.counts
     }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::frame::{self, Head};
 use super::paths::{Path, Way};
-use super::stream::Streams;
+use super::stream::{Phase, Streams};
 use super::{Core, Queue, of_interface, of_ring};
 use crate::handle::StreamId;
 use crate::net::{Cause, Net};
@@ -74,6 +74,15 @@ impl Core {
     pub(super) fn stream_between(&self, local: SocketAddr, remote: SocketAddr) -> Option<u32> {
         let head = self.ports.head(local.port());
         Self::along(&self.streams, head).find(|&slot| self.streams.get(slot).is_between(local, remote))
+    }
+
+    /// When nobody has the stream and its connection is over, its slot is free.
+    pub(super) fn remove_if_over(&mut self, slot: u32) {
+        let one = self.streams.get(slot);
+        if one.phase == Phase::Orphan && (one.head.is_none() || one.connection.is_over()) {
+            self.release(slot);
+            self.streams.remove(slot);
+        }
     }
 
     /// The connection is over: its port is free, its neighbour less needed.

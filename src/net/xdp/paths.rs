@@ -128,7 +128,9 @@ impl Paths {
         if self.ways.len() >= PATHS_MAX {
             self.ways.clear();
         }
-        self.ways.insert((to, source), way);
+        if !matches!(way, Way::Nowhere(_)) {
+            self.ways.insert((to, source), way);
+        }
         way
     }
 
@@ -146,7 +148,11 @@ impl Paths {
         }
         let Some(source) = source.or(route.source) else { return Way::Nowhere(libc::EADDRNOTAVAIL) };
         if !self.addresses.contains(&source) {
-            return Way::Nowhere(libc::EADDRNOTAVAIL);
+            // It may be so new that there was no time for the news of it.
+            let _ = self.read_addresses();
+            if !self.addresses.contains(&source) {
+                return Way::Nowhere(libc::EADDRNOTAVAIL);
+            }
         }
         let mtu = self.interface.mtu.min(route.mtu.filter(|&mtu| mtu > 0).unwrap_or(u32::MAX));
         Way::Ours(Path { source, hop: self.hop(route.gateway.unwrap_or(to)), mtu })

@@ -19,7 +19,7 @@ pub(super) fn check(ports: &RangeInclusive<u16>) -> Result<(), String> {
             given.end()
         ));
     }
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+    for table in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
         if let Some(port) = used(&read(table)).find(|port| ports.contains(port)) {
             return Err(format!(
                 "port {port} of `[xdp] ports` ({first}-{last}) is in use (`ss -tan` shows by whom): end that, or choose \

@@ -24,10 +24,11 @@ pub(super) enum Phase {
 
 #[derive(Debug, Default)]
 pub(super) struct Stream {
-    generation: u32,
+    /// What its owner calls it.
+    name: Option<StreamId>,
     pub(super) phase: Phase,
     pub(super) connection: Connection,
-    /// None: it never had a way.
+    /// None: it never had a way, or is over.
     pub(super) head: Option<Head>,
     pub(super) hop: Option<HopId>,
     /// The place among our sockets of the one that it sends by.
@@ -56,11 +57,21 @@ impl Stream {
     }
 }
 
+/// What an owner calls a stream. A stream outlives its name: its connection may take long to end.
+#[derive(Clone, Copy, Debug, Default)]
+struct Name {
+    generation: u32,
+    /// Whose it is.
+    slot: Option<u32>,
+}
+
 /// All of a shard's, by slot. Grows to the most that ever were at a time.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     all: Vec<Stream>,
     free: Vec<u32>,
+    names: Vec<Name>,
+    free_names: Vec<u32>,
     /// Their `Closed` was in the last turn's events, which may still be being read.
     resting: Vec<u32>,
     owned: usize,
@@ -78,35 +89,45 @@ impl Streams {
             self.all.push(Stream::default());
             (self.all.len() - 1) as u32
         });
+        let place = self.free_names.pop().unwrap_or_else(|| {
+            self.names.push(Name::default());
+            (self.names.len() - 1) as u32
+        });
+        let name = &mut self.names[place as usize];
+        *name = Name { generation: name.generation.wrapping_add(1), slot: Some(slot) };
+        let name = Some(StreamId { slot: place, generation: name.generation });
         let stream = &mut self.all[slot as usize];
-        let generation = stream.generation.wrapping_add(1);
         let connection = std::mem::take(&mut stream.connection);
-        *stream = Stream { generation, phase: Phase::Owned, connection, ..Stream::default() };
+        *stream = Stream { name, phase: Phase::Owned, connection, ..Stream::default() };
         self.owned += 1;
         slot
     }
 
-    /// Its `Closed` has been reported. True: its connection is over as well, so that it is to be removed.
-    pub(super) fn report(&mut self, slot: u32) -> bool {
-        let stream = &mut self.all[slot as usize];
-        stream.phase = Phase::Orphan;
+    /// The `Closed` of the stream of that name has been reported: the name is free from the next turn on. The slot.
+    pub(super) fn report(&mut self, name: StreamId) -> Option<u32> {
+        let slot = self.names[name.slot as usize].slot.take()?;
+        self.resting.push(name.slot);
+        self.all[slot as usize].phase = Phase::Orphan;
         self.owned -= 1;
-        stream.head.is_none() || stream.connection.is_over()
+        Some(slot)
     }
 
-    /// The slot is nobody's, and free from the next turn on.
+    /// The slot is nobody's.
     pub(super) fn remove(&mut self, slot: u32) {
-        self.all[slot as usize].phase = Phase::Vacant;
-        self.resting.push(slot);
+        let stream = &mut self.all[slot as usize];
+        debug_assert!(stream.phase == Phase::Orphan && stream.head.is_none());
+        stream.phase = Phase::Vacant;
+        self.free.push(slot);
     }
 
     /// What rested is free now.
     pub(super) fn next_turn(&mut self) {
-        self.free.append(&mut self.resting);
+        self.free_names.append(&mut self.resting);
     }
 
+    /// What the owner of an owned stream calls it.
     pub(super) fn id(&self, slot: u32) -> StreamId {
-        StreamId { slot, generation: self.all[slot as usize].generation }
+        self.all[slot as usize].name.unwrap_or(StreamId { slot: 0, generation: 0 })
     }
 
     pub(super) fn at(&mut self, slot: u32) -> &mut Stream {
@@ -119,8 +140,8 @@ impl Streams {
 
     /// The slot of that stream, if its owner still has it.
     pub(super) fn find(&self, id: StreamId) -> Option<u32> {
-        let stream = self.all.get(id.slot as usize)?;
-        (stream.generation == id.generation && stream.phase == Phase::Owned).then_some(id.slot)
+        let name = self.names.get(id.slot as usize).filter(|name| name.generation == id.generation)?;
+        name.slot.filter(|&slot| self.all[slot as usize].phase == Phase::Owned)
     }
 
     /// The slots of all there are.

@@ -74,9 +74,7 @@ impl Core {
                 self.end(slot, cause);
             }
             self.release(slot);
-            if self.streams.get(slot).phase == Phase::Orphan {
-                self.streams.remove(slot);
-            }
+            self.remove_if_over(slot);
             return had_room;
         }
         self.deadlines.set(slot as usize, one.connection.next_deadline());

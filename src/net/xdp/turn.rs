@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Core, Xdp, of_ring};
+use crate::handle::StreamId;
 use crate::net::{Event, Net};
 use crate::sys::clock;
 use crate::time::Instant;
@@ -89,12 +90,10 @@ impl Core {
     pub(super) fn report(&mut self, limit: usize, events: &mut Vec<Event>) {
         while events.len() < limit {
             let Some(event) = self.events.pop_front() else { return };
-            if let Event::Closed { stream, .. } = event {
-                let slot = stream.slot / 2;
-                if self.streams.report(slot) {
-                    self.release(slot);
-                    self.streams.remove(slot);
-                }
+            if let Event::Closed { stream, .. } = event
+                && let Some(slot) = self.streams.report(StreamId { slot: stream.slot / 2, ..stream })
+            {
+                self.remove_if_over(slot);
             }
             events.push(event);
         }
