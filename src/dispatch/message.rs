@@ -29,6 +29,8 @@ pub struct Message {
     pub body: Vec<Extent>,
     /// The key of the address it came from, for picks by source.
     pub source: u64,
+    /// It is on disk, or will be: it need not be delivered now.
+    pub kept: bool,
     /// That address, and the listener that took it; a message made here has neither.
     pub origin: Option<IpAddr>,
     /// See `origin`.
@@ -83,6 +85,7 @@ impl Message {
         self.head.shrink_to(HEAD_KEPT_BYTES_MAX);
         self.source = 0;
         self.origin = None;
+        self.kept = false;
         self.listener = None;
         self.size = 0;
         self.shape = Shape::default();
@@ -227,8 +230,8 @@ pub enum Letter {
         transaction: TransactionId,
         /// The message goes home, so that its allocations can be used again.
         message: Arc<Message>,
-        /// The way that the group was sent.
-        way: Way,
+        /// The pool that the group was sent to.
+        pool: u16,
         /// What became of it.
         outcome: Outcome,
     },

@@ -40,7 +40,7 @@ use delivery::Delivery;
 pub use delivery::DeliveryId;
 pub use form::{Piece, Pieces};
 use keep::Keeping;
-pub use keep::{Action, Answer, Mode, Options as KeepOptions, Order, Row, Selection};
+pub use keep::{Action, Answer, Mode, Options as KeepOptions, Order, Row, Selection, list_kept};
 use link::Link;
 use lookout::Lookout;
 use message::Spares;
@@ -421,6 +421,7 @@ impl Dispatch {
     /// Sets the wall clock: seconds since 1970 at the shard clock's zero.
     pub fn set_unix_at_zero(&mut self, seconds: i64) {
         self.unix_at_zero = seconds;
+        self.tell_spool_the_time();
     }
 
     /// Deals with what the last fact brought about within the shard, until nothing is left.

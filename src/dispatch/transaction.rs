@@ -83,6 +83,11 @@ impl Dispatch {
         self.transactions.get(id.slot as usize).filter(|transaction| transaction.generation == id.generation)
     }
 
+    /// The same, to be changed.
+    pub(super) fn transaction_mut(&mut self, id: TransactionId) -> Option<&mut Transaction> {
+        self.transactions.get_mut(id.slot as usize).filter(|t| t.generation == id.generation)
+    }
+
     /// Sends the message's groups on their ways.
     pub(super) fn send_groups(&mut self, id: TransactionId, now: Instant) {
         self.count_groups(id);

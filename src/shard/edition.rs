@@ -77,9 +77,9 @@ impl<T, A> Desk<T, A> {
 }
 
 /// Where editions lie; the answer says why one could not be applied.
-pub type EditionDesk = Desk<Edition, Result<(), String>>;
+type EditionDesk = Desk<Edition, Result<(), String>>;
 /// Where orders about kept messages lie.
-pub type OrderDesk = Desk<dispatch::Order, dispatch::Answer>;
+type OrderDesk = Desk<dispatch::Order, dispatch::Answer>;
 
 /// A shard's desks.
 #[derive(Debug, Default)]

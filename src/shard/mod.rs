@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use crate::disk::Disk;
 use crate::dispatch::{Command, Dispatch, Letter, Piece, Pieces};
 use crate::handle::{ListenerId, ShardId, StreamId};
 use crate::net::{Event, Net};
 use crate::observe::Stats;
+use crate::spool::Request;
 use crate::time::Instant;
 pub use edition::{Desks, Edition};
 use mailbox::Mailbox;
@@ -80,7 +82,7 @@ pub struct Shard<N> {
     order: u64,
 }
 
-impl<N: Net> Shard<N> {
+impl<N: Net + Disk> Shard<N> {
     /// Puts a shard together.
     pub fn new(
         id: ShardId,
@@ -251,7 +253,7 @@ impl<N: Net> Shard<N> {
                 self.dispatch.handle_received(stream, extent, now, &mut self.net);
             }
             Event::Sent { stream } => self.dispatch.handle_sent(stream, now, &mut self.net),
-            Event::Disk { .. } => {}
+            Event::Disk { ticket, result } => self.dispatch.handle_disk(ticket, result, now, &mut self.net),
             Event::Closed { stream, cause } => {
                 self.dispatch.handle_closed(stream, cause, now, &mut self.net);
             }
@@ -295,6 +297,14 @@ impl<N: Net> Shard<N> {
                 Command::Close(stream) => self.net.close(stream),
                 Command::Abort(stream) => self.net.abort(stream),
                 Command::Post { shard, letter } => self.mailbox.post(shard, letter),
+            }
+        }
+        while let Some(request) = self.dispatch.poll_disk(self.now, &mut self.net) {
+            match request {
+                Request::Write { ticket, file, at, parts } => self.net.write_file(ticket, file, at, parts),
+                Request::Read { ticket, file, at, extents } => self.net.read_file(ticket, file, at, extents),
+                Request::Create { ticket, file, bytes } => self.net.create_file(ticket, file, bytes),
+                Request::Remove { ticket, file } => self.net.remove_file(ticket, file),
             }
         }
         let net = &mut self.net;

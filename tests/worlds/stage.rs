@@ -83,6 +83,7 @@ impl Setup {
             seed: self.seed.wrapping_add(u64::from(shard.0)),
             bounce_from: "MAILER-DAEMON@out1.example.net".into(),
             buffers: self.buffers,
+            keep: postlane::dispatch::KeepOptions::default(),
             listeners: vec![self.listener.clone()],
             pools: self.pools().cloned().collect(),
             routes: Arc::new(Routes::new(self.rules.clone(), 0)),

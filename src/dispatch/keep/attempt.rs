@@ -64,7 +64,7 @@ impl Dispatch {
             return self.dispose(transaction, buffers);
         };
         // A notice is told from the disk: without room there, it is made later.
-        if spool.is_refusing(now) {
+        if spool.refuses(now).is_some() {
             fates.later.append(&mut fates.failed);
         } else if !fates.later.is_empty() && spool.is_expired(entry, now) {
             self.stats.spool.expired.add(1);
@@ -98,7 +98,7 @@ impl Dispatch {
     ) {
         self.stats.spool.deferred.add(1);
         let pool = transaction.message.ways[usize::from(later[0].recipient)].pool;
-        let lane = lane_of(&self.options.pools, pool);
+        let lane = lane_of(&self.options, pool);
         let Some(spool) = &mut self.keeping.spool else { return };
         let facts = spool.entry(entry);
         let is_told = facts.is_none_or(|facts| facts.delay_warned || facts.message.internal);

@@ -4,7 +4,8 @@ use super::super::Dispatch;
 use super::super::message::{Message, TransactionId, unshared};
 use super::super::owner::Way;
 use super::super::router::Origin;
-use super::{Stage, lane_of};
+use super::super::verdict::ours;
+use super::{Stage, pool_of, token_of};
 use crate::handle::{Buffers, ListenerId};
 use crate::protocol::wire::reply::{Enhanced, Reply};
 use crate::limits::{
@@ -82,8 +83,7 @@ impl Dispatch {
     fn is_hopeless(&self, entry: EntryId, now: Instant) -> bool {
         let Some(spool) = &self.keeping.spool else { return false };
         let lane = spool.entry(entry).map_or(u16::MAX, |facts| facts.pool);
-        let pool =
-            (0..self.options.pools.len()).find(|pool| lane_of(&self.options.pools, *pool as u16) == lane);
+        let pool = pool_of(&self.options, lane);
         !spool.is_expired(entry, now) && pool.is_some_and(|pool| !self.may_deliver(pool, now))
     }
 
@@ -96,7 +96,7 @@ impl Dispatch {
         let random = self.random();
         if let Some(spool) = &mut self.keeping.spool {
             let spread = POSTPONED_MAX / 4;
-            let at = now + POSTPONED_MAX - spread + spread.mul_f64(random as f64 / u64::MAX as f64);
+            let at = now + (POSTPONED_MAX - spread) + spread.mul_f64(random as f64 / u64::MAX as f64);
             spool.release(entry, at);
         }
     }
@@ -119,11 +119,12 @@ impl Dispatch {
             left -= u64::from(part.len);
             message.body.push(part);
         }
-        let facts = facts.message;
+        let (facts, taken_at) = (facts.message, facts.message.created_unix_ms / 1000);
         message.id = facts.id;
         message.size = facts.size;
         message.shape = facts.shape;
         message.internal = facts.internal;
+        message.kept = true;
         message.source = facts.source_key;
         message.origin = facts.source;
         let listener = self.options.listeners.iter().position(|listener| listener.name == facts.listener);
@@ -133,7 +134,7 @@ impl Dispatch {
         let transaction = &mut self.transactions[id.slot as usize];
         transaction.entry = Some(entry);
         transaction.stage = Stage::Loading;
-        transaction.again = Some(facts.created_unix_ms / 1000);
+        transaction.again = Some(taken_at);
         self.keeping.again += 1;
         let is_asked =
             self.keeping.spool.as_mut().is_some_and(|spool| spool.load(entry, token_of(id), &extents));
@@ -192,12 +193,12 @@ impl Dispatch {
         }
     }
 
-    /// Not now: it is due as soon as there is room.
-    pub(super) fn put_back(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) {
+    /// Not now: it is due then, and taken up as soon as there is room.
+    pub(super) fn put_back(&mut self, id: TransactionId, due: Instant, buffers: &mut impl Buffers) {
         let transaction = self.transactions.remove(id.slot as usize);
         self.leave_active(&transaction);
         if let (Some(entry), Some(spool)) = (transaction.entry, &mut self.keeping.spool) {
-            spool.release(entry, now);
+            spool.release(entry, due);
         }
         self.dispose(transaction, buffers);
     }

@@ -13,16 +13,16 @@ use std::collections::{HashSet, VecDeque};
 use std::io::Write;
 use std::time::Duration;
 
-pub use orders::{Action, Answer, Order, Row, Selection};
+pub use orders::{Action, Answer, Order, Row, Selection, list_kept};
 
 use super::Dispatch;
-use super::message::TransactionId;
+use super::message::{TransactionId, unshared};
 use super::options::Pool;
 use super::owner::Way;
 use super::transaction::Transaction;
-use crate::handle::Buffers;
+use crate::handle::{Buffers, Ticket};
 use crate::protocol::wire::reply::{Enhanced, Reply};
-use crate::spool::{EntryId, Event, Kept, Refusal, Request, Spool, Ticket};
+use crate::spool::{EntryId, Event, Kept, Refusal, Request, Spool};
 use crate::time::Instant;
 
 /// Who answers for a message.
@@ -69,6 +69,8 @@ pub(super) struct Keeping {
     buffers_most: usize,
     /// When it is next worth looking for what is due.
     look_at: Instant,
+    /// The write that was begun last, and when.
+    writing: (Ticket, Instant),
     /// Recipients at hand.
     recipients: Vec<u16>,
     /// Messages that an operator has given up on and that are still to be read for their bounces.
@@ -97,6 +99,12 @@ impl Dispatch {
         self.keeping.spool = Some(Box::new(spool));
     }
 
+    pub(super) fn tell_spool_the_time(&mut self) {
+        if let (Some(spool), Ok(seconds)) = (&mut self.keeping.spool, u64::try_from(self.unix_at_zero)) {
+            spool.set_unix_at_zero_ms(seconds * 1000);
+        }
+    }
+
     /// The spool, to be looked at.
     pub fn spool(&self) -> Option<&Spool> {
         self.keeping.spool.as_deref()
@@ -104,7 +112,12 @@ impl Dispatch {
 
     /// What the disk is to do next. To be called until `None` after any `handle_*`.
     pub fn poll_disk(&mut self, now: Instant, buffers: &mut impl Buffers) -> Option<Request<'_>> {
-        self.keeping.spool.as_mut()?.poll_request(now, buffers)
+        let Keeping { spool, writing, .. } = &mut self.keeping;
+        let request = spool.as_mut()?.poll_request(now, buffers)?;
+        if let Request::Write { ticket, .. } = request {
+            *writing = (ticket, now);
+        }
+        Some(request)
     }
 
     /// The disk has done what that ticket stood for, or failed: errno.
@@ -115,7 +128,11 @@ impl Dispatch {
         now: Instant,
         buffers: &mut impl Buffers,
     ) {
-        if let Some(spool) = &mut self.keeping.spool {
+        let Keeping { spool, writing, .. } = &mut self.keeping;
+        if let Some(spool) = spool {
+            if writing.0 == ticket {
+                self.stats.spool.sync.record(now.nanos_since(writing.1));
+            }
             spool.handle_completion(ticket, result, now, buffers);
         }
         self.settle(now, buffers);
@@ -125,8 +142,14 @@ impl Dispatch {
     pub(super) fn take_on(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) {
         let session = self.transactions[id.slot as usize].session;
         let mode = if self.is_keeping() { self.options.keep.mode } else { Mode::Through };
-        let is_first = mode == Mode::Spool || mode == Mode::ThroughThenSpool && session.is_none();
+        let is_held = self.transactions[id.slot as usize].message.envelope.mail().hold.is_some();
+        let is_first = match mode {
+            Mode::Through => false,
+            Mode::Spool => true,
+            Mode::ThroughThenSpool => session.is_none() || is_held,
+        };
         if is_first {
+            unshared(&mut self.transactions[id.slot as usize].message).kept = true;
             match self.keep(id, now, buffers) {
                 Ok(()) => return,
                 // Nobody is there to be told: better sent than lost.
@@ -155,7 +178,7 @@ impl Dispatch {
         recipients.clear();
         transaction.left(recipients);
         let pool = recipients.first().map_or(u16::MAX, |first| message.ways[usize::from(*first)].pool);
-        let lane = lane_of(&self.options.pools, pool);
+        let lane = lane_of(&self.options, pool);
         let listener =
             message.listener.and_then(|listener| self.options.listeners.get(usize::from(listener.0)));
         let kept = Kept {
@@ -228,12 +251,27 @@ impl Dispatch {
             self.session_verdict(session, reply, now, buffers);
             self.text = text;
         }
+        self.stats.spool.kept.add(1);
+        if is_unsent && self.wait_for_release(id, now, buffers) {
+            return;
+        }
         match (is_unsent, has_ended) {
             (true, _) if self.has_room_for_fresh(buffers) => self.send_groups(id, now),
             (true, _) => self.put_back(id, now, buffers),
             (false, true) => self.end_attempt(id, now, buffers),
             (false, false) => {}
         }
+    }
+
+    /// A message that is to go later only (RFC 4865) waits on disk until then.
+    fn wait_for_release(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) -> bool {
+        let unix = self.unix_seconds(now);
+        let Some(hold) = self.transactions[id.slot as usize].message.envelope.mail().hold else { return false };
+        let wait = hold.release(unix).saturating_sub(unix);
+        if wait > 0 {
+            self.put_back(id, now + Duration::from_secs(wait), buffers);
+        }
+        wait > 0
     }
 
     /// It could not be written. Who waits is told, unless an upstream may still answer.
@@ -350,15 +388,43 @@ impl Dispatch {
         self.take_up_due(now, buffers);
     }
 
+    /// Brings the numbers up to date.
+    pub(super) fn publish_kept(&self) {
+        let Some(spool) = &self.keeping.spool else { return };
+        let (usage, stats) = (spool.usage(), &self.stats.spool);
+        stats.messages.set(usage.messages);
+        stats.bytes.set(usage.live_bytes);
+        stats.file_bytes.set(usage.bytes);
+        stats.index_bytes.set(usage.index_bytes);
+        stats.active.set((self.keeping.fresh + self.keeping.again) as u64);
+        stats.syncs.set(usage.groups);
+        stats.synced.set(usage.grouped_messages);
+        stats.sync_failures.set(usage.failures);
+    }
+
+    /// Takes the steps and bounds of the options in force.
+    pub(super) fn refit_kept(&mut self) {
+        let keep = &self.options.keep;
+        if let Some(spool) = &mut self.keeping.spool {
+            spool.set_retry(keep.retry.clone(), keep.max_age);
+        }
+    }
+
     /// Nothing is being written or read.
     pub(super) fn disk_is_quiet(&self) -> bool {
         self.keeping.spool.as_ref().is_none_or(|spool| spool.is_settled())
     }
 }
 
-/// What the spool knows a pool by, for which places change with each start.
-pub(super) fn lane_of(pools: &[Pool], pool: u16) -> u16 {
-    pools.get(usize::from(pool)).map_or(u16::MAX, |pool| pool.serial as u16)
+/// What the spool knows a pool by. What another run wrote means no pool, for that one may have had others.
+fn lane_of(options: &super::options::Options, pool: u16) -> u16 {
+    let lane = |pool: &Pool| (pool.serial as u16).wrapping_add(options.epoch_ms as u16);
+    options.pools.get(usize::from(pool)).map_or(u16::MAX, lane)
+}
+
+/// The place of the pool that a lane stands for.
+fn pool_of(options: &super::options::Options, lane: u16) -> Option<usize> {
+    (0..options.pools.len()).find(|place| lane_of(options, *place as u16) == lane)
 }
 
 fn token_of(id: TransactionId) -> u64 {

@@ -3,17 +3,15 @@
 
 use std::time::Duration;
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use super::super::Dispatch;
-use super::super::options::Pool;
-use super::{Keeping, lane_of};
+use super::super::options::Options;
+use super::{Keeping, pool_of};
 use crate::limits::ORDER_STEP;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::wire::address;
-use crate::spool::{EntryId, Facts};
+use crate::spool::{EntryId, Facts, Spool};
 use crate::time::Instant;
 
 /// Which kept messages; each condition narrows it.
@@ -137,17 +135,17 @@ impl Dispatch {
         let Some(mut errand) = self.keeping.errand.take_if(|errand| !errand.is_over) else { return };
         let mut meant = Vec::new();
         if let Some(spool) = &self.keeping.spool {
-            let pools = &self.options.pools;
+            let options = Some(&self.options);
             let mut envelope = Envelope::default();
             let next = spool.scan(errand.at, ORDER_STEP, |facts| {
                 facts.envelope.decode(&mut envelope);
                 let age = spool.age(facts.entry, now).unwrap_or_default();
-                if !is_meant(&errand.order.selection, &facts, &envelope, pools, age) {
+                if !is_meant(&errand.order.selection, &facts, &envelope, options, age) {
                     return;
                 }
                 errand.answer.matched += 1;
                 if errand.answer.rows.len() < errand.order.limit {
-                    errand.answer.rows.push(row(&facts, &envelope, pools, age, now));
+                    errand.answer.rows.push(row(&facts, &envelope, options, age, now));
                 }
                 meant.push((facts.entry, facts.active));
             });
@@ -155,13 +153,13 @@ impl Dispatch {
             errand.is_over = next.is_none();
         }
         for (entry, is_active) in meant {
-            errand.answer.done += u64::from(self.carry_out(errand.order.action, entry, is_active, now));
+            errand.answer.done += u64::from(self.execute(errand.order.action, entry, is_active, now));
         }
         self.keeping.errand = Some(errand);
     }
 
     /// False if it is under way: then it is left alone.
-    fn carry_out(&mut self, action: Action, entry: EntryId, is_active: bool, now: Instant) -> bool {
+    fn execute(&mut self, action: Action, entry: EntryId, is_active: bool, now: Instant) -> bool {
         let Keeping { spool: Some(spool), doomed, given_up, .. } = &mut self.keeping else { return false };
         match action {
             Action::List => {}
@@ -181,16 +179,35 @@ impl Dispatch {
     }
 }
 
-/// The pool that a message waits for, if it is still there.
-fn pool_of<'a>(facts: &Facts<'_>, pools: &'a [Pool]) -> Option<&'a Pool> {
-    (0..pools.len()).find(|place| lane_of(pools, *place as u16) == facts.pool).map(|place| &pools[place])
+/// What a spool has that nobody works on.
+pub fn list_kept(spool: &Spool, selection: &Selection, limit: usize, now: Instant) -> Answer {
+    let mut answer = Answer::default();
+    let mut envelope = Envelope::default();
+    spool.scan(0, usize::MAX, |facts| {
+        facts.envelope.decode(&mut envelope);
+        let age = spool.age(facts.entry, now).unwrap_or_default();
+        if is_meant(selection, &facts, &envelope, None, age) {
+            answer.matched += 1;
+            if answer.rows.len() < limit {
+                answer.rows.push(row(&facts, &envelope, None, age, now));
+            }
+        }
+    });
+    answer.done = answer.matched;
+    answer
+}
+
+/// The name of the pool that a message waits for, if that is known.
+fn pool_name<'a>(facts: &Facts<'_>, options: Option<&'a Options>) -> Option<&'a str> {
+    let options = options?;
+    Some(&options.pools[pool_of(options, facts.pool)?].name)
 }
 
 fn is_meant(
     selection: &Selection,
     facts: &Facts<'_>,
     envelope: &Envelope,
-    pools: &[Pool],
+    options: Option<&Options>,
     age: Duration,
 ) -> bool {
     let Selection { id, domain, sender, pool, older_than } = selection;
@@ -203,13 +220,13 @@ fn is_meant(
         paths.any(|path| address::domain(path).eq_ignore_ascii_case(domain.as_bytes()))
     };
     older_than.is_none_or(|least| age.as_secs_f64() >= least)
-        && pool.as_ref().is_none_or(|name| pool_of(facts, pools).is_some_and(|pool| pool.name == *name))
+        && pool.as_ref().is_none_or(|name| pool_name(facts, options) == Some(name))
         && id.as_ref().is_none_or(|id| facts.message.id.to_string().eq_ignore_ascii_case(id))
         && sender.as_ref().is_none_or(is_sender)
         && domain.as_ref().is_none_or(has_domain)
 }
 
-fn row(facts: &Facts<'_>, envelope: &Envelope, pools: &[Pool], age: Duration, now: Instant) -> Row {
+fn row(facts: &Facts<'_>, envelope: &Envelope, options: Option<&Options>, age: Duration, now: Instant) -> Row {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let path = |recipient: u16| text(envelope.recipient(usize::from(recipient)).path);
     let state = match (facts.active, facts.suspended) {
@@ -226,7 +243,7 @@ fn row(facts: &Facts<'_>, envelope: &Envelope, pools: &[Pool], age: Duration, no
         age: age.as_secs_f64(),
         attempts: u32::from(facts.attempts),
         due_in: facts.due.map(|due| due.since(now).as_secs_f64()),
-        pool: pool_of(facts, pools).map(|pool| pool.name.clone()),
+        pool: pool_name(facts, options).map(str::to_owned),
         reply: facts.reply().map(|reply| {
             let mut out = Vec::new();
             reply.as_reply().write(&mut out);

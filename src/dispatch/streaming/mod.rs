@@ -26,7 +26,6 @@ pub use part::Part;
 
 use super::message::{GroupId, LegId, Letter, Message, TransactionId};
 use super::owner::Way;
-use super::transaction::Transaction;
 use super::verdict::ours;
 use super::{Dispatch, Queued};
 use crate::handle::{Buffers, Extent, ShardId};
@@ -145,11 +144,7 @@ impl Dispatch {
     }
 
     fn streaming(&mut self, id: TransactionId) -> Option<&mut Streaming> {
-        self.transaction(id)?.streaming.as_deref_mut()
-    }
-
-    fn transaction(&mut self, id: TransactionId) -> Option<&mut Transaction> {
-        self.transactions.get_mut(id.slot as usize).filter(|t| t.generation == id.generation)
+        self.transaction_mut(id)?.streaming.as_deref_mut()
     }
 
     /// More of the body has come.
@@ -162,7 +157,7 @@ impl Dispatch {
 
     /// All of the body has come; it waits for its verdict now.
     pub(super) fn stream_complete(&mut self, id: TransactionId, now: Instant) {
-        if let Some(transaction) = self.transaction(id) {
+        if let Some(transaction) = self.transaction_mut(id) {
             transaction.ended_at = now;
             let nanos = now.nanos_since(transaction.mail_at);
             self.stats.receive.record(nanos);
