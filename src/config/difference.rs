@@ -107,7 +107,7 @@ impl Facts {
 
     fn put_pool(&mut self, pool: &Pool) {
         let name = format!("pool {}", pool.name);
-        self.put(&name, "balance", format_args!("{:?}", pool.balance));
+        self.put(&name, "balance", pool.balance.label());
         self.put(&name, "links_per_shard", pool.links_per_shard);
         self.put(&name, "idle_links", pool.idle_links);
         self.put(&name, "transactions_per_link", pool.transactions_per_link);

@@ -98,6 +98,7 @@ async fn control(
         }
         if Instant::now() >= next_second {
             next_second += Duration::from_secs(1);
+            view.note();
             each_second(&view);
         }
         if view.orders.get() != Order::Run {

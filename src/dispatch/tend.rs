@@ -115,7 +115,9 @@ impl Dispatch {
         let options = &self.options.pools[pool].upstreams[upstream];
         let said = options.mark.get();
         let is_closed = options.is_leaving || said.order != Order::Enable;
-        if self.pools[pool].fleet.mark(upstream, is_closed, said.is_down, now) {
+        let fleet = &mut self.pools[pool].fleet;
+        let is_vouched_for = fleet.vouch(upstream, said.vouched, now);
+        if fleet.mark(upstream, is_closed, said.is_down, now) || is_vouched_for {
             let chance = self.random();
             self.pools[pool].links[upstream].returned(chance, now);
         }

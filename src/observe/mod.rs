@@ -133,6 +133,8 @@ pub struct UpstreamStats {
     pub estimate_nanos: Counter,
     /// Times it asked for less (421, too many connections) and got fewer links.
     pub pressures: Counter,
+    /// Deliveries taken away because it was silent.
+    pub overdue: Counter,
     /// Why it is ejected: 0 it is not, 1 failures in a row, 2 more failures than the others, 3 silence.
     pub ejected_for: Counter,
     /// What `estimate_nanos` is made of, and opening a link, by [`Part`].

@@ -107,7 +107,7 @@ fn upstreams(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
     page.by_part("postlane_deliveries_total", "outcome", &fleet, &outcomes, sum);
     page.head("postlane_upstream_links", "gauge", "Links now, by state.");
     page.by_part("postlane_upstream_links", "state", &fleet, &states, sum);
-    let rest: [(&str, &str, &str, Of); 7] = [
+    let rest: [(&str, &str, &str, Of); 8] = [
         ("postlane_upstream_in_flight", "gauge", "Transactions under way.", |s| &s.in_flight),
         (
             "postlane_upstream_links_limit",
@@ -122,6 +122,9 @@ fn upstreams(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
         ("postlane_upstream_links_lost_total", "counter", "Links lost in a transaction.", |s| &s.lost_links),
         ("postlane_upstream_ejections_total", "counter", "Times an upstream was ejected.", |s| &s.ejections),
         ("postlane_upstream_pressure_total", "counter", "Times it asked for fewer links.", |s| &s.pressures),
+        ("postlane_upstream_overdue_total", "counter", "Deliveries taken away because it was silent.", |s| {
+            &s.overdue
+        }),
     ];
     for (name, kind, help, of) in rest {
         page.head(name, kind, help);
@@ -297,7 +300,11 @@ mod tests {
         };
         let names = Names {
             edition: 1,
-            bypass: Some(super::super::Bypass { interface: "eth1".into(), mode: "copy".into(), queues: vec![0] }),
+            bypass: Some(super::super::Bypass {
+                interface: "eth1".into(),
+                mode: "copy".into(),
+                queues: vec![0],
+            }),
             listeners: vec![super::super::ListenerName { name: "apps".into(), place: 0 }],
             pools: vec![super::super::PoolName {
                 name: "farm".into(),
@@ -309,6 +316,8 @@ mod tests {
         let shards: Vec<Arc<Stats>> = (0..2).map(|_| Arc::new(Stats::new(1, &[2]))).collect();
         shards[0].listeners[0].accepted.add(2);
         shards[1].listeners[0].accepted.add(3);
+        shards[0].pools[0][0].limit.set(8);
+        shards[1].pools[0][0].limit.set(3);
         shards[0].pools[0][0].stage(Stage::Eod).record(1_500_000);
         let text = text(&names, &shards, &[0.25, 0.5]);
         for line in [
@@ -317,6 +326,7 @@ mod tests {
             "postlane_upstream_healthy{pool=\"farm\",upstream=\"mta2\"} 0",
             "postlane_upstream_response_seconds_count{pool=\"farm\",upstream=\"mta1\",stage=\"eod\"} 1",
             "postlane_upstream_links{pool=\"farm\",upstream=\"mta1\",state=\"idle\"} 0",
+            "postlane_upstream_links_limit{pool=\"farm\",upstream=\"mta1\"} 11",
             "postlane_in_doubt_total 0",
             "postlane_upstream_transitions_total{pool=\"farm\",upstream=\"mta2\",to=\"down\"} 0",
             "postlane_pool_panic{pool=\"farm\"} 0",

@@ -7,6 +7,8 @@ mod brain;
 mod dice;
 mod farm;
 mod haproxy;
+mod knee;
+mod links;
 mod outcome;
 mod play;
 mod report;
@@ -79,6 +81,23 @@ fn nobody_starves() {
         println!("{fleet} upstreams, {}: the fewest in ten seconds: {}", scenario.label(), ours.fewest());
         assert!(ours.fewest() >= 2, "{fleet} upstreams, {scenario:?}");
     }
+}
+
+/// An upstream that probes find well again need not sit out its ejection; and `slow_start` is what it says.
+#[test]
+fn probes_bring_it_back_and_slow_start_takes_its_time() {
+    let back = |slow_start: u64| {
+        let slow_start = std::time::Duration::from_secs(slow_start);
+        let ours = play::play_with(LRT, Scenario::HalfVanish, 4, None, 1, slow_start);
+        let after = ours.returned_after().expect("it returns");
+        println!("half of them vanish, slow_start {slow_start:?}: back after {:.1} s", ms(after) / 1e3);
+        after
+    };
+    // Two good probes, at worst nearly ten seconds.
+    let at_once = back(0);
+    assert!(at_once <= 10 * SECOND + 500 * MS, "{at_once}");
+    let slowly = back(20);
+    assert!((at_once + 10 * SECOND..at_once + 20 * SECOND).contains(&slowly), "{slowly}");
 }
 
 /// Whatever happens, once it is over everybody gets a fair share again.

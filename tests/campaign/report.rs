@@ -36,6 +36,7 @@ pub(crate) fn campaign(seed: u64) {
             let _ = writeln!(page, "</table>{}", plot(&lines));
         }
     }
+    super::knee::report(seed);
     page.push_str("</main>");
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/campaign.html");
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -5,6 +5,7 @@
 
 mod dice;
 mod letter;
+mod memory;
 mod shard;
 mod world;
 

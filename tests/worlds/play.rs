@@ -211,7 +211,8 @@ impl Play {
                 let earlier = by_recipient.entry(recipient).or_default();
                 // A bounce is a message of its own to that address.
                 let same = |other: &&Taken| other.mail == taken.mail && other.data == taken.data;
-                let doubts = earlier.iter().filter(|other| same(other)).map(|other| std::ptr::from_ref(*other));
+                let doubts =
+                    earlier.iter().filter(|other| same(other)).map(|other| std::ptr::from_ref(*other));
                 let before = doubted.len();
                 let is_repeat = doubts.clone().next().is_some();
                 again |= is_repeat;

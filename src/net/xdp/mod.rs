@@ -209,12 +209,12 @@ impl Buffers for Xdp {
         self.core.uring.append(tail, piece)
     }
 
-    fn take(&mut self) -> Option<Extent> {
-        self.core.uring.take()
-    }
-
     fn free(&self) -> usize {
         self.core.uring.free()
+    }
+
+    fn take(&mut self) -> Option<Extent> {
+        self.core.uring.take()
     }
 }
 
