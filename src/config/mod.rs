@@ -28,7 +28,9 @@ pub use crate::route::{Domain, Glob, HeaderRule};
 pub use cpu_list::CpuList;
 pub use difference::{Difference, difference};
 pub use error::{Error, Errors};
-pub use plan::{Bounds, ListenerPlan, Plan, PoolPlan, SYNC_OFF, ShardPlan, SpoolPlan, UpstreamPlan, XdpPlan, plan};
+pub use plan::{
+    Bounds, ListenerPlan, Plan, PoolPlan, SYNC_OFF, ShardPlan, SpoolPlan, UpstreamPlan, XdpPlan, plan,
+};
 pub use units::{parse_duration, parse_size};
 
 /// A small, complete configuration with comments: what the README shows and a new user starts from.

@@ -78,8 +78,9 @@ fn options(config: &Config, shards: u16) -> Result<Options, Failure> {
     let bytes_max = delivery.spool_max / u64::from(shards);
     if bytes_max < SEGMENTS_MIN * segment_bytes {
         let least = SEGMENTS_MIN * segment_bytes * u64::from(shards) / MIB;
-        let message =
-            format!("`spool_max` is too small for {shards} shards and `max_message`: write at least `{least}MiB`");
+        let message = format!(
+            "`spool_max` is too small for {shards} shards and `max_message`: write at least `{least}MiB`"
+        );
         return Err(Failure { exit: BAD_CONFIGURATION, message });
     }
     Ok(Options {
@@ -101,7 +102,9 @@ fn found(store: &Store) -> std::io::Result<Vec<Found>> {
 fn refused(path: &Path, error: &std::io::Error) -> Failure {
     let remedy = match error.kind() {
         ErrorKind::WouldBlock => "stop that one first, or give this one another `spool`",
-        ErrorKind::PermissionDenied => "give the user that runs it the directory (chown), or choose another `spool`",
+        ErrorKind::PermissionDenied => {
+            "give the user that runs it the directory (chown), or choose another `spool`"
+        }
         ErrorKind::NotFound => "make the directory, or choose another `spool`",
         _ => "see the error for what to change",
     };

@@ -177,8 +177,11 @@ impl<N: Net + Disk> Shard<N> {
 
     /// Waits for something to happen, at most a nap, and deals with it.
     pub fn turn(&mut self) {
-        let until =
-            if self.mailbox.sleep() { self.now } else { self.dispatch.next_deadline(self.now).min(self.now + NAP) };
+        let until = if self.mailbox.sleep() {
+            self.now
+        } else {
+            self.dispatch.next_deadline(self.now).min(self.now + NAP)
+        };
         let mut events = std::mem::take(&mut self.events);
         self.now = self.net.turn(until, EVENTS_PER_TURN, &mut events);
         self.mailbox.awake();

@@ -114,9 +114,13 @@ impl<G: Ground> Stage<G> {
             | Event::Opened { stream }
             | Event::Received { stream, .. }
             | Event::Sent { stream }
-            | Event::Closed { stream, .. }) = event;
+            | Event::Closed { stream, .. }) = event
+            else {
+                panic!("nobody asked for a disk: {event:?}");
+            };
             assert!(!self.closed.contains_key(&stream), "{event:?} after the stream's last event");
             match event {
+                Event::Disk { .. } => {}
                 Event::Accepted { listener, stream, peer } => {
                     assert_eq!(listener, ListenerId(3));
                     assert!(peer.ip().is_loopback() && peer.port() != 0, "{peer}");

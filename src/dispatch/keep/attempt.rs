@@ -36,7 +36,11 @@ impl Fates {
             match named.ok().map(|at| refused[at]).or(everybody.copied()) {
                 None => fates.taken.push(recipient),
                 Some(word) => {
-                    let list = if word.reply.as_reply().is_permanent() { &mut fates.failed } else { &mut fates.later };
+                    let list = if word.reply.as_reply().is_permanent() {
+                        &mut fates.failed
+                    } else {
+                        &mut fates.later
+                    };
                     list.push(Word { recipient, ..word.clone() });
                 }
             }
@@ -131,7 +135,8 @@ impl Dispatch {
 
     pub(super) fn leave_active(&mut self, transaction: &Transaction) {
         if transaction.entry.is_some() {
-            let count = if transaction.again.is_some() { &mut self.keeping.again } else { &mut self.keeping.fresh };
+            let count =
+                if transaction.again.is_some() { &mut self.keeping.again } else { &mut self.keeping.fresh };
             *count -= 1;
         }
     }

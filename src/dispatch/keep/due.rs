@@ -7,15 +7,14 @@ use super::super::router::Origin;
 use super::super::verdict::ours;
 use super::{Stage, pool_of, token_of};
 use crate::handle::{Buffers, ListenerId};
-use crate::protocol::wire::reply::{Enhanced, Reply};
 use crate::limits::{
     BUFFERS_RESERVED, DUE_PER_PASS, KEPT_ACTIVE_MAX, KEPT_ACTIVE_MIN, POSTPONED_MAX, WAITING_TICK,
 };
+use crate::protocol::wire::reply::{Enhanced, Reply};
 use crate::spool::EntryId;
 use crate::time::Instant;
 
-const GIVEN_UP: Reply<'static> =
-    Reply::new(554, Enhanced(5, 0, 0), "the operator has given the message up");
+const GIVEN_UP: Reply<'static> = Reply::new(554, Enhanced(5, 0, 0), "the operator has given the message up");
 
 impl Dispatch {
     /// Kept messages that may be under way at a time: some for every link, so that none waits for the disk.
@@ -103,7 +102,9 @@ impl Dispatch {
 
     /// Asks for its body. False if there is no memory for it now.
     fn load(&mut self, entry: EntryId, now: Instant, buffers: &mut impl Buffers) -> bool {
-        let Some(facts) = self.keeping.spool.as_ref().and_then(|spool| spool.entry(entry)) else { return true };
+        let Some(facts) = self.keeping.spool.as_ref().and_then(|spool| spool.entry(entry)) else {
+            return true;
+        };
         let mut shared = self.spares.take();
         let message = unshared(&mut shared);
         facts.envelope.decode(&mut message.envelope);
@@ -152,7 +153,8 @@ impl Dispatch {
         let Some(facts) = spool.entry(entry) else { return };
         let message = unshared(&mut transaction.message);
         split_head(message, facts.head_len as usize, buffers);
-        let listener = message.listener.map(|listener| &*self.options.listeners[usize::from(listener.0)].name);
+        let listener =
+            message.listener.map(|listener| &*self.options.listeners[usize::from(listener.0)].name);
         let origin = Origin { listener, source: message.origin };
         self.router.assign(message, &self.options.routes, origin, buffers);
         let mut left = facts.remaining().peekable();

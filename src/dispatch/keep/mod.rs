@@ -220,7 +220,9 @@ impl Dispatch {
                 return self.not_kept(transaction_of(token), refusal, now, buffers);
             }
             Event::Loaded { token, .. } => (token, Stage::Loading),
-            Event::Damaged { entry, token } => return self.damaged(entry, token.map(transaction_of), now, buffers),
+            Event::Damaged { entry, token } => {
+                return self.damaged(entry, token.map(transaction_of), now, buffers);
+            }
         };
         let id = transaction_of(token);
         debug_assert_eq!(
@@ -266,7 +268,9 @@ impl Dispatch {
     /// A message that is to go later only (RFC 4865) waits on disk until then.
     fn wait_for_release(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) -> bool {
         let unix = self.unix_seconds(now);
-        let Some(hold) = self.transactions[id.slot as usize].message.envelope.mail().hold else { return false };
+        let Some(hold) = self.transactions[id.slot as usize].message.envelope.mail().hold else {
+            return false;
+        };
         let wait = hold.release(unix).saturating_sub(unix);
         if wait > 0 {
             self.put_back(id, now + Duration::from_secs(wait), buffers);

@@ -226,7 +226,13 @@ fn is_meant(
         && domain.as_ref().is_none_or(has_domain)
 }
 
-fn row(facts: &Facts<'_>, envelope: &Envelope, options: Option<&Options>, age: Duration, now: Instant) -> Row {
+fn row(
+    facts: &Facts<'_>,
+    envelope: &Envelope,
+    options: Option<&Options>,
+    age: Duration,
+    now: Instant,
+) -> Row {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let path = |recipient: u16| text(envelope.recipient(usize::from(recipient)).path);
     let state = match (facts.active, facts.suspended) {
