@@ -6,6 +6,8 @@
 mod client;
 mod dice;
 mod focus;
+mod kept;
+mod kept_world;
 mod links;
 mod message;
 mod overdue;
