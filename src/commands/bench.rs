@@ -78,6 +78,9 @@ pub(crate) struct Arguments {
     /// MAIL, RCPT and the message by BDAT in one send; the target must offer CHUNKING
     #[arg(long)]
     chunking: bool,
+    /// With --chunking: messages sent on a connection before the first of them is answered
+    #[arg(long, default_value_t = 1, requires = "chunking")]
+    in_flight: usize,
     /// Messages on one connection; without it all there are
     #[arg(long)]
     per_connection: Option<u64>,
@@ -164,6 +167,7 @@ fn options(arguments: &Arguments, target: SocketAddr) -> load::Options {
         recipients: arguments.recipients,
         domains: arguments.domains,
         exchange,
+        in_flight: arguments.in_flight,
         per_connection: arguments.per_connection,
         warmup: arguments.warmup,
         ..load::Options::to(target)
