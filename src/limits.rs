@@ -27,6 +27,10 @@ pub const STALE_LINKS_MAX: u8 = 32;
 /// A link that has been silent for longer is first given a message by DATA, which finds out whether it is still
 /// there: one sent whole by BDAT to a link just closed by its upstream would be in doubt.
 pub const CHUNK_SILENCE_MAX: Duration = Duration::from_secs(1);
+/// Messages sent by BDAT to one link and not yet answered.
+pub const CHUNKS_IN_FLIGHT_MAX: usize = 8;
+/// Octets of such messages, after which no other follows.
+pub const CHUNK_BYTES_IN_FLIGHT_MAX: u64 = 256 << 10;
 /// Most of the original's header that goes into a bounce (RFC 3462 leaves it to us).
 pub const BOUNCE_HEADER_BYTES_MAX: usize = 16 << 10;
 /// Most of a message's header that routes look at.

@@ -39,8 +39,8 @@ pub(super) struct Session {
     paused: bool,
     /// Octets of replies written since it was last known to have taken all.
     said: usize,
-    /// Asked to be told of that.
-    marked: bool,
+    /// So many of them stand before a mark that it has not yet passed; 0: there is none.
+    marked: usize,
     /// It has not taken enough of them: nothing more is taken from it until then.
     is_deaf: bool,
     /// Input that came while it waited had to be thrown away: it is sent away after its answer.
@@ -119,7 +119,7 @@ impl Dispatch {
             pending: Vec::new(),
             paused: false,
             said: 0,
-            marked: false,
+            marked: 0,
             is_deaf: false,
             overrun: false,
             closing: false,
@@ -263,7 +263,10 @@ impl Dispatch {
         let session = &mut self.sessions[slot as usize];
         let stream = session.stream;
         session.said += self.out.len() - from;
-        let marks = session.said > REPLIES_BYTES_MAX / 2 && !std::mem::replace(&mut session.marked, true);
+        let marks = session.said > REPLIES_BYTES_MAX / 2 && session.marked == 0;
+        if marks {
+            session.marked = session.said;
+        }
         session.is_deaf |= session.said > REPLIES_BYTES_MAX;
         let pauses = session.is_deaf && !std::mem::replace(&mut session.paused, true);
         self.write_since(from, stream);
@@ -275,11 +278,14 @@ impl Dispatch {
         }
     }
 
-    /// The client has taken all that was written.
+    /// The client has taken what was written before the mark.
     pub(super) fn session_sent(&mut self, slot: u32, now: Instant, buffers: &mut impl Buffers) {
         let session = &mut self.sessions[slot as usize];
-        (session.said, session.marked) = (0, false);
-        if std::mem::take(&mut session.is_deaf) {
+        session.said -= std::mem::take(&mut session.marked);
+        if session.said > REPLIES_BYTES_MAX / 2 {
+            session.marked = session.said;
+            self.commands.push_back(Queued::Mark(session.stream));
+        } else if std::mem::take(&mut session.is_deaf) {
             self.resume(slot, now, buffers);
         }
     }

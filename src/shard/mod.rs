@@ -240,7 +240,9 @@ impl<N: Net> Shard<N> {
             Event::Received { stream, extent } => {
                 self.dispatch.handle_received(stream, extent, now, &mut self.net);
             }
-            Event::Sent { stream } => self.dispatch.handle_sent(stream, now, &mut self.net),
+            Event::Sent { stream, marks } => {
+                self.dispatch.handle_sent(stream, marks, now, &mut self.net);
+            }
             Event::Closed { stream, cause } => {
                 self.dispatch.handle_closed(stream, cause, now, &mut self.net);
             }
@@ -258,11 +260,13 @@ impl<N: Net> Shard<N> {
                 Command::Write { stream, bytes } => self.net.write(stream, bytes),
                 Command::WriteBody { stream, message, form } if form == message.shape.form => {
                     self.net.write_body(stream, &message.body);
+                    self.net.mark(stream);
                 }
                 Command::WriteBody { stream, message, .. } => {
                     write_converted(&mut self.net, stream, &message, &mut self.copy);
+                    self.net.mark(stream);
                 }
-                Command::Mark(stream) => self.net.write_body(stream, &[]),
+                Command::Mark(stream) => self.net.mark(stream),
                 Command::Open { link, address, source } => {
                     let stream = self.net.open(address, source);
                     self.dispatch.handle_opening(link, stream);
@@ -309,6 +313,4 @@ fn write_converted<N: Net>(net: &mut N, stream: StreamId, message: &Message, cop
             Piece::Added(bytes) => net.write(stream, bytes),
         }
     }
-    // Perhaps all was copied, and `Sent` is waited for.
-    net.write_body(stream, &[]);
 }

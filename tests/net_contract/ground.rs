@@ -107,7 +107,7 @@ impl<G: Ground> Stage<G> {
             let (Event::Accepted { stream, .. }
             | Event::Opened { stream }
             | Event::Received { stream, .. }
-            | Event::Sent { stream }
+            | Event::Sent { stream, .. }
             | Event::Closed { stream, .. }) = event;
             assert!(!self.closed.contains_key(&stream), "{event:?} after the stream's last event");
             match event {
@@ -127,7 +127,10 @@ impl<G: Ground> Stage<G> {
                         self.ground.net().release(extent.buffer);
                     }
                 }
-                Event::Sent { stream } => *self.sent.entry(stream).or_default() += 1,
+                Event::Sent { stream, marks } => {
+                    assert!(marks > 0);
+                    *self.sent.entry(stream).or_default() += marks as usize;
+                }
                 Event::Closed { stream, cause } => {
                     self.closed.insert(stream, cause);
                 }
