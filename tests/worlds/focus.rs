@@ -15,7 +15,7 @@ use crate::upstream::{Deed, Manner, Moment, Upstream};
 const MS: Duration = Duration::from_millis(1);
 
 /// A world with these upstreams and nobody who sends yet.
-fn world(setup: &Setup, manners: Vec<Manner>) -> Play {
+pub(crate) fn world(setup: &Setup, manners: Vec<Manner>) -> Play {
     let stage = Stage::new(setup);
     let mut dice = Dice::new(setup.seed);
     let upstreams = manners
@@ -28,7 +28,7 @@ fn world(setup: &Setup, manners: Vec<Manner>) -> Play {
 
 impl Play {
     /// So many clients more that send so many messages each, from now on.
-    fn add_clients(&mut self, count: usize, habits: &Habits, messages_each: usize, len: usize) {
+    pub(crate) fn add_clients(&mut self, count: usize, habits: &Habits, messages_each: usize, len: usize) {
         let mut dice = Dice::new(self.messages.len() as u64 + 17);
         for _ in 0..count {
             let numbers = self.messages.len()..self.messages.len() + messages_each;
@@ -48,13 +48,13 @@ impl Play {
         }
     }
 
-    fn serve_all(&mut self) {
+    pub(crate) fn serve_all(&mut self) {
         self.run(Duration::from_secs(3600), "the clients", |play| {
             play.clients.iter().all(|client| client.done)
         });
     }
 
-    fn all_are(&self, fate: Fate) {
+    pub(crate) fn all_are(&self, fate: Fate) {
         let other = self.messages.iter().find(|message| message.fate != fate);
         assert!(other.is_none(), "message {} is {:?}", other.unwrap().number, other.unwrap().fate);
     }

@@ -6,6 +6,7 @@
 mod client;
 mod dice;
 mod focus;
+mod in_flight;
 mod message;
 mod play;
 mod random_world;
