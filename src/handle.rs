@@ -3,6 +3,8 @@
 //! An [`Extent`] is a piece of a received buffer. Pure rooms pass extents about and never hold the bytes;
 //! [`Buffers`] is how they look at them, keep them and let them go.
 
+use std::fmt;
+
 /// A shard's number, from 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct ShardId(pub u16);
@@ -93,4 +95,51 @@ pub trait Buffers {
     fn append(&mut self, tail: Extent, piece: Extent) -> Option<Extent>;
     /// Buffers that are neither held nor with the kernel: how much more can be kept.
     fn free(&self) -> usize;
+    /// A whole buffer of one's own, with one reference, to be filled by a read. `None` when few are left: what
+    /// arrives goes first. What lies in it until it is filled is of no meaning.
+    fn take(&mut self) -> Option<Extent>;
+}
+
+/// A message's name: in the 250, in `Received:`, in every event. Unique across shards and restarts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct MessageId {
+    /// When the process started, in milliseconds since 1970.
+    pub epoch_ms: u64,
+    /// The shard that took it.
+    pub shard: ShardId,
+    /// Its number there.
+    pub number: u64,
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:011X}.{:02X}.{:X}", self.epoch_ms, self.shard.0, self.number)
+    }
+}
+
+/// A file of the spool: `<spool>/<log>/<number>.seg`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FileId {
+    /// The log's number: its directory.
+    pub log: u16,
+    /// The file's number there, from 1.
+    pub number: u32,
+}
+
+impl fmt::Display for FileId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02}/{:08}.seg", self.log, self.number)
+    }
+}
+
+/// Names a request to the disk until its completion.
+pub type Ticket = u64;
+
+/// A piece of what is written to a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part<'a> {
+    /// These bytes, which are copied.
+    Bytes(&'a [u8]),
+    /// A piece of a buffer, which is not: it must stay until the completion.
+    Extent(Extent),
 }

@@ -3,6 +3,7 @@
 pub mod balance;
 pub mod config;
 pub mod control;
+pub mod disk;
 pub mod dispatch;
 pub mod handle;
 pub mod limits;
@@ -13,5 +14,6 @@ pub mod pool;
 pub mod protocol;
 pub mod route;
 pub mod shard;
+pub mod spool;
 pub mod sys;
 pub mod time;

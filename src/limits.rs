@@ -18,10 +18,19 @@ pub const REPLIES_BYTES_MAX: usize = 32 << 10;
 pub const LINGER: Duration = Duration::from_secs(10);
 /// An upstream that asked for fewer links may have one more so often.
 pub const EASE_EVERY: Duration = Duration::from_secs(1);
+/// So often links are looked at for what time alone changes: openings that had to wait, trials of fewer in use.
+pub const LINKS_EVERY: Duration = Duration::from_millis(2);
 /// How often waiting messages look for an upstream again when nothing else makes them.
 pub const WAITING_TICK: Duration = Duration::from_millis(10);
 /// Waiting repeats that are looked at, one by one, in a pass.
 pub const REPEATS_PER_PASS: usize = 16;
+/// How often it is looked whether upstreams are overdue with answers.
+pub const OVERDUE_LOOK: Duration = Duration::from_millis(50);
+/// An upstream is overdue when it is silent for so many times its own response time, and at least for so long. What it
+/// has not taken yet then goes to another that answers.
+pub const OVERDUE_TIMES: f32 = 10.0;
+/// See [`OVERDUE_TIMES`].
+pub const OVERDUE_MIN: Duration = Duration::from_millis(250);
 /// Links found dead when a message was given to them, before that message counts it as an attempt.
 pub const STALE_LINKS_MAX: u8 = 32;
 /// A link that has been silent for longer is first given a message by DATA, which finds out whether it is still
@@ -31,8 +40,12 @@ pub const CHUNK_SILENCE_MAX: Duration = Duration::from_secs(1);
 pub const CHUNKS_IN_FLIGHT_MAX: usize = 8;
 /// Octets of such messages, after which no other follows.
 pub const CHUNK_BYTES_IN_FLIGHT_MAX: u64 = 256 << 10;
-/// Most of the original's header that goes into a bounce (RFC 3462 leaves it to us).
-pub const BOUNCE_HEADER_BYTES_MAX: usize = 16 << 10;
+/// Most of the original's header that goes into a notice (RFC 6522 leaves it to us).
+pub const NOTICE_HEADER_BYTES_MAX: usize = 16 << 10;
+/// A message of more octets is not returned whole with the notice of its failure, RET=FULL or not.
+pub const NOTICE_RETURNED_BYTES_MAX: usize = 50 << 10;
+/// Room for what goes before a body that a message at rest keeps.
+pub const HEAD_KEPT_BYTES_MAX: usize = 4 << 10;
 /// Most of a message's header that routes look at.
 pub const ROUTE_HEADER_BYTES_MAX: usize = 64 << 10;
 /// Buffers kept back for commands and replies: bodies may not take the last ones.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use postlane::config::{
     Balance, Config, Difference, Domain, EXAMPLE, Error, Errors, Glob, HeaderRule, Health, Listener, Machine,
-    Mode, Probe, Route, ShardBy, Shards, difference, plan,
+    Mode, Probe, ProbeMail, Route, ShardBy, Shards, difference, plan,
 };
 use proptest::prelude::*;
 
@@ -92,6 +92,7 @@ fn the_least_text_gets_the_defaults() {
     assert_eq!(pool.idle_timeout, Duration::from_secs(30));
     let health = Health {
         probe: Probe::Smtp,
+        probe_mail: None,
         interval: Duration::from_secs(5),
         rise: 2,
         fall: 3,
@@ -125,6 +126,7 @@ fn written_values_are_taken() {
     assert!(!pool.chunking);
     let health = Health {
         probe: Probe::Tcp,
+        probe_mail: None,
         interval: Duration::from_millis(100),
         rise: 1,
         fall: 100,
@@ -616,5 +618,117 @@ proptest! {
     fn a_whole_text_cut_anywhere_never_panics(cut in 0..EXAMPLE.len()) {
         let text = EXAMPLE.get(..cut).unwrap_or("");
         let _ = Config::parse("p.toml", text, &machine());
+    }
+}
+
+#[test]
+fn a_probe_that_asks_for_a_recipient() {
+    let with = |health: &str| {
+        format!("{LISTENER}{REST}").replace("[delivery]", &format!("[pool.health]\n{health}\n[delivery]"))
+    };
+    let mail = |health: &str| {
+        let config = Config::parse("p.toml", &with(health), &machine()).expect("it is right");
+        config.pools[0].health.probe_mail.clone()
+    };
+    let asked = |sender: &str| Some(ProbeMail { sender: sender.into(), recipient: "probe@a.example".into() });
+    assert_eq!(mail("rise = 1"), None);
+    assert_eq!(mail("probe_recipient = 'probe@a.example'"), asked(""));
+    assert_eq!(mail("probe_recipient = 'probe@a.example'\nprobe_sender = ''"), asked(""));
+    assert_eq!(
+        mail("probe_sender = 'p@b.example'\nprobe_recipient = 'probe@a.example'"),
+        asked("p@b.example")
+    );
+    let wrong = |health: &str| {
+        let errors = errors_of(&with(health));
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        errors.into_iter().next().expect("one")
+    };
+    assert!(wrong("probe_sender = 'p@b.example'").contains("`probe_sender` needs a `probe_recipient`"));
+    assert!(wrong("probe_recipient = 'probe'").contains("`probe_recipient`: `probe` is not a mail address"));
+    let text = wrong("probe = 'tcp'\nprobe_recipient = 'p@a.example'");
+    assert!(text.contains("only asked about by `probe = \"smtp\"`"), "{text}");
+}
+
+/// Whatever a file can say makes a difference, in force or refused by name: nothing is quietly ignored.
+#[test]
+fn every_key_makes_a_difference() {
+    let text = "hostname = 'a.example'\nshards = 1\nshard_by = 'address'\ndrain_timeout = '3s'\nmemory = '64MiB'\n\
+        [admin]\nlisten = '127.0.0.1:8025'\ntoken = 't'\n\
+        [[listener]]\nname = 'in'\naddress = '127.0.0.1:2525'\ntrusted = ['10.0.0.0/8']\nmax_message = '1MiB'\n\
+        max_recipients = 9\nmax_sessions = 9\nidle_timeout = '9s'\n\
+        [[pool]]\nname = 'farm'\nbalance = 'random'\nlinks_per_shard = 4\nidle_links = 2\nidle_timeout = '9s'\n\
+        transactions_per_link = 9\nsource_addresses = ['127.0.0.1']\nconnect_timeout = '9s'\nreply_timeout = '9s'\n\
+        attempts = 2\nchunking = true\nfallback = 'other'\n\
+        [pool.health]\nprobe = 'smtp'\nprobe_sender = 'a@b.example'\nprobe_recipient = 'a@b.example'\n\
+        interval = '9s'\nrise = 9\nfall = 9\neject_after = 9\neject_for = '9s'\nslow_start = '9s'\n\
+        panic_below = 0.1\n\
+        [[pool.upstream]]\nname = 'u'\naddress = '127.0.0.1:2601'\nweight = 9\n\
+        [[pool]]\nname = 'other'\nupstream = [{ name = 'v', address = '127.0.0.1:2602' }]\n\
+        [[pool]]\nname = 'third'\nupstream = [{ name = 'w', address = '127.0.0.1:2603' }]\n\
+        [[route]]\npool = 'other'\nrecipient_domain = 'a.b'\nsender_domain = 'a.b'\nlistener = 'in'\nsource = '10.0.0.0/8'\n\
+        header = { name = 'x', pattern = 'y' }\n\
+        [delivery]\nmode = 'through'\nbounce_from = 'a@b.example'\n";
+    let changes = [
+        ("'a.example'", "'b.example'", true),
+        ("shards = 1", "shards = 2", true),
+        ("shard_by = 'address'", "shard_by = 'domain'", true),
+        ("'64MiB'", "'65MiB'", true),
+        ("127.0.0.1:8025", "127.0.0.1:8026", true),
+        ("token = 't'", "token = 'u'", true),
+        ("drain_timeout = '3s'", "drain_timeout = '4s'", false),
+        ("127.0.0.1:2525", "127.0.0.1:2526", false),
+        ("name = 'in'", "name = 'out'", false),
+        ("trusted = ['10.0.0.0/8']", "trusted = ['11.0.0.0/8']", false),
+        ("max_message = '1MiB'", "max_message = '2MiB'", false),
+        ("max_recipients = 9", "max_recipients = 8", false),
+        ("max_sessions = 9", "max_sessions = 8", false),
+        ("max_sessions = 9\nidle_timeout = '9s'", "max_sessions = 9\nidle_timeout = '8s'", false),
+        ("'random'", "'source-hash'", false),
+        ("links_per_shard = 4", "links_per_shard = 3", false),
+        ("idle_links = 2", "idle_links = 1", false),
+        ("idle_links = 2\nidle_timeout = '9s'", "idle_links = 2\nidle_timeout = '8s'", false),
+        ("transactions_per_link = 9", "transactions_per_link = 8", false),
+        ("source_addresses = ['127.0.0.1']", "source_addresses = ['127.0.0.2']", false),
+        ("connect_timeout = '9s'", "connect_timeout = '8s'", false),
+        ("reply_timeout = '9s'", "reply_timeout = '8s'", false),
+        ("attempts = 2", "attempts = 1", false),
+        ("chunking = true", "chunking = false", false),
+        ("fallback = 'other'", "fallback = 'third'", false),
+        ("probe_sender = 'a@b", "probe_sender = 'c@b", false),
+        ("probe_recipient = 'a@b", "probe_recipient = 'c@b", false),
+        ("interval = '9s'", "interval = '8s'", false),
+        ("rise = 9", "rise = 8", false),
+        ("fall = 9", "fall = 8", false),
+        ("eject_after = 9", "eject_after = 8", false),
+        ("eject_for = '9s'", "eject_for = '8s'", false),
+        ("slow_start = '9s'", "slow_start = '8s'", false),
+        ("panic_below = 0.1", "panic_below = 0.2", false),
+        ("127.0.0.1:2601", "127.0.0.1:2609", false),
+        ("weight = 9", "weight = 8", false),
+        ("name = 'u'", "name = 'x'", false),
+        ("pool = 'other'", "pool = 'third'", false),
+        ("recipient_domain = 'a.b'", "recipient_domain = 'c.b'", false),
+        ("sender_domain = 'a.b'\n", "sender_domain = 'c.b'\n", false),
+        ("listener = 'in'\n", "", false),
+        ("source = '10.0.0.0/8'", "source = '11.0.0.0/8'", false),
+        ("pattern = 'y'", "pattern = 'z'", false),
+        ("bounce_from = 'a@", "bounce_from = 'c@", false),
+    ];
+    let parse = |text: &str| {
+        Config::parse("p.toml", text, &machine()).unwrap_or_else(|errors| panic!("{text}\n{errors}"))
+    };
+    let running = parse(text);
+    for (from, to, is_fixed) in changes {
+        assert!(text.contains(from), "{from}");
+        let changed = text.replacen(from, to, 1);
+        // A listener that is called otherwise is so in the routes too.
+        let changed = if from == "name = 'in'" {
+            changed.replace("listener = 'in'", "listener = 'out'")
+        } else {
+            changed
+        };
+        let difference = difference(&running, &parse(&changed), &machine());
+        assert_eq!(!difference.fixed.is_empty(), is_fixed, "{from} → {to}: {difference:?}");
+        assert!(is_fixed || !difference.lines.is_empty(), "{from} → {to} would be ignored");
     }
 }

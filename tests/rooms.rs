@@ -30,32 +30,37 @@ const ROOMS: &[Room] = &[
     room("observe", &[], true),
     room("pool", &["balance"], true),
     room("route", &[], true),
-    room("dispatch", &["protocol", "balance", "observe", "pool", "route"], true),
+    room("spool", &["protocol"], true),
+    room("dispatch", &["protocol", "balance", "observe", "pool", "route", "spool"], true),
     room("sys", &[], false),
-    room("net", &["sys"], false),
-    room("shard", &["net", "dispatch", "observe"], false),
+    room("disk", &["sys"], false),
+    room("net", &["sys", "disk"], false),
+    room("shard", &["net", "disk", "dispatch", "observe"], false),
     // The rooms' options, and what their checks need.
-    room("config", &["protocol", "balance", "pool", "route", "dispatch", "shard"], false),
+    room("config", &["protocol", "balance", "pool", "route", "spool", "dispatch", "shard"], false),
     // It also puts the shards together, so it names what they are made of.
     room(
         "control",
-        &["config", "shard", "balance", "observe", "net", "dispatch", "protocol", "route", "sys"],
+        &[
+            "config", "shard", "balance", "observe", "net", "disk", "dispatch", "protocol", "route", "spool",
+            "sys",
+        ],
         false,
     ),
     // The binary: everything of the library.
     room(
         "main",
         &[
-            "config", "control", "shard", "net", "dispatch", "observe", "balance", "pool", "protocol", "sys",
-            "commands",
+            "config", "control", "shard", "net", "disk", "dispatch", "observe", "balance", "pool",
+            "protocol", "spool", "sys", "commands",
         ],
         false,
     ),
     room(
         "commands",
         &[
-            "config", "control", "shard", "net", "dispatch", "observe", "balance", "pool", "protocol", "sys",
-            "main",
+            "config", "control", "shard", "net", "disk", "dispatch", "observe", "balance", "pool",
+            "protocol", "spool", "sys", "main",
         ],
         false,
     ),

@@ -21,12 +21,7 @@ Exit: 0 done (HAProxy absent is said, and its column left out), 1 a round failed
 import argparse
 import json
 import os
-import platform
-import random
-import re
 import shutil
-import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -34,10 +29,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import own
+from ground import own
+from ground.machine import machine
+from ground.programs import POSTLANE, ROOT, cpu_seconds
+from ground.relays import Haproxy, Postlane, Relay
+from ground.sinks import Sinks
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 RELAYS = ("postlane", "haproxy")
 
 
@@ -59,122 +56,9 @@ def arguments():
     parser.add_argument("--load-cpu", type=int, default=1)
     parser.add_argument("--relays", default=",".join(RELAYS), help="which ones (postlane,haproxy)")
     parser.add_argument("--timeout", type=int, default=120, help="most seconds for one round's load (120)")
-    parser.add_argument("--postlane", default=str(ROOT / "target/release/postlane"), help="the binary")
+    parser.add_argument("--postlane", default=str(POSTLANE), help="the binary")
     parser.add_argument("--json", default=str(ROOT / "target/compare.json"), help="where the figures go")
     return parser.parse_args()
-
-
-def free_port():
-    while True:
-        port = random.randrange(20000, 32000)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-                return port
-            except OSError:
-                continue
-
-
-def start(command, cpu, log):
-    """A program pinned to one CPU from its first instruction."""
-    return subprocess.Popen(
-        [str(part) for part in command],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
-    )
-
-
-def stop(process, number=signal.SIGTERM):
-    if process.poll() is None:
-        process.send_signal(number)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def wait_for_greeting(port, process, log):
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-                if connection.recv(512).startswith(b"220"):
-                    connection.sendall(b"QUIT\r\n")
-                    connection.recv(512)
-                    return
-        except OSError:
-            time.sleep(0.02)
-    raise RuntimeError(f"no greeting on port {port}:\n{Path(log.name).read_text(errors='replace')[-2000:]}")
-
-
-def cpu_seconds(pid):
-    """CPU time of a process, its ended threads included, in nanosecond steps (clock_getcpuclockid(3))."""
-    return time.clock_gettime((~pid << 3) | 2)
-
-
-class Sinks:
-    """smtp-sinks with their running counters on."""
-
-    def __init__(self, count, cpu, directory):
-        self.logs, self.ports, self.processes = [], [], []
-        for number in range(count):
-            port = free_port()
-            log = open(directory / f"sink{number}.log", "wb")
-            command = ["smtp-sink", "-4", "-c", "-m", "2048"]
-            command += ["-u", "root"] if os.getuid() == 0 else []
-            process = start([*command, f"127.0.0.1:{port}", "2048"], cpu, log)
-            self.ports.append(port)
-            self.logs.append(log)
-            self.processes.append(process)
-            wait_for_greeting(port, process, log)
-
-    def taken(self):
-        """Messages taken by all since the start."""
-        return sum(self._counter(Path(log.name)) for log in self.logs)
-
-    @staticmethod
-    def _counter(path):
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - 4096))
-            counts = re.findall(rb"mesg=(\d+)", file.read())
-        return int(counts[-1]) if counts else 0
-
-    def settled(self, expected, seconds=5):
-        """What they have taken, once that is `expected` or `seconds` have passed."""
-        deadline = time.monotonic() + seconds
-        while self.taken() < expected and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return self.taken()
-
-    def stop(self):
-        for process in self.processes:
-            stop(process)
-        for log in self.logs:
-            log.close()
-
-
-def configuration(relay, port, sink_ports, links, directory):
-    if relay == "haproxy":
-        template, server = "haproxy.cfg.in", "    server mta{n} 127.0.0.1:{port}"
-    else:
-        template, server = "postlane.toml.in", '[[pool.upstream]]\nname = "mta{n}"\naddress = "127.0.0.1:{port}"\n'
-    servers = "\n".join(server.format(n=number, port=sink) for number, sink in enumerate(sink_ports, 1))
-    text = (HERE / template).read_text()
-    for name, value in {"PORT": port, "SERVERS": servers, "LINKS": links}.items():
-        text = text.replace(f"@{name}@", str(value))
-    path = directory / template.removesuffix(".in")
-    path.write_text(text)
-    return path
-
-
-def command(relay, config, options):
-    if relay == "haproxy":
-        return ["haproxy", "-db", "-f", config]
-    return [options.postlane, "serve", "--config", config]
 
 
 def load(port, messages, options):
@@ -197,43 +81,24 @@ def load(port, messages, options):
     return time.monotonic() - begin
 
 
-def one_round(relay, sinks, options, directory):
-    port = free_port()
-    config = configuration(relay, port, sinks.ports, options.links, directory)
-    with open(directory / f"{relay}.log", "ab") as log:
-        process = start(command(relay, config, options), options.relay_cpu, log)
-        try:
-            wait_for_greeting(port, process, log)
-            before = sinks.taken()
-            load(port, options.warm_up, options)
-            cpu = cpu_seconds(process.pid)
-            seconds = load(port, options.messages, options)
-            cpu = cpu_seconds(process.pid) - cpu
-            expected = before + options.warm_up + options.messages
-            arrived = sinks.settled(expected)
-            if arrived != expected:
-                raise RuntimeError(f"{arrived - before} messages arrived of {expected - before} sent")
-        finally:
-            stop(process, signal.SIGTERM if relay == "postlane" else signal.SIGUSR1)
+def one_round(kind, sinks, options, directory):
+    relay = Relay(kind, sinks.ports, options.relay_cpu, directory, LINKS=options.links)
+    try:
+        before = sinks.taken()
+        load(relay.port, options.warm_up, options)
+        cpu = cpu_seconds(relay.process.pid)
+        seconds = load(relay.port, options.messages, options)
+        cpu = cpu_seconds(relay.process.pid) - cpu
+        expected = before + options.warm_up + options.messages
+        arrived = sinks.settled(expected)
+        if arrived != expected:
+            raise RuntimeError(f"{arrived - before} messages arrived of {expected - before} sent")
+    finally:
+        relay.stop()
     return {
         "cpu_us_per_message": cpu / options.messages * 1e6,
         "messages_per_second": options.messages / seconds,
         "relay_busy": cpu / seconds,
-    }
-
-
-def version(program, *flags):
-    done = subprocess.run([program, *flags], capture_output=True, text=True, timeout=10)
-    return (done.stdout + done.stderr).strip().splitlines()[0] if done.stdout or done.stderr else "unknown"
-
-
-def machine():
-    model = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    return {
-        "cpu": model.group(1) if model else platform.machine(),
-        "cpus": os.cpu_count(),
-        "kernel": platform.release(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
@@ -270,17 +135,17 @@ def show(results, options):
 
 def main():
     options = arguments()
-    os.environ["PATH"] += ":/usr/sbin:/usr/local/sbin"
     for program in ("smtp-source", "smtp-sink"):
         if not shutil.which(program):
             print(f"skipped: {program} is not installed (scripts/setup.sh)", file=sys.stderr)
             return 69
+    kinds = {"postlane": Postlane(options.postlane), "haproxy": Haproxy()}
     relays = [relay for relay in options.relays.split(",") if relay in RELAYS]
-    if "haproxy" in relays and not shutil.which("haproxy"):
-        print("haproxy is not installed (scripts/setup.sh): its side is skipped")
+    if "haproxy" in relays and kinds["haproxy"].missing():
+        print(f"{kinds['haproxy'].missing()}: its side is skipped")
         relays.remove("haproxy")
-    if "postlane" in relays and not shutil.which(options.postlane):
-        print(f"{options.postlane} is not there: cargo build --release", file=sys.stderr)
+    if "postlane" in relays and kinds["postlane"].missing():
+        print(kinds["postlane"].missing(), file=sys.stderr)
         return 69
 
     rounds = {relay: [] for relay in relays}
@@ -289,12 +154,11 @@ def main():
         if options.load == "plain":
             sinks = Sinks(options.sinks, options.load_cpu, directory)
         else:
-            ports = [free_port() for _ in range(options.sinks)]
-            sinks = own.OwnSinks(options.sinks, start, ports, options.postlane, options.load_cpu, directory)
+            sinks = own.OwnSinks(options.sinks, options.postlane, options.load_cpu, directory)
         try:
             for number in range(options.rounds):
                 for relay in relays if number % 2 == 0 else reversed(relays):
-                    one = one_round(relay, sinks, options, directory)
+                    one = one_round(kinds[relay], sinks, options, directory)
                     rounds[relay].append(one)
                     print(f"round {number + 1} {relay:10} {one['cpu_us_per_message']:6.1f} us", flush=True)
         except (RuntimeError, subprocess.TimeoutExpired) as error:
@@ -307,11 +171,10 @@ def main():
 
     results = {relay: summary(rounds[relay]) for relay in relays}
     show(results, options)
-    programs = {"haproxy": lambda: version("haproxy", "-v"), "postlane": lambda: version(options.postlane, "--version")}
     report = {
         "machine": machine(),
         "options": {key: value for key, value in vars(options).items() if key not in ("json", "postlane")},
-        "versions": {relay: programs[relay]() for relay in relays},
+        "versions": {relay: kinds[relay].version() for relay in relays},
         "summary": results,
         "rounds": rounds,
     }

@@ -40,7 +40,8 @@ impl Bench {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         let random = self.random;
-        let ask = Ask { tried: &self.tried, recipient: random, source: random, bytes: 10_000, random };
+        let ask =
+            Ask { tried: &self.tried, recipient: random, source: random, bytes: 10_000, waiting: 0, random };
         match black_box(self.fleet.pick(&ask, self.now)) {
             Pick::Now(i) => i,
             other => panic!("nobody is full: {other:?}"),

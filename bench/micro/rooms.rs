@@ -131,7 +131,7 @@ fn pick(times: u64) {
     let tried = Tried::default();
     for n in 0..times {
         let random = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let ask = Ask { tried: &tried, recipient: random, source: random, bytes: 10_000, random };
+        let ask = Ask { tried: &tried, recipient: random, source: random, bytes: 10_000, waiting: 0, random };
         black_box(fleet.pick(&ask, black_box(now)));
     }
 }

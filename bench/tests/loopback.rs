@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use postlane_bench::Stage;
-use postlane_bench::load::{self, Exchange, LoadResult, Observer, SizeMix};
+use postlane_bench::load::{self, Exchange, LoadResult, Observer, Outcome, SizeMix};
 use postlane_bench::sink::{self, Dumped, Handle};
 
 static NEVER: AtomicBool = AtomicBool::new(false);
@@ -210,10 +210,17 @@ fn lost_connections_are_counted_and_mended() {
             let rules = ["connect:0.1", "ehlo:0.1", "mail:0.02", "data:0.02", "eod:0.02"];
             options.drop = rules.map(|rule| rule.parse().expect("a rule")).to_vec();
         });
-        let result = load_to(&sink, |options| options.exchange = exchange);
+        let result = load_to(&sink, |options| (options.exchange, options.log) = (exchange, true));
         let (counts, _) = sink.stop().expect("stops");
         assert_eq!(result.acknowledged, counts.messages);
         assert_eq!(result.acknowledged + result.interrupted + result.in_doubt, 500, "{result:?}");
+        let logged = |what| result.log.iter().filter(|line| line.outcome == what).count() as u64;
+        let ends = [Outcome::Acknowledged, Outcome::Interrupted, Outcome::InDoubt].map(logged);
+        assert_eq!(ends, [result.acknowledged, result.interrupted, result.in_doubt]);
+        let mut numbers: Vec<u64> = result.log.iter().map(|line| line.number).collect();
+        numbers.sort_unstable();
+        assert!(numbers.iter().copied().eq(0..500), "every message ends once");
+        assert_eq!(result.log_csv().lines().count(), 501);
         assert!(counts.dropped[&Stage::Eod] > 0 && result.in_doubt >= counts.dropped[&Stage::Eod]);
         assert!(result.connection_errors_total() >= counts.dropped.values().sum::<u64>() - 1);
     }

@@ -86,6 +86,11 @@ impl Line {
         self.at = now;
     }
 
+    /// Of a message of nothing, in nanoseconds; 0 while nothing is known.
+    pub fn base_nanos(&self) -> f32 {
+        self.base
+    }
+
     fn is_known(&self) -> bool {
         self.base + self.slope > 0.0
     }

@@ -11,7 +11,9 @@ use super::random::Alias;
 use super::recipient_hash::Whole;
 use super::rendezvous::Seats;
 use super::scan::{Costs, below};
-use super::{Ask, Member, Pick, Policy, power_of_two, random, recipient_hash, round_robin, source_hash};
+use super::{
+    Ask, Member, Pick, Policy, Rest, power_of_two, random, recipient_hash, round_robin, source_hash,
+};
 use super::{least_connections, weighted_round_robin};
 use crate::time::Instant;
 use std::time::Duration;
@@ -67,9 +69,8 @@ pub struct Fleet {
     looked_at: Instant,
     stale: bool,
     last: usize,
-    /// Where the weighted turn is, and what its costs are counted from.
+    /// Where the weighted turn is; counted anew at each look.
     turn: f64,
-    turn_base: f64,
 }
 
 impl Fleet {
@@ -78,11 +79,15 @@ impl Fleet {
     pub fn new(policy: Policy, upstreams: impl IntoIterator<Item = (u32, u64)>) -> Self {
         let (members, identities): (Vec<Member>, Vec<u64>) =
             upstreams.into_iter().map(|(weight, identity)| (Member::new(weight), identity)).unzip();
+        let seats = match policy {
+            Policy::RecipientHash | Policy::SourceHash => Seats::new(&members, &identities),
+            _ => Seats::default(),
+        };
         Fleet {
             policy,
             care: Care::default(),
             costs: Costs::new(members.len()),
-            seats: Seats::new(&members, &identities),
+            seats,
             alias: Alias::new(&members),
             common: Common::default(),
             whole: Whole::default(),
@@ -93,7 +98,6 @@ impl Fleet {
             stale: true,
             last: members.len().saturating_sub(1),
             turn: 0.0,
-            turn_base: 0.0,
             members,
         }
     }
@@ -106,6 +110,17 @@ impl Fleet {
     /// Has it an upstream that nothing is held against?
     pub fn has_healthy(&self, now: Instant) -> bool {
         self.members.iter().any(|member| !member.health.is_out(now))
+    }
+
+    /// Are so few healthy that marks are ignored?
+    pub fn panics(&self, now: Instant) -> bool {
+        let standing = self.members.iter().filter(|member| !member.health.is_out(now)).count();
+        let open = self.members.iter().filter(|member| !member.health.is_closed()).count();
+        self.is_panic(standing, open)
+    }
+
+    fn is_panic(&self, standing: usize, open: usize) -> bool {
+        standing * 1000 < open * usize::from(self.care.panic_below_permille)
     }
 
     /// Sets how it treats those who come back.
@@ -134,17 +149,24 @@ impl Fleet {
             }
         }
         let all = |member: &Member| u64::from(member.in_flight) + u64::from(member.elsewhere);
+        for (i, member) in next.members.iter().enumerate() {
+            next.seats.set_closed(i, member.health.is_closed());
+        }
         next.whole.in_flight = next.members.iter().map(all).sum();
         *self = next;
     }
 
-    /// What the control thread says of one: whether it is closed, whether its probes find it down.
-    pub fn mark(&mut self, upstream: usize, is_closed: bool, is_down: bool, now: Instant) {
+    /// What the control thread says of one: whether it is closed, whether its probes find it down. True if it may be
+    /// used again, which it could not before.
+    pub fn mark(&mut self, upstream: usize, is_closed: bool, is_down: bool, now: Instant) -> bool {
         let member = &mut self.members[upstream];
-        if member.health.set_marks(is_closed, is_down) {
+        let is_back = member.health.set_marks(is_closed, is_down);
+        if is_back {
             member.start_slowly(self.care.slow_start, now);
         }
+        self.seats.set_closed(upstream, is_closed);
         self.stale = true;
+        is_back
     }
 
     /// Is it time for [`Fleet::elsewhere`]?
@@ -174,6 +196,7 @@ impl Fleet {
         if self.members.is_empty() {
             return Pick::Nobody;
         }
+        self.common.waiting = ask.waiting;
         if self.wants_news(now) {
             self.look(now);
         }
@@ -210,7 +233,8 @@ impl Fleet {
             }
             Some(_) => Pick::Wait,
             // Those on probation may have their one message under way, the others be full: not nobody, only not yet.
-            None if heed_marks || self.untried(ask).next().is_some() => Pick::Wait,
+            // But one that nobody can reach at present is as good as tried.
+            None if self.untried(ask).any(|i| self.members[i].rest != Rest::Shut) => Pick::Wait,
             None => Pick::Nobody,
         }
     }
@@ -253,7 +277,8 @@ impl Fleet {
 
     /// Is it looked at although it may be full?
     fn counts(&self, i: usize) -> bool {
-        self.members[i].has_room || self.policy == Policy::LeastResponseTime
+        let member = &self.members[i];
+        member.has_room || self.policy == Policy::LeastResponseTime && member.rest == Rest::No
     }
 
     fn is_ranked(&self) -> bool {
@@ -284,9 +309,13 @@ impl Fleet {
         self.last = i;
         match self.policy {
             Policy::WeightedRoundRobin => {
-                self.turn = weighted_round_robin::picked(&mut self.members[i], self.turn);
-                self.stale |= self.turn - self.turn_base > TURN_MAX;
-                self.weigh(i);
+                let member = &mut self.members[i];
+                self.turn = weighted_round_robin::picked(member, self.turn);
+                self.stale |= self.turn > TURN_MAX;
+                // Whoever stays out while marks are ignored has no cost.
+                if member.admitted {
+                    self.costs.set_fixed(i, weighted_round_robin::cost(member));
+                }
             }
             Policy::LeastResponseTime if self.members[i].due => {
                 // One is being tried: the others that are due wait for their turn.
@@ -301,9 +330,11 @@ impl Fleet {
     fn look(&mut self, now: Instant) {
         self.looked_at = now;
         self.stale = false;
-        self.turn_base = self.turn;
         let (mut standing, mut open, mut on_trial, mut weight, mut least) = (0, 0, 0, 0, f32::INFINITY);
+        let turn = std::mem::take(&mut self.turn);
+        self.common.full = 0;
         for member in &mut self.members {
+            member.pass -= turn;
             member.admitted = member.health.admits(member.in_flight, now);
             standing += usize::from(!member.health.is_out(now));
             open += usize::from(!member.health.is_closed());
@@ -311,12 +342,13 @@ impl Fleet {
             on_trial += usize::from(member.health.awaits_trial(0, now));
             if member.admitted {
                 weight += u64::from(member.weight);
+                self.common.full += u32::from(!member.has_room);
                 let nanos = member.times.nanos();
                 least = if nanos > 0.0 && nanos < least { nanos } else { least };
             }
         }
         (self.standing, self.on_trial) = (standing, on_trial);
-        self.panics = standing * 1000 < open * usize::from(self.care.panic_below_permille);
+        self.panics = self.is_panic(standing, open);
         self.whole.weight = weight;
         self.common.least = if least.is_finite() { least } else { 0.0 };
         if self.is_ranked() {
@@ -347,7 +379,7 @@ impl Fleet {
         match self.policy {
             Policy::LeastConnections => (least_connections::cost(member), 0.0),
             Policy::WeightedLeastConnections => (least_connections::weighted_cost(member), 0.0),
-            Policy::WeightedRoundRobin => (weighted_round_robin::cost(member, self.turn_base), 0.0),
+            Policy::WeightedRoundRobin => (weighted_round_robin::cost(member), 0.0),
             _ => least_response_time::cost(member, &self.common, self.looked_at),
         }
     }
@@ -374,6 +406,13 @@ impl Fleet {
         member.must_open = must_open;
         (member.oldest, member.oldest_bytes) = oldest;
         self.weigh(upstream);
+    }
+
+    /// Whether it has no link and is left alone for the moment.
+    pub fn set_rest(&mut self, upstream: usize, rest: Rest) {
+        if std::mem::replace(&mut self.members[upstream].rest, rest) != rest {
+            self.weigh(upstream);
+        }
     }
 
     /// It answered, after so many nanoseconds.
@@ -424,6 +463,15 @@ impl Fleet {
         }
         self.members[upstream].health.eject_by_share(rules, now);
         Some(Cause::MoreThanOthers)
+    }
+
+    /// It answers nothing any more while others do. True if that ejects it (anew): only while at most half of the fleet
+    /// is out.
+    pub fn fell_silent(&mut self, upstream: usize, rules: &Rules, now: Instant) -> bool {
+        let ejects = self.can_spare_one(now) && self.members[upstream].health.eject_silent(rules, now);
+        self.stale |= ejects;
+        self.weigh(upstream);
+        ejects
     }
 
     /// Would at most half of those that could be used be out, if one more were?

@@ -38,7 +38,14 @@ pub enum Cause {
     InARow,
     /// Its share of failures is far beyond the others'.
     MoreThanOthers,
+    /// It does not answer while the others do.
+    Silent,
 }
+
+/// So many silences in a row eject it: one alone may be the message's fault. Of `eject_for` it is this part, the first
+/// time.
+const SILENCES_MIN: u32 = 2;
+const SILENT_PART: u32 = 10;
 
 /// One upstream's standing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,6 +57,7 @@ pub struct Health {
     failing: f32,
     seen: u32,
     ejections_by_share: u32,
+    silences: u32,
     is_down: bool,
     is_closed: bool,
 }
@@ -66,7 +74,7 @@ impl Health {
     /// had been.
     pub fn success(&mut self) -> Option<Duration> {
         self.count(0.0);
-        (self.failures, self.ejections) = (0, 0);
+        (self.failures, self.ejections, self.silences) = (0, 0, 0);
         self.ejected.take().map(|ejected| ejected.time)
     }
 
@@ -87,6 +95,20 @@ impl Health {
         self.ejections_by_share += 1;
         (self.failing, self.seen) = (0.0, 0);
         self.eject(Cause::MoreThanOthers, self.ejections_by_share, rules, now);
+    }
+
+    /// It does not answer, once more: it is left alone for a moment, longer each time. True if that ejects it (anew).
+    pub(super) fn eject_silent(&mut self, rules: &Rules, now: Instant) -> bool {
+        if self.is_out(now) {
+            return false;
+        }
+        self.silences += 1;
+        let Some(nth) = self.silences.checked_sub(SILENCES_MIN - 1).filter(|nth| *nth > 0) else {
+            return false;
+        };
+        let rules = Rules { eject_for: rules.eject_for / SILENT_PART, ..*rules };
+        self.eject(Cause::Silent, nth, &rules, now);
+        true
     }
 
     fn eject(&mut self, cause: Cause, nth: u32, rules: &Rules, now: Instant) {

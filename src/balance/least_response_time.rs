@@ -20,6 +20,9 @@ const SLOW: f32 = 2.0;
 pub(super) struct Common {
     /// The fastest upstream's estimate.
     pub(super) least: f32,
+    /// Messages that wait for a place, and members without room.
+    pub(super) waiting: u32,
+    pub(super) full: u32,
     /// Picks since one was made because it was due.
     pub(super) picks: u32,
 }
@@ -39,7 +42,8 @@ pub(super) fn is_due(member: &Member, common: &Common, now: Instant) -> bool {
     member.in_flight + member.elsewhere == 0 && member.has_room && patient && others_had_theirs
 }
 
-/// Nanoseconds for an empty message, and for each octet.
+/// Nanoseconds for an empty message, and for each octet. Where there is no room, those that wait come before one that
+/// would wait too; the full share them.
 pub(super) fn cost(member: &Member, common: &Common, now: Instant) -> (f32, f32) {
     let per_byte = member.times.nanos_per_byte();
     let known = member.times.nanos();
@@ -53,6 +57,7 @@ pub(super) fn cost(member: &Member, common: &Common, now: Instant) -> (f32, f32)
         false => now.nanos_since(member.oldest) as f32 - member.oldest_bytes as f32 * per_byte,
     };
     let opening = if member.must_open { member.times.connect.nanos() } else { 0.0 };
-    let scale = member.load() * member.inverse;
+    let before = if member.has_room { 0.0 } else { common.waiting as f32 / common.full.max(1) as f32 };
+    let scale = (member.load() + before) * member.inverse;
     (estimate.max(waited) * scale + opening, per_byte * scale)
 }

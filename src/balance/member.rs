@@ -1,5 +1,6 @@
 //! One upstream of a fleet as a shard sees it.
 
+use super::Rest;
 use super::estimate::ResponseTimes;
 use super::health::Health;
 use crate::time::Instant;
@@ -22,6 +23,8 @@ pub struct Member {
     /// The other shards'.
     pub(super) elsewhere: u32,
     pub(super) has_room: bool,
+    /// It has no link and is left alone for the moment.
+    pub(super) rest: Rest,
     /// The next transaction would need a new link.
     pub(super) must_open: bool,
     /// When the oldest transaction in flight began; `NEVER` if none is.
@@ -55,6 +58,7 @@ impl Member {
             in_flight: 0,
             elsewhere: 0,
             has_room: true,
+            rest: Rest::No,
             must_open: false,
             oldest: Instant::NEVER,
             oldest_bytes: 0,
@@ -95,9 +99,14 @@ impl Member {
         &self.health
     }
 
-    /// Transactions in flight on the whole machine, and one more.
+    /// Transactions in flight on the whole machine.
+    pub fn on_machine(&self) -> u32 {
+        self.in_flight + self.elsewhere
+    }
+
+    /// And one more.
     pub(super) fn load(&self) -> f32 {
-        (self.in_flight + self.elsewhere + 1) as f32
+        (self.on_machine() + 1) as f32
     }
 
     /// What is known of another goes over to this one, but for the weight.

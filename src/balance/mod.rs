@@ -1,6 +1,7 @@
 //! From a fleet, what is known of a message, the time and a random number: a pick. Pure; one file per policy.
 
 pub mod board;
+pub mod concurrency;
 pub mod estimate;
 mod fleet;
 pub mod health;
@@ -88,6 +89,8 @@ pub struct Ask<'a> {
     pub source: u64,
     /// How long the message is.
     pub bytes: u64,
+    /// How many more wait for a place in the pool: they count as in flight where there is no room.
+    pub waiting: u32,
     /// Anything: spreads ties, and is the chance in the policies that draw.
     pub random: u64,
 }
@@ -139,6 +142,18 @@ impl Tried {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+}
+
+/// Whether an upstream without a link is left alone for the moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Rest {
+    /// No: it can be called.
+    #[default]
+    No,
+    /// It is just back, and this shard's turn to call it comes in a moment.
+    Brief,
+    /// It could not be reached again and again, and will be called later.
+    Shut,
 }
 
 /// What a policy says.

@@ -26,6 +26,10 @@ impl Costs {
         block.per_byte[member % BLOCK] = per_byte;
     }
 
+    pub(super) fn set_fixed(&mut self, member: usize, fixed: f32) {
+        self.0[member / BLOCK].fixed[member % BLOCK] = fixed;
+    }
+
     /// The member that costs least; of several alike one that depends on `start`, each as likely if `start` is
     /// drawn evenly. `None` if none is to be had.
     pub(super) fn cheapest(&self, bytes: f32, start: usize) -> Option<usize> {

@@ -3,14 +3,14 @@
 
 use super::Member;
 
-/// How far it is ahead of where the turn is.
-pub(super) fn cost(member: &Member, turn: f64) -> f32 {
-    (member.pass - turn) as f32
+/// How far it is ahead.
+pub(super) fn cost(member: &Member) -> f32 {
+    member.pass as f32
 }
 
 /// It had its turn; where the turn is now. Whoever could not be had for a while does not make up for all of it.
 pub(super) fn picked(member: &mut Member, turn: f64) -> f64 {
-    let turn = member.pass.max(turn);
+    let turn = if member.pass > turn { member.pass } else { turn };
     member.pass = turn + f64::from(member.inverse);
     turn
 }

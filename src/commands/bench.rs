@@ -96,6 +96,9 @@ pub(crate) struct Arguments {
     /// Write the latencies as an HdrHistogram percentile distribution
     #[arg(long, value_name = "FILE")]
     hgrm: Option<PathBuf>,
+    /// Write what became of every single message, as CSV: number, when it was due, how long it took, how it ended
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
     /// Write one self-contained page with the plots
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -170,6 +173,7 @@ fn options(arguments: &Arguments, target: SocketAddr) -> load::Options {
         in_flight: arguments.in_flight,
         per_connection: arguments.per_connection,
         warmup: arguments.warmup,
+        log: arguments.log.is_some(),
         ..load::Options::to(target)
     }
 }
@@ -188,6 +192,9 @@ fn write(arguments: &Arguments, report: &Report) -> Result<(), String> {
     }
     if let Some(path) = &arguments.hgrm {
         to_file(path, &report.hgrm())?;
+    }
+    if let Some(path) = &arguments.log {
+        to_file(path, &report.load.log_csv())?;
     }
     if let Some(path) = &arguments.html {
         to_file(path, &report.html())?;

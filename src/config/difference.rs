@@ -94,6 +94,10 @@ impl Facts {
         self.put(&name, "fallback", pool.fallback.as_deref().unwrap_or("none"));
         let health = &pool.health;
         self.put(&name, "probe", format_args!("{:?}", health.probe));
+        if let Some(mail) = &health.probe_mail {
+            self.put(&name, "probe_sender", format_args!("<{}>", mail.sender));
+            self.put(&name, "probe_recipient", format_args!("<{}>", mail.recipient));
+        }
         self.put(&name, "interval", Span(health.interval));
         self.put(&name, "rise", health.rise);
         self.put(&name, "fall", health.fall);

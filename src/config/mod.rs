@@ -165,10 +165,12 @@ pub struct Pool {
 pub use crate::balance::Policy as Balance;
 
 /// `[pool.health]`: how upstreams are watched, and when one is left alone for a while.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
     /// What a probe does.
     pub probe: Probe,
+    /// What it asks for between EHLO and QUIT.
+    pub probe_mail: Option<ProbeMail>,
     /// From one probe to the next, give or take a fifth.
     pub interval: Duration,
     /// Good probes in a row that bring an upstream up; at least one.
@@ -194,6 +196,15 @@ pub enum Probe {
     Tcp,
     /// There is none.
     Off,
+}
+
+/// `probe_recipient`, `probe_sender`: a probe asks whether mail would be taken, and takes it back by RSET.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeMail {
+    /// Empty: the null sender, `<>`.
+    pub sender: String,
+    /// Of whom the upstream is asked.
+    pub recipient: String,
 }
 
 /// `[[route]]`: which pool takes what. Every condition must hold; of a list, one.

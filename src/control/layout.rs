@@ -12,8 +12,8 @@ use crate::config::Config;
 use crate::dispatch::options::{self, Options};
 use crate::handle::ShardId;
 use crate::observe::{
-    ListenerName, ListenerStats, Names, PoolName, PoolStats, Scoreboard, Standing, Stats, Totals,
-    UpstreamName, UpstreamStats,
+    ListenerName, ListenerStats, Names, PoolName, PoolStanding, PoolStats, Scoreboard, Standing, Stats,
+    Totals, UpstreamName, UpstreamStats,
 };
 use crate::route::Routes;
 
@@ -50,7 +50,7 @@ pub(super) struct PoolSeat {
     pub(super) options: options::Pool,
     pub(super) is_live: bool,
     was_live: bool,
-    stats: Vec<Arc<PoolStats>>,
+    pub(super) stats: Vec<Arc<PoolStats>>,
     pub(super) upstreams: Vec<UpstreamSeat>,
 }
 
@@ -262,8 +262,12 @@ impl Layout {
         Arc::new(Scoreboard::new(usize::from(self.shards), &fleets))
     }
 
-    /// What all are called. `standing`: how an upstream stands.
-    pub(super) fn names(&self, standing: impl Fn(&PoolSeat, &UpstreamSeat) -> Standing) -> Names {
+    /// What all are called. `pool_standing`, `standing`: how a pool, an upstream stands.
+    pub(super) fn names(
+        &self,
+        pool_standing: impl Fn(&PoolSeat) -> PoolStanding,
+        standing: impl Fn(&UpstreamSeat) -> Standing,
+    ) -> Names {
         let mut names = Names::default();
         for (place, seat) in self.listeners.iter().enumerate().filter(|(_, seat)| seat.is_live) {
             let name = &seat.options.name;
@@ -278,10 +282,11 @@ impl Layout {
                 place,
                 address: upstream.address,
                 weight: upstream.mark.get().weight,
-                standing: standing(pool, upstream),
+                standing: standing(upstream),
             });
             let upstreams = upstreams.collect();
-            names.pools.push(PoolName { name: pool.options.name.clone(), place, upstreams });
+            let (name, standing) = (pool.options.name.clone(), pool_standing(pool));
+            names.pools.push(PoolName { name, place, standing, upstreams });
         }
         names
     }
@@ -407,7 +412,7 @@ mod tests {
         let after = before.next(&config(&[("a", 1)], &two.replace("1:1'", "1:3'")));
         let ports: Vec<Option<u16>> = after.listen().iter().map(|at| at.map(|at| at.port())).collect();
         assert_eq!(ports, [Some(2525), None, Some(2), Some(3)]);
-        let names = after.names(|_, _| Standing::default());
+        let names = after.names(|_| PoolStanding::default(), |_| Standing::default());
         assert_eq!(names.listeners.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(), ["in", "two"]);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_lite::FutureExt;
 use glommio::timer::sleep;
 
-use crate::config::Probe;
+use crate::config::{Probe, ProbeMail};
 use crate::sys::socket;
 
 /// A socket that is not ready is looked at again after this, and then after ever longer times.
@@ -20,6 +20,8 @@ const REPLY_MAX: usize = 16 << 10;
 #[derive(Clone, Debug)]
 pub(super) struct Errand {
     pub(super) probe: Probe,
+    /// To be asked for between EHLO and QUIT.
+    pub(super) mail: Option<ProbeMail>,
     pub(super) address: SocketAddr,
     pub(super) source: Option<IpAddr>,
     pub(super) hostname: String,
@@ -55,9 +57,14 @@ async fn look(errand: &Errand) -> Result<(), String> {
     if errand.probe != Probe::Smtp {
         return Ok(());
     }
-    expect(&mut stream, 220, "greeted").await?;
-    say(&mut stream, &format!("EHLO {}\r\n", errand.hostname)).await?;
-    expect(&mut stream, 250, "answered EHLO").await?;
+    expect(&mut stream, "220", "greeted").await?;
+    ask(&mut stream, "EHLO", &errand.hostname).await?;
+    if let Some(mail) = &errand.mail {
+        ask(&mut stream, "MAIL", &format!("FROM:<{}>", mail.sender)).await?;
+        ask(&mut stream, "RCPT", &format!("TO:<{}>", mail.recipient)).await?;
+        // Nothing is sent: DATA would be mail.
+        ask(&mut stream, "RSET", "").await?;
+    }
     // The answer to QUIT tells nothing more, but closing before it has come may be a reset to the other side.
     say(&mut stream, "QUIT\r\n").await?;
     let _ = reply(&mut stream).await;
@@ -93,9 +100,17 @@ async fn say(stream: &mut TcpStream, line: &str) -> Result<(), String> {
     until_ready(|| stream.write(line.as_bytes())).await.map(drop).map_err(|error| error.to_string())
 }
 
-async fn expect(stream: &mut TcpStream, code: u16, what: &str) -> Result<(), String> {
+/// Says a command and wants a positive answer.
+async fn ask(stream: &mut TcpStream, verb: &str, argument: &str) -> Result<(), String> {
+    let space = if argument.is_empty() { "" } else { " " };
+    say(stream, &format!("{verb}{space}{argument}\r\n")).await?;
+    expect(stream, "2", &format!("answered {verb}")).await
+}
+
+/// Wants a reply whose code begins like this.
+async fn expect(stream: &mut TcpStream, code: &str, what: &str) -> Result<(), String> {
     let text = reply(stream).await?;
-    if text.starts_with(&code.to_string()) {
+    if text.starts_with(code) {
         return Ok(());
     }
     let line: String = text.lines().next_back().unwrap_or_default().chars().take(100).collect();

@@ -43,6 +43,7 @@ pub(super) fn listener_options(listener: &crate::config::Listener, config: &Conf
             size_max: listener.max_message,
             recipients_max: listener.max_recipients,
             faults_max: FAULTS_MAX,
+            ..server::Options::default()
         },
         sessions_max: u64::from(listener.max_sessions),
         idle_timeout: listener.idle_timeout,

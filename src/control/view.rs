@@ -1,13 +1,13 @@
 //! What there is and how it stands: shared by the control thread's tasks, and by whoever wants to look.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::layout::{Layout, PoolSeat, UpstreamSeat};
 use crate::balance::board::{self, Said};
 use crate::observe::status::{Status, status};
-use crate::observe::{Names, Standing, State, Stats, UpstreamStats};
+use crate::observe::{Names, PoolStanding, PoolStats, Standing, State, Stats, UpstreamStats};
 use crate::shard::Orders;
 
 /// What the control thread's tasks share.
@@ -27,6 +27,8 @@ pub(super) struct Shared {
     edition: u64,
     /// By an upstream's serial.
     watched: HashMap<u64, Watched>,
+    /// By a pool's serial.
+    pools: HashMap<u64, PoolStanding>,
 }
 
 /// What is known of an upstream beyond its counters.
@@ -40,7 +42,7 @@ pub(super) struct Watched {
 
 impl View {
     pub(super) fn new(layout: Layout, stats: Arc<[Arc<Stats>]>, orders: Arc<Orders>) -> View {
-        let shared = Shared { layout, stats, edition: 0, watched: HashMap::new() };
+        let shared = Shared { layout, stats, edition: 0, watched: HashMap::new(), pools: HashMap::new() };
         let view = View { orders, started: Instant::now(), shared: Mutex::new(shared) };
         view.lock().welcome("it has been so since the start");
         view
@@ -59,10 +61,11 @@ impl View {
     /// What all are called, and every shard's counters.
     pub fn sheet(&self) -> (Names, Arc<[Arc<Stats>]>) {
         let shared = self.lock();
-        let standing = |_: &PoolSeat, upstream: &UpstreamSeat| {
+        let standing = |upstream: &UpstreamSeat| {
             shared.watched.get(&upstream.serial).map(|watched| watched.standing.clone()).unwrap_or_default()
         };
-        (Names { edition: shared.edition, ..shared.layout.names(standing) }, shared.stats.clone())
+        let of_pool = |pool: &PoolSeat| shared.pools.get(&pool.options.serial).copied().unwrap_or_default();
+        (Names { edition: shared.edition, ..shared.layout.names(of_pool, standing) }, shared.stats.clone())
     }
 
     /// Every shard's counters.
@@ -132,6 +135,8 @@ impl Shared {
             };
             self.watched.insert(seat.serial, before.remove(&seat.serial).unwrap_or_else(fresh));
         }
+        let pools: HashSet<u64> = self.layout.pools.iter().map(|pool| pool.options.serial).collect();
+        self.pools.retain(|serial, _| pools.contains(serial));
     }
 
     fn seat(&self, serial: u64) -> Option<&UpstreamSeat> {
@@ -216,7 +221,41 @@ impl Shared {
             eprintln!("postlane: upstream {pool}/{name}: {before} → {}: {why}", state.label());
             (standing.state, standing.why) = (state, why);
             standing.since_unix = unix_now();
-            standing.changes += 1;
+            standing.entered[state as usize] += 1;
+        }
+        self.look_at_pools();
+    }
+
+    /// The same of pools as a whole.
+    fn look_at_pools(&mut self) {
+        let now = unix_now();
+        for pool in self.layout.pools.iter().filter(|pool| pool.is_live) {
+            let name = &pool.options.name;
+            let some = |of: fn(&PoolStats) -> u64| pool.stats.iter().any(|stats| of(stats) > 0);
+            let standing = self.pools.entry(pool.options.serial).or_default();
+            let panics = some(|stats| stats.panics.get());
+            if standing.panic.turn(panics, now) {
+                let share = f64::from(pool.options.care.panic_below_permille) / 1000.0;
+                match panics {
+                    true => eprintln!(
+                        "postlane: pool {name}: calm → panic: fewer than {share} of its upstreams are healthy, all get mail"
+                    ),
+                    false => eprintln!(
+                        "postlane: pool {name}: panic → calm: at least {share} of its upstreams are healthy again"
+                    ),
+                }
+            }
+            let falls_back = some(|stats| stats.falls_back.get());
+            if standing.fallback.turn(falls_back, now) {
+                match falls_back {
+                    true => eprintln!(
+                        "postlane: pool {name}: own → fallback: none of its upstreams is healthy, its fallback takes its mail"
+                    ),
+                    false => {
+                        eprintln!("postlane: pool {name}: fallback → own: an upstream is healthy again");
+                    }
+                }
+            }
         }
     }
 }
@@ -240,6 +279,7 @@ fn state_of(seat: &UpstreamSeat) -> (State, String) {
         Some((shard, stats)) => {
             let why = match stats.ejected_for.get() {
                 2 => "it fails far more often than the others",
+                3 => "it does not answer while the others do",
                 _ => "live mail failed there again and again",
             };
             (State::Ejected, format!("{why} (shard {shard})"))

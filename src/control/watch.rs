@@ -112,7 +112,8 @@ fn plan(reloader: &Reloader, serial: u64) -> Plan {
         }
         let source = pool.source_addresses.iter().find(|source| source.is_ipv4() == address.is_ipv4());
         let timeout = pool.connect_timeout;
-        let errand = Errand { probe: health.probe, address, source: source.copied(), hostname, timeout };
+        let (probe, mail, source) = (health.probe, health.probe_mail.clone(), source.copied());
+        let errand = Errand { probe, mail, address, source, hostname, timeout };
         Plan::Probe { errand, rise: health.rise, fall: health.fall }
     });
     if matches!(plan, Some(Plan::Wait)) {

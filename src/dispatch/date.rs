@@ -1,6 +1,9 @@
 //! RFC 5322 dates in UTC, from seconds since 1970.
 
+use std::fmt;
 use std::io::Write;
+
+use crate::time::civil::date_of_day;
 
 const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
 const MONTHS: [&str; 12] =
@@ -19,29 +22,24 @@ impl DateLine {
         if self.second != Some(unix) {
             self.second = Some(unix);
             self.text.clear();
-            let (days, seconds) = (unix / 86_400, unix % 86_400);
-            let (year, month, day) = civil(days);
-            let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-            let (weekday, month) = (DAYS[(days % 7) as usize], MONTHS[month]);
-            write!(self.text, "{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} +0000")
-                .expect("writing to memory");
+            write!(self.text, "{}", Date(unix)).expect("writing to memory");
         }
         &self.text
     }
 }
 
-/// Year, month (from 0) and day of a day since 1970-01-01: counted in 400-year eras that begin on 1 March, so
-/// that a leap day is a year's last.
-fn civil(days: u64) -> (u64, usize, u64) {
-    let since_era_zero = days + 719_468;
-    let era = since_era_zero / 146_097;
-    let day_of_era = since_era_zero % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = ((month_from_march + 2) % 12) as usize;
-    (era * 400 + year_of_era + u64::from(month < 2), month, day)
+/// A date, from seconds since 1970.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Date(pub(super) u64);
+
+impl fmt::Display for Date {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, seconds) = (self.0 / 86_400, self.0 % 86_400);
+        let (year, month, day) = date_of_day(days);
+        let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        let (weekday, month) = (DAYS[(days % 7) as usize], MONTHS[month]);
+        write!(f, "{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} +0000")
+    }
 }
 
 #[cfg(test)]

@@ -38,13 +38,19 @@ pub struct Pieces<'a> {
 impl Message {
     /// The body's pieces, in the form that it does not have. What goes before the body ends a line.
     pub fn converted(&self) -> Pieces<'_> {
-        let shape = self.shape;
+        Pieces::of(&self.body, self.size, self.shape)
+    }
+}
+
+impl<'a> Pieces<'a> {
+    /// Those of a body of `size` octets, in the form that it does not have.
+    pub(super) fn of(body: &'a [Extent], size: u64, shape: Shape) -> Self {
         let (left, tail): (u64, &[u8]) = match (shape.form, shape.ends_line) {
-            (Form::Stuffed, _) => (self.size.saturating_sub(b".\r\n".len() as u64), b""),
-            (Form::Plain, true) => (self.size, b".\r\n"),
-            (Form::Plain, false) => (self.size, b"\r\n.\r\n"),
+            (Form::Stuffed, _) => (size.saturating_sub(b".\r\n".len() as u64), b""),
+            (Form::Plain, true) => (size, b".\r\n"),
+            (Form::Plain, false) => (size, b"\r\n.\r\n"),
         };
-        Pieces { body: &self.body, at: 0, left, shape, at_line_start: true, tail }
+        Pieces { body, at: 0, left, shape, at_line_start: true, tail }
     }
 }
 
@@ -116,6 +122,9 @@ mod tests {
         }
         fn free(&self) -> usize {
             0
+        }
+        fn take(&mut self) -> Option<Extent> {
+            None
         }
     }
 

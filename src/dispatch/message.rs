@@ -1,31 +1,15 @@
 //! What travels from a session to a link, within a shard and between them: envelope and body, shared, never
 //! copied.
 
-use std::fmt;
 use std::sync::Arc;
 
 use super::owner::Way;
+pub use crate::handle::MessageId;
 use crate::handle::{Buffers, Extent, ShardId};
+use crate::limits::HEAD_KEPT_BYTES_MAX;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::wire::data::{Form, Shape};
 use crate::protocol::wire::reply::ReplyBuf;
-
-/// A message's name: in the 250, in `Received:`, in every event. Unique across shards and restarts.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct MessageId {
-    /// When the process started, in milliseconds since 1970.
-    pub epoch_ms: u64,
-    /// The shard that took it.
-    pub shard: ShardId,
-    /// Its number there.
-    pub number: u64,
-}
-
-impl fmt::Display for MessageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:011X}.{:02X}.{:X}", self.epoch_ms, self.shard.0, self.number)
-    }
-}
 
 /// A message, complete once it is shared.
 #[derive(Debug, Default)]
@@ -36,7 +20,7 @@ pub struct Message {
     pub envelope: Envelope,
     /// For each recipient the shard that delivers it, and by which pool.
     pub ways: Vec<Way>,
-    /// What goes before the body: our `Received:` line, or the whole of a bounce.
+    /// What goes before the body: our `Received:` line, or the whole of a notice.
     pub head: Vec<u8>,
     /// The body as it came, by DATA with its final dot. In the arena of the shard that took it.
     pub body: Vec<Extent>,
@@ -46,7 +30,7 @@ pub struct Message {
     pub size: u64,
     /// How they stand.
     pub shape: Shape,
-    /// Made here (a bounce): nobody waits for an answer, and it is never bounced itself.
+    /// Made here (a notice): nobody waits for an answer, and no notice is ever made of it.
     pub internal: bool,
 }
 
@@ -90,6 +74,7 @@ impl Message {
         self.envelope.clear();
         self.ways.clear();
         self.head.clear();
+        self.head.shrink_to(HEAD_KEPT_BYTES_MAX);
         self.source = 0;
         self.size = 0;
         self.shape = Shape::default();
@@ -134,6 +119,26 @@ pub struct TransactionId {
     pub generation: u32,
 }
 
+/// An upstream's place in the configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Its pool.
+    pub pool: u16,
+    /// Its number there.
+    pub upstream: u16,
+}
+
+/// What was said of one recipient.
+#[derive(Clone, Debug)]
+pub struct Word {
+    /// Its place in the envelope.
+    pub recipient: u16,
+    /// An upstream's words, or ours.
+    pub reply: ReplyBuf,
+    /// The upstream that had to do with it.
+    pub by: Option<Place>,
+}
+
 /// What became of a group of recipients.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -141,8 +146,13 @@ pub struct Outcome {
     pub accepted: bool,
     /// The upstream's words, or ours; for all recipients not in `refused`.
     pub reply: ReplyBuf,
-    /// Recipients (indexes into the envelope) that fared otherwise.
-    pub refused: Vec<(u16, ReplyBuf)>,
+    /// The upstream that had to do with that.
+    pub by: Option<Place>,
+    /// Recipients that fared otherwise.
+    pub refused: Vec<Word>,
+    /// Those of the accepted whose sender asked to hear of it (NOTIFY=SUCCESS), and whose upstream does not offer DSN: it
+    /// falls to us to say so (RFC 3461 5.2.2).
+    pub relayed: Vec<Word>,
 }
 
 /// Mail between shards.

@@ -4,13 +4,13 @@
 //! One `Dispatch` is one shard's. A *transaction* belongs to the shard that took the message; a *delivery* is a
 //! group of its recipients on the shard that owns them. Groups and outcomes travel as [`Letter`]s.
 
-mod bounce;
 mod date;
 mod delivery;
 mod form;
 mod link;
 mod lookout;
 mod message;
+pub mod notice;
 pub mod options;
 pub mod owner;
 mod received;
@@ -28,7 +28,7 @@ use slab::Slab;
 
 use crate::balance::Fleet;
 use crate::handle::{Buffers, Cause, Extent, LinkId, ShardId, StreamId};
-use crate::limits::WAITING_TICK;
+use crate::limits::{OVERDUE_LOOK, WAITING_TICK};
 use crate::observe::Stats;
 use crate::pool::Links;
 use crate::protocol::wire::data::Form;
@@ -40,7 +40,7 @@ pub use form::{Piece, Pieces};
 use link::Link;
 use lookout::Lookout;
 use message::Spares;
-pub use message::{Letter, Message, MessageId, Outcome, TransactionId};
+pub use message::{Letter, Message, MessageId, Outcome, Place, TransactionId, Word};
 use options::Options;
 use owner::{Owners, Way};
 use router::Router;
@@ -131,6 +131,8 @@ struct PoolState {
     /// Those that have been somewhere already.
     repeats: VecDeque<DeliveryId>,
     next_source: usize,
+    /// When links are looked at for what time alone changes.
+    look_at: Instant,
     /// Something changed that may let a waiting delivery go.
     stirred: bool,
     /// Groups that went there, of messages that this shard took, and that have not ended.
@@ -180,6 +182,8 @@ pub struct Dispatch {
     /// Sessions between MAIL and the final dot.
     receiving: usize,
     next_tick: Instant,
+    /// When it is looked at the latest whether upstreams are overdue.
+    overdue_look: Instant,
     draining: bool,
     stopping: bool,
 }
@@ -216,6 +220,7 @@ impl Dispatch {
             lookout: None,
             receiving: 0,
             next_tick: Instant::NEVER,
+            overdue_look: Instant::NEVER,
             draining: false,
             stopping: false,
             options,
@@ -305,6 +310,10 @@ impl Dispatch {
         while let Some(slot) = self.link_deadlines.pop_expired(now) {
             self.link_expired(LinkId(slot as u32), now);
         }
+        if self.overdue_look <= now {
+            self.overdue_look = Instant::NEVER;
+            self.look_for_overdue(now);
+        }
         if self.next_tick <= now {
             self.next_tick = Instant::NEVER;
             self.pools.iter_mut().for_each(|pool| pool.stirred = true);
@@ -314,7 +323,8 @@ impl Dispatch {
 
     /// When `handle_deadlines` is to be called at the latest.
     pub fn next_deadline(&self) -> Instant {
-        self.session_deadlines.next().min(self.link_deadlines.next()).min(self.next_tick)
+        let ours = self.next_tick.min(self.overdue_look);
+        self.session_deadlines.next().min(self.link_deadlines.next()).min(ours)
     }
 
     /// The next thing to do; `None` when all is done. To be called until then after any `handle_*`.
@@ -392,6 +402,9 @@ impl Dispatch {
             self.pools.iter().any(|pool| !pool.waiting.is_empty() || !pool.repeats.is_empty());
         if someone_waits && self.next_tick == Instant::NEVER {
             self.next_tick = now + WAITING_TICK;
+        }
+        if !self.deliveries.is_empty() && self.overdue_look == Instant::NEVER {
+            self.overdue_look = now + OVERDUE_LOOK;
         }
     }
 

@@ -10,8 +10,8 @@ use crate::balance::board::Order;
 use crate::balance::health::Cause;
 use crate::balance::{Fleet, key};
 use crate::handle::{Buffers, LinkId};
-use crate::limits::EASE_EVERY;
-use crate::observe::{Scoreboard, Stats};
+use crate::limits::{EASE_EVERY, LINKS_EVERY};
+use crate::observe::{Part, Scoreboard, Stats};
 use crate::pool::Links;
 use crate::time::Instant;
 
@@ -21,11 +21,12 @@ impl PoolState {
         fleet.set_care(pool.care);
         PoolState {
             fleet,
-            links: pool.upstreams.iter().map(|_| Links::new(pool.links_max)).collect(),
+            links: (0..pool.upstreams.len()).map(|place| Links::new(pool.links_max, place)).collect(),
             ages: pool.upstreams.iter().map(|_| VecDeque::new()).collect(),
             waiting: VecDeque::new(),
             repeats: VecDeque::new(),
             next_source: 0,
+            look_at: Instant::default(),
             stirred: false,
             groups: 0,
             deliveries: 0,
@@ -41,11 +42,11 @@ impl PoolState {
         self.fleet.refit(pool.policy, identities(pool), is_new, now);
         for place in 0..pool.upstreams.len() {
             if place == self.links.len() {
-                self.links.push(Links::new(pool.links_max));
+                self.links.push(Links::new(pool.links_max, place));
                 self.ages.push(VecDeque::new());
             } else if is_new(place) {
                 debug_assert_eq!(self.links[place].counts(), (0, 0, 0), "its place was not free");
-                self.links[place] = Links::new(pool.links_max);
+                self.links[place] = Links::new(pool.links_max, place);
                 self.ages[place].clear();
             } else {
                 self.links[place].set_max(pool.links_max);
@@ -80,6 +81,7 @@ impl Dispatch {
             }
         }
         self.set_scoreboard(scoreboard);
+        self.tell_time(now);
         self.heed_marks(now);
         self.publish(now);
         self.settle(now, buffers);
@@ -112,7 +114,10 @@ impl Dispatch {
         let options = &self.options.pools[pool].upstreams[upstream];
         let said = options.mark.get();
         let is_closed = options.is_leaving || said.order != Order::Enable;
-        self.pools[pool].fleet.mark(upstream, is_closed, said.is_down, now);
+        if self.pools[pool].fleet.mark(upstream, is_closed, said.is_down, now) {
+            let chance = self.random();
+            self.pools[pool].links[upstream].returned(chance, now);
+        }
         self.trim_links(pool, upstream, now);
         self.refresh(pool, upstream);
     }
@@ -127,8 +132,17 @@ impl Dispatch {
         idle.into_iter().take(beyond).for_each(|link| self.retire_link(link, now));
     }
 
+    /// Tells listeners that hold messages what time it is.
+    fn tell_time(&mut self, now: Instant) {
+        let unix_now = self.unix_seconds(now);
+        let offers =
+            self.options.listeners.iter_mut().filter_map(|listener| listener.server.future_release.as_mut());
+        offers.for_each(|offer| offer.unix_now = unix_now);
+    }
+
     /// Looks after what time alone changes. To be called several times a second.
     pub fn tend(&mut self, now: Instant) {
+        self.tell_time(now);
         if self.ease_at > now {
             return;
         }
@@ -141,6 +155,31 @@ impl Dispatch {
         }
     }
 
+    /// Has links seen what time alone changes, if it is time to.
+    pub(super) fn look_at_links(&mut self, pool: usize, now: Instant) {
+        if self.pools[pool].look_at > now {
+            return;
+        }
+        self.pools[pool].look_at = now + LINKS_EVERY;
+        for upstream in 0..self.pools[pool].links.len() {
+            if self.pools[pool].links[upstream].look(now) {
+                self.refresh(pool, upstream);
+            }
+        }
+    }
+
+    /// A message was taken, after so many nanoseconds in all: how many links the upstream is given at once goes by that.
+    pub(super) fn learn(&mut self, pool: usize, upstream: usize, nanos: u64, bytes: u64, now: Instant) {
+        let PoolState { fleet, links, .. } = &mut self.pools[pool];
+        links[upstream].observe(nanos, bytes, fleet.members()[upstream].on_machine(), now);
+    }
+
+    /// A link came to nothing before it was ready.
+    pub(super) fn not_opened(&mut self, pool: usize, upstream: usize, by_fault: bool, now: Instant) {
+        let chance = self.random();
+        self.pools[pool].links[upstream].not_opened(by_fault, chance, now);
+    }
+
     /// Writes the gauges that are not kept as things happen.
     pub fn publish(&self, now: Instant) {
         for (pool, stats) in self.pools.iter().zip(&self.stats.pools) {
@@ -149,17 +188,26 @@ impl Dispatch {
                 stats.idle.set(idle as u64);
                 stats.opening.set(opening as u64);
                 stats.busy.set((total - opening - idle) as u64);
+                stats.limit.set(links.limit() as u64);
                 stats.in_flight.set(u64::from(member.in_flight()));
                 stats.healthy.set(u64::from(!member.health().is_ejected(now)));
                 stats.ejected_for.set(match member.health().ejected_for(now) {
                     None => 0,
                     Some(Cause::InARow) => 1,
                     Some(Cause::MoreThanOthers) => 2,
+                    Some(Cause::Silent) => 3,
                 });
-                stats.estimate_nanos.set(member.times().nanos() as u64);
+                let times = member.times();
+                stats.estimate_nanos.set(times.nanos() as u64);
+                stats.estimate(Part::Connect).set(times.connect.nanos() as u64);
+                stats.estimate(Part::Mail).set(times.mail.nanos() as u64);
+                stats.estimate(Part::Data).set(times.data.nanos() as u64);
+                stats.estimate(Part::Eod).set(times.body.base_nanos() as u64);
             }
         }
-        for (pool, stats) in self.pools.iter().zip(&self.stats.pool_stats) {
+        for (place, (pool, stats)) in self.pools.iter().zip(&self.stats.pool_stats).enumerate() {
+            stats.panics.set(u64::from(pool.fleet.panics(now)));
+            stats.falls_back.set(u64::from(self.better_pool(place, now).is_some()));
             stats.groups.set(pool.groups);
             stats.deliveries.set(pool.deliveries);
         }

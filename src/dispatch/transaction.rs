@@ -3,14 +3,19 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use super::bounce;
-use super::message::{Letter, Message, Outcome, TransactionId, unshared};
+use super::message::{Letter, Message, Outcome, Place, TransactionId, Word, unshared};
+use super::notice::{self, Kind, Original, Remote, Settings, Times, Told};
+use super::options::Options;
 use super::owner::Way;
 use super::router::Origin;
 use super::{Dispatch, Queued};
 use crate::handle::Buffers;
+use crate::limits::NOTICE_RETURNED_BYTES_MAX;
 use crate::protocol::wire::reply::{Enhanced, Reply, ReplyBuf};
 use crate::time::Instant;
+
+/// In a list of refusals: all recipients that are not named.
+const EVERYBODY: u16 = u16::MAX;
 
 /// A message that this shard took and whose groups have not all ended.
 #[derive(Debug)]
@@ -23,7 +28,9 @@ pub(super) struct Transaction {
     /// The first group's words that was accepted.
     accepted: Option<ReplyBuf>,
     /// Recipients refused, so far.
-    refused: Vec<(u16, ReplyBuf)>,
+    refused: Vec<Word>,
+    /// Recipients accepted of which the sender is to hear, so far.
+    relayed: Vec<Word>,
     mail_at: Instant,
     ended_at: Instant,
 }
@@ -48,6 +55,7 @@ impl Dispatch {
             groups,
             accepted: None,
             refused: Vec::new(),
+            relayed: Vec::new(),
             mail_at,
             ended_at: now,
         });
@@ -102,11 +110,12 @@ impl Dispatch {
         };
         transaction.groups_left -= 1;
         transaction.refused.extend(outcome.refused);
+        transaction.relayed.extend(outcome.relayed);
         if outcome.accepted {
             transaction.accepted.get_or_insert(outcome.reply);
         } else if transaction.groups == 1 {
             // When there are other groups, each names all its refused recipients.
-            transaction.refused.push((bounce::EVERYBODY, outcome.reply));
+            transaction.refused.push(Word { recipient: EVERYBODY, reply: outcome.reply, by: outcome.by });
         }
         if transaction.groups_left == 0 {
             let transaction = self.transactions.remove(slot);
@@ -119,8 +128,9 @@ impl Dispatch {
         self.stats.total.record(now.nanos_since(transaction.mail_at));
         let internal = transaction.message.internal;
         if let Some(accepted) = &transaction.accepted {
-            if !transaction.refused.is_empty() && !internal {
-                self.bounce(&transaction.message, &transaction.refused, now, buffers);
+            if !internal {
+                self.notify(Kind::Failed, &transaction, &transaction.refused, now, buffers);
+                self.notify(Kind::Relayed, &transaction, &transaction.relayed, now, buffers);
             }
             if let Some(session) = transaction.session {
                 let mut text = std::mem::take(&mut self.text);
@@ -130,7 +140,7 @@ impl Dispatch {
                 self.text = text;
             }
         } else if let Some(session) = transaction.session {
-            let worst = bounce::worst(&transaction.refused);
+            let worst = worst(&transaction.refused);
             self.session_verdict(session, worst.as_reply(), now, buffers);
         }
         if internal && !transaction.refused.is_empty() {
@@ -153,29 +163,57 @@ impl Dispatch {
         }
     }
 
-    /// Tells the sender of a message that some of its recipients were refused while others were not.
-    fn bounce(
+    /// Tells the sender of a message what became of some of its recipients, if there are any.
+    fn notify(
         &mut self,
-        message: &Message,
-        refused: &[(u16, ReplyBuf)],
+        kind: Kind,
+        transaction: &Transaction,
+        words: &[Word],
         now: Instant,
         buffers: &impl Buffers,
     ) {
+        if words.is_empty() {
+            return;
+        }
         let id = self.new_message_id();
         let unix = self.unix_seconds(now);
+        let arrived = self.unix_seconds(transaction.mail_at);
+        let times = Times { now: unix, arrived, tried: Some(unix), until: None };
+        let told: Vec<Told<'_>> = words.iter().map(|word| told(word, &self.options)).collect();
+        let settings = Settings {
+            hostname: &self.options.hostname,
+            from: &self.options.bounce_from,
+            returned_bytes_max: NOTICE_RETURNED_BYTES_MAX,
+        };
+        let original = Original::from(&*transaction.message);
         let mut shared = self.spares.take();
-        let bounce = unshared(&mut shared);
-        bounce.id = id;
-        let made = bounce::write(bounce, message, refused, &self.options, self.date.at(unix), buffers);
-        if !made {
-            self.stats.bounces_dropped.add(1);
+        let notice = unshared(&mut shared);
+        notice.id = id;
+        if !notice::write(notice, &original, kind, &told, &times, &settings, buffers) {
+            self.stats.bounces_dropped.add(u64::from(kind == Kind::Failed));
             self.spares.put(shared);
             return;
         }
-        self.router.assign(bounce, &self.options.routes, Origin::default(), buffers);
-        self.stats.bounces.add(1);
+        self.router.assign(notice, &self.options.routes, Origin::default(), buffers);
+        let count = if kind == Kind::Failed { &self.stats.bounces } else { &self.stats.relay_notices };
+        count.add(1);
         self.begin_transaction(shared, None, now, now);
     }
+}
+
+/// The same with the upstream's name, if it is still there.
+fn told<'a>(word: &'a Word, options: &'a Options) -> Told<'a> {
+    let upstream =
+        |place: Place| options.pools.get(usize::from(place.pool))?.upstreams.get(usize::from(place.upstream));
+    let remote = word.by.and_then(upstream);
+    let remote = remote.map(|upstream| Remote { name: &upstream.name, address: upstream.address.ip() });
+    Told { recipient: word.recipient, reply: &word.reply, remote }
+}
+
+/// The worst of several refusals: a permanent one before a temporary one.
+fn worst(refused: &[Word]) -> ReplyBuf {
+    let worst = refused.iter().map(|word| &word.reply).max_by_key(|reply| reply.as_reply().code / 100);
+    worst.cloned().unwrap_or_else(|| super::verdict::ours(0, "no upstream took the message"))
 }
 
 /// The upstream's text where one upstream answered for all, and always the message's id.

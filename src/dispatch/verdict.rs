@@ -2,7 +2,7 @@
 //! whether trying again is safe.
 
 use crate::protocol::client::Lack;
-use crate::protocol::wire::reply::{Enhanced, Reply, ReplyBuf};
+use crate::protocol::wire::reply::{Enhanced, Line, Reply, ReplyBuf};
 
 /// What happened.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +15,8 @@ pub(super) enum Trouble<'a> {
     Lost,
     /// No answer in time.
     TimedOut,
+    /// Silent for far longer than it ever takes, while others answer; `all`: on every one of its links.
+    Overdue { all: bool },
     /// A negative reply to MAIL, DATA or the final dot.
     Said(Reply<'a>),
     /// A negative reply to RCPT.
@@ -49,6 +51,8 @@ pub(super) enum Retry {
     InDoubt,
     /// This upstream lacks what the message needs; another may have it. Nothing was offered: not an attempt.
     Unable,
+    /// Another upstream will be quicker; nothing was committed here. Not an attempt.
+    Sooner,
     /// The answer is final.
     Never,
 }
@@ -60,6 +64,8 @@ pub(super) enum Blame {
     Upstream,
     /// The upstream asks for less: fewer links, unless it has none; then it counts like `Upstream`.
     Pressure,
+    /// The upstream says nothing at all any more: it is left alone for a moment.
+    Silence,
     /// The upstream is slow or unwilling for this message: counts in its response time alone.
     Message,
     /// Nobody.
@@ -110,6 +116,11 @@ pub(super) fn judge(trouble: Trouble<'_>, phase: Phase, reused: bool) -> Fault {
             let retry = if is_sent { Retry::InDoubt } else { Retry::Elsewhere };
             fault(retry, Blame::Upstream, ours(2, "the upstream did not answer in time"))
         }
+        Trouble::Overdue { all } => {
+            // It may be this message that it takes so long for.
+            let blame = if all { Blame::Silence } else { Blame::Message };
+            fault(Retry::Sooner, blame, ours(2, "the upstream did not answer in time"))
+        }
         Trouble::Said(reply) if reply.is_temporary() => {
             fault(Retry::Elsewhere, blame_for(reply), deferred(reply))
         }
@@ -149,15 +160,25 @@ pub(super) fn ours(detail: u16, text: &'static str) -> ReplyBuf {
     Reply::new(451, Enhanced(4, 4, detail), text).to_buf()
 }
 
+/// Goes before what an upstream said, where the answer is ours.
+const PASSED_ON: &str = "upstream said: ";
+
 /// What no upstream would take now, in the last one's words.
 fn deferred(reply: Reply<'_>) -> ReplyBuf {
-    let mut text = format!("upstream said: {}", reply.code).into_bytes();
+    let mut text = format!("{PASSED_ON}{}", reply.code).into_bytes();
     if let Some(Enhanced(class, subject, detail)) = reply.enhanced {
         text.extend_from_slice(format!(" {class}.{subject}.{detail}").as_bytes());
     }
     text.push(b' ');
     text.extend_from_slice(reply.text);
     Reply { code: 451, enhanced: Some(Enhanced(4, 4, 0)), text: &text }.to_buf()
+}
+
+/// What the upstream itself said, of an answer that passes it on.
+pub(super) fn passed_on(reply: Reply<'_>) -> Option<Reply<'_>> {
+    let line = Line::parse(reply.text.strip_prefix(PASSED_ON.as_bytes())?)?;
+    let (enhanced, text) = line.split();
+    Some(Reply { code: line.code, enhanced, text })
 }
 
 /// A refusal as the upstream gave it; every reply of ours has an enhanced code.
@@ -221,6 +242,10 @@ mod tests {
         let told = fault.reply.as_reply();
         assert_eq!((told.code, told.enhanced), (451, Some(Enhanced(4, 4, 0))));
         assert_eq!(told.text, b"upstream said: 450 4.2.0 busy");
+        assert_eq!(passed_on(told), Some(later));
+        assert_eq!(passed_on(later), None);
+        let lines = Reply { code: 421, enhanced: None, text: b"busy\ncome back" };
+        assert_eq!(passed_on(deferred(lines).as_reply()), Some(lines));
         let bare = Reply { code: 550, enhanced: None, text: b"go away" };
         let told = judge(Trouble::Said(bare), Phase::Dotted, false).reply;
         assert_eq!(told.as_reply(), Reply { code: 550, enhanced: Some(Enhanced(5, 0, 0)), text: b"go away" });

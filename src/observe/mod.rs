@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use histogram::{Histogram, Snapshot};
-pub use names::{ListenerName, Names, PoolName, Standing, State, UpstreamName};
+pub use names::{Episode, ListenerName, Names, PoolName, PoolStanding, Standing, State, UpstreamName};
 pub use scoreboard::{Figures, Scoreboard};
 
 /// Where the scoreboard takes its atomics from; its test under loom has others.
@@ -115,6 +115,8 @@ pub struct UpstreamStats {
     pub busy: Counter,
     /// Links being opened now.
     pub opening: Counter,
+    /// Links that may be in use at once, as found.
+    pub limit: Counter,
     /// Links ever opened.
     pub opened: Counter,
     /// Transactions under way now.
@@ -127,8 +129,10 @@ pub struct UpstreamStats {
     pub estimate_nanos: Counter,
     /// Times it asked for less (421, too many connections) and got fewer links.
     pub pressures: Counter,
-    /// Why it is ejected: 0 it is not, 1 failures in a row, 2 more failures than the others.
+    /// Why it is ejected: 0 it is not, 1 failures in a row, 2 more failures than the others, 3 silence.
     pub ejected_for: Counter,
+    /// What `estimate_nanos` is made of, and opening a link, by [`Part`].
+    estimates: [Counter; 4],
     stages: [Histogram; 5],
     failures: [Counter; 5],
 }
@@ -146,9 +150,42 @@ impl UpstreamStats {
         &self.failures[at as usize]
     }
 
+    /// The moving estimate of one part of a transaction, nanoseconds; 0 while nothing is known.
+    pub fn estimate(&self, part: Part) -> &Counter {
+        &self.estimates[part as usize]
+    }
+
     /// Response times of one stage.
     pub fn stage(&self, stage: Stage) -> &Histogram {
         &self.stages[stage as usize]
+    }
+}
+
+/// The parts of a transaction that estimates are made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// From opening a link until it is ready.
+    Connect,
+    /// From the first command until the reply to MAIL.
+    Mail,
+    /// From there until the go-ahead for the body.
+    Data,
+    /// From there until the final reply, for an empty message.
+    Eod,
+}
+
+impl Part {
+    /// All of them, in the order of a dialogue.
+    pub const ALL: [Part; 4] = [Part::Connect, Part::Mail, Part::Data, Part::Eod];
+
+    /// Its name for people and programs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Part::Connect => "connect",
+            Part::Mail => "mail",
+            Part::Data => "data",
+            Part::Eod => "eod",
+        }
     }
 }
 
@@ -191,6 +228,10 @@ pub struct PoolStats {
     pub groups: Counter,
     /// Deliveries in it now, of groups that this shard was sent.
     pub deliveries: Counter,
+    /// 1 while so few of its upstreams are healthy that marks are ignored.
+    pub panics: Counter,
+    /// 1 while its fallback takes its mail, for want of a healthy upstream.
+    pub falls_back: Counter,
 }
 
 /// All that one shard counts. What belongs to a listener or an upstream outlives a reload with it; the rest is in
@@ -222,6 +263,8 @@ pub struct Totals {
     pub in_doubt: Counter,
     /// Bounces made because a message's groups ended differently.
     pub bounces: Counter,
+    /// Notices that an upstream without DSN has taken what the sender asked to hear of.
+    pub relay_notices: Counter,
     /// Bounces that could not be handed over or had nobody to go to.
     pub bounces_dropped: Counter,
     /// Deliveries that went on to a pool's fallback.

@@ -29,8 +29,44 @@ pub struct PoolName {
     pub name: String,
     /// Its counters' place.
     pub place: usize,
+    /// How it stands.
+    pub standing: PoolStanding,
     /// Its upstreams.
     pub upstreams: Vec<UpstreamName>,
+}
+
+/// How a pool stands as a whole.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PoolStanding {
+    /// So few of its upstreams are healthy that some shard ignores the marks.
+    pub panic: Episode,
+    /// Some shard sends its mail to its fallback, for want of a healthy upstream.
+    pub fallback: Episode,
+}
+
+/// Something that comes and goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Episode {
+    /// It is so now.
+    pub is_on: bool,
+    /// Since when it is or is not, in seconds since 1970.
+    pub since_unix: f64,
+    /// How often it began.
+    pub begun: u64,
+    /// How often it ended.
+    pub ended: u64,
+}
+
+impl Episode {
+    /// Takes in how it is now; true if that is news.
+    pub fn turn(&mut self, is_on: bool, now_unix: f64) -> bool {
+        if self.is_on == is_on {
+            return false;
+        }
+        (self.is_on, self.since_unix) = (is_on, now_unix);
+        *if is_on { &mut self.begun } else { &mut self.ended } += 1;
+        true
+    }
 }
 
 /// An upstream.
@@ -57,8 +93,8 @@ pub struct Standing {
     pub since_unix: f64,
     /// Why, in words.
     pub why: String,
-    /// How often its state has changed.
-    pub changes: u64,
+    /// How often it has come into each state, in the order of [`State::ALL`].
+    pub entered: [u64; State::ALL.len()],
     /// Probes that went well.
     pub probes_good: u64,
     /// Probes that did not.
@@ -83,7 +119,18 @@ pub enum State {
     Leaving,
 }
 
+impl Standing {
+    /// How often its state has changed.
+    pub fn changes(&self) -> u64 {
+        self.entered.iter().sum()
+    }
+}
+
 impl State {
+    /// All of them.
+    pub const ALL: [State; 6] =
+        [State::Up, State::Ejected, State::Down, State::Draining, State::Disabled, State::Leaving];
+
     /// Its name for people and programs.
     pub const fn label(self) -> &'static str {
         match self {

@@ -17,6 +17,7 @@ pub fn text(names: &Names, shards: &[Arc<Stats>], busy: &[f64]) -> String {
     page.head("postlane_reloads_total", "counter", "Reloads applied.");
     page.line("postlane_reloads_total", "", names.edition);
     listeners(&mut page, names, shards);
+    pools(&mut page, names);
     upstreams(&mut page, names, shards);
     machine(&mut page, shards, busy);
     page.out
@@ -51,6 +52,30 @@ fn listeners(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
     }
 }
 
+fn pools(page: &mut Page, names: &Names) {
+    let episodes = |pool: &super::PoolName| [pool.standing.panic, pool.standing.fallback];
+    let gauges = [
+        ("postlane_pool_panic", "1 while so few upstreams are healthy that marks are ignored."),
+        ("postlane_pool_fallback", "1 while the fallback takes the pool's mail."),
+    ];
+    for (i, (name, help)) in gauges.into_iter().enumerate() {
+        page.head(name, "gauge", help);
+        for pool in &names.pools {
+            page.line(name, &format!("pool=\"{}\"", pool.name), u64::from(episodes(pool)[i].is_on));
+        }
+    }
+    let name = "postlane_pool_transitions_total";
+    page.head(name, "counter", "Times panic, or the use of the fallback, began or ended.");
+    for pool in &names.pools {
+        for (what, episode) in ["panic", "fallback"].iter().zip(episodes(pool)) {
+            for (to, times) in [("begun", episode.begun), ("ended", episode.ended)] {
+                let label = format!("pool=\"{}\",what=\"{what}\",to=\"{to}\"", pool.name);
+                page.line(name, &label, times);
+            }
+        }
+    }
+}
+
 fn upstreams(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
     let named = named_upstreams(names);
     let fleet: Vec<(usize, usize, String)> =
@@ -64,8 +89,14 @@ fn upstreams(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
     page.by_part("postlane_deliveries_total", "outcome", &fleet, &outcomes, sum);
     page.head("postlane_upstream_links", "gauge", "Links now, by state.");
     page.by_part("postlane_upstream_links", "state", &fleet, &states, sum);
-    let rest: [(&str, &str, &str, Of); 6] = [
+    let rest: [(&str, &str, &str, Of); 7] = [
         ("postlane_upstream_in_flight", "gauge", "Transactions under way.", |s| &s.in_flight),
+        (
+            "postlane_upstream_links_limit",
+            "gauge",
+            "Links that may be in use at once: what the upstream does best with, at most links_per_shard for each shard.",
+            |s| &s.limit,
+        ),
         ("postlane_upstream_links_opened_total", "counter", "Links ever opened.", |s| &s.opened),
         ("postlane_upstream_connect_failures_total", "counter", "Links that could not be opened.", |s| {
             &s.connect_failures
@@ -122,7 +153,14 @@ fn standings(page: &mut Page, named: &[(usize, &UpstreamName, String)]) {
         .for_each(|(_, upstream, label)| page.line("postlane_upstream_weight", label, upstream.weight));
     page.head("postlane_upstream_state_changes_total", "counter", "Times its state changed.");
     for (_, upstream, label) in named {
-        page.line("postlane_upstream_state_changes_total", label, upstream.standing.changes);
+        page.line("postlane_upstream_state_changes_total", label, upstream.standing.changes());
+    }
+    page.head("postlane_upstream_transitions_total", "counter", "Times it came into a state.");
+    for (_, upstream, label) in named {
+        for (state, times) in State::ALL.iter().zip(upstream.standing.entered) {
+            let label = format!("{label},to=\"{}\"", state.label());
+            page.line("postlane_upstream_transitions_total", &label, times);
+        }
     }
     page.head("postlane_upstream_probes_total", "counter", "Probes by how they went.");
     for (_, upstream, label) in named {
@@ -136,12 +174,15 @@ fn standings(page: &mut Page, named: &[(usize, &UpstreamName, String)]) {
 fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
     type Total = fn(&Stats) -> &Counter;
     type Times = fn(&Stats) -> &Histogram;
-    let totals: [(&str, &str, Total); 7] = [
+    let totals: [(&str, &str, Total); 8] = [
         ("postlane_in_doubt_total", "Transactions repeated although an upstream may have taken them.", |s| {
             &s.in_doubt
         }),
         ("postlane_bounces_total", "Bounces made for messages whose groups ended differently.", |s| {
             &s.bounces
+        }),
+        ("postlane_relay_notices_total", "Notices of messages handed to upstreams without DSN.", |s| {
+            &s.relay_notices
         }),
         ("postlane_bounces_dropped_total", "Bounces nobody was to be told or would take.", |s| {
             &s.bounces_dropped
@@ -235,6 +276,7 @@ mod tests {
             pools: vec![super::super::PoolName {
                 name: "farm".into(),
                 place: 0,
+                standing: Default::default(),
                 upstreams: vec![upstream(0, State::Up), upstream(1, State::Ejected)],
             }],
         };
@@ -250,6 +292,9 @@ mod tests {
             "postlane_upstream_response_seconds_count{pool=\"farm\",upstream=\"mta1\",stage=\"eod\"} 1",
             "postlane_upstream_links{pool=\"farm\",upstream=\"mta1\",state=\"idle\"} 0",
             "postlane_in_doubt_total 0",
+            "postlane_upstream_transitions_total{pool=\"farm\",upstream=\"mta2\",to=\"down\"} 0",
+            "postlane_pool_panic{pool=\"farm\"} 0",
+            "postlane_pool_transitions_total{pool=\"farm\",what=\"fallback\",to=\"begun\"} 0",
             "postlane_shard_busy_ratio{shard=\"1\"} 0.5000",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}");

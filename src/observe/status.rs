@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{FailedAt, Names, PoolName, Snapshot, Stage, Stats};
+use super::{FailedAt, Names, Part, PoolName, Snapshot, Stage, Stats};
 
 /// The whole instance.
 #[derive(Clone, Debug, Serialize)]
@@ -50,6 +50,10 @@ pub struct ListenerStatus {
 pub struct PoolStatus {
     /// Its name.
     pub name: String,
+    /// So few of its upstreams are healthy that marks are ignored.
+    pub panic: bool,
+    /// Its fallback takes its mail, for want of a healthy upstream.
+    pub fallback: bool,
     /// Its upstreams.
     pub upstreams: Vec<UpstreamStatus>,
 }
@@ -69,6 +73,8 @@ pub struct UpstreamStatus {
     pub since: f64,
     /// Why, in words.
     pub why: String,
+    /// How often its state has changed.
+    pub changes: u64,
     /// Recipients delivered.
     pub delivered: u64,
     /// Offers put off.
@@ -77,8 +83,11 @@ pub struct UpstreamStatus {
     pub bounced: u64,
     /// Its share of all deliveries of the pool, 0 to 1.
     pub share: f64,
-    /// The estimate of its response time, the mean of the shards', seconds.
+    /// The estimate of its response time to a message of nothing, the mean of the shards that have one, seconds; 0
+    /// while nothing is known.
     pub estimate_seconds: f64,
+    /// The same by part: `mail`, `data` and `eod` make it up; `connect` comes before it where a link is to be opened.
+    pub estimates_seconds: BTreeMap<&'static str, f64>,
     /// Transactions under way.
     pub in_flight: u64,
     /// Idle links.
@@ -87,6 +96,8 @@ pub struct UpstreamStatus {
     pub links_busy: u64,
     /// Links being opened.
     pub links_opening: u64,
+    /// Links that may be in use at once: what the upstream does best with.
+    pub links_limit: u64,
     /// Links that could not be opened.
     pub connect_failures: u64,
     /// Links lost in a transaction.
@@ -138,6 +149,11 @@ fn pool_status(pool: &PoolName, shards: &[Arc<Stats>]) -> PoolStatus {
             |of: fn(&super::UpstreamStats) -> u64| shards.iter().map(|s| of(&s.pools[p][u])).sum::<u64>();
         let failures = FailedAt::ALL
             .map(|at| (at.label(), shards.iter().map(|s| s.pools[p][u].failures(at).get()).sum::<u64>()));
+        let mean = |of: &dyn Fn(&super::UpstreamStats) -> u64| {
+            let known = shards.iter().map(|s| of(&s.pools[p][u])).filter(|nanos| *nanos > 0);
+            let (sum, shards) = known.fold((0, 0), |(sum, shards), nanos| (sum + nanos, shards + 1u32));
+            sum as f64 / 1e9 / f64::from(shards.max(1))
+        };
         let standing = &upstream.standing;
         let delivered = sum(|u| u.delivered.get());
         UpstreamStatus {
@@ -147,15 +163,18 @@ fn pool_status(pool: &PoolName, shards: &[Arc<Stats>]) -> PoolStatus {
             state: standing.state.label(),
             since: standing.since_unix,
             why: standing.why.clone(),
+            changes: standing.changes(),
             delivered,
             deferred: sum(|u| u.deferred.get()),
             bounced: sum(|u| u.bounced.get()),
             share: delivered as f64 / all.max(1) as f64,
-            estimate_seconds: sum(|u| u.estimate_nanos.get()) as f64 / 1e9 / shards.len().max(1) as f64,
+            estimate_seconds: mean(&|u| u.estimate_nanos.get()),
+            estimates_seconds: Part::ALL.map(|part| (part.label(), mean(&|u| u.estimate(part).get()))).into(),
             in_flight: sum(|u| u.in_flight.get()),
             links_idle: sum(|u| u.idle.get()),
             links_busy: sum(|u| u.busy.get()),
             links_opening: sum(|u| u.opening.get()),
+            links_limit: sum(|u| u.limit.get()),
             connect_failures: sum(|u| u.connect_failures.get()),
             links_lost: sum(|u| u.lost_links.get()),
             ejections: sum(|u| u.ejections.get()),
@@ -165,7 +184,12 @@ fn pool_status(pool: &PoolName, shards: &[Arc<Stats>]) -> PoolStatus {
             probes_bad: standing.probes_bad,
         }
     });
-    PoolStatus { name: pool.name.clone(), upstreams: upstreams.collect() }
+    PoolStatus {
+        name: pool.name.clone(),
+        panic: pool.standing.panic.is_on,
+        fallback: pool.standing.fallback.is_on,
+        upstreams: upstreams.collect(),
+    }
 }
 
 /// One upstream's final replies over all shards, so far.
@@ -195,33 +219,40 @@ impl std::fmt::Display for Status {
 
 impl Status {
     fn write_pool(&self, f: &mut std::fmt::Formatter<'_>, pool: &PoolStatus) -> std::fmt::Result {
-        writeln!(f, "pool {}", pool.name)?;
+        let states =
+            [(pool.panic, "in panic: marks are ignored"), (pool.fallback, "its fallback takes its mail")];
+        let states: Vec<&str> = states.iter().filter(|(is_on, _)| *is_on).map(|(_, words)| *words).collect();
+        let colon = if states.is_empty() { "" } else { ": " };
+        writeln!(f, "pool {}{colon}{}", pool.name, states.join(", "))?;
         writeln!(
             f,
-            "  {:<16} {:<9} {:>8} {:>10} {:>7} {:>10} {:>9} {:>15} {:>9} {:>8}",
+            "  {:<16} {:<9} {:>8} {:>10} {:>7} {:>10} {:>26} {:>9} {:>29} {:>9} {:>8}",
             "upstream",
             "state",
             "for",
             "delivered",
             "share",
             "estimate",
+            "connect mail data eod, ms",
             "in flight",
-            "links idle/busy",
+            "links idle/busy/opening/limit",
             "put off",
             "bounced"
         )?;
         for u in &pool.upstreams {
+            let ms = |part: Part| u.estimates_seconds.get(part.label()).map_or(0.0, |seconds| seconds * 1e3);
             writeln!(
                 f,
-                "  {:<16} {:<9} {:>8} {:>10} {:>6.1}% {:>7.2} ms {:>9} {:>15} {:>9} {:>8}",
+                "  {:<16} {:<9} {:>8} {:>10} {:>6.1}% {:>7.2} ms {:>26} {:>9} {:>29} {:>9} {:>8}",
                 u.name,
                 u.state,
                 span(self.time - u.since),
                 u.delivered,
                 u.share * 100.0,
                 u.estimate_seconds * 1e3,
+                Part::ALL.map(|part| format!("{:.2}", ms(part))).join(" "),
                 u.in_flight,
-                format!("{}/{}", u.links_idle, u.links_busy),
+                format!("{}/{}/{}/{}", u.links_idle, u.links_busy, u.links_opening, u.links_limit),
                 u.deferred,
                 u.bounced
             )?;
@@ -234,7 +265,7 @@ impl Status {
             if !failures.is_empty() {
                 writeln!(f, "    failures: {}", failures.join(", "))?;
             }
-            if u.state != "up" {
+            if u.state != "up" || u.changes > 0 {
                 writeln!(f, "    {}: {}", u.state, u.why)?;
             }
         }

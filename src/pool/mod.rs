@@ -1,15 +1,23 @@
 //! Which links of an upstream are idle, leased or to be opened: bookkeeping over handles, nothing else.
 
+mod openings;
+
+use crate::balance::Rest;
+use crate::balance::concurrency::Concurrency;
 use crate::handle::LinkId;
+use crate::time::Instant;
+use openings::Openings;
 
 /// The links of one shard to one upstream.
 #[derive(Debug)]
 pub struct Links {
-    max: usize,
-    /// The upstream has asked for fewer: no more than this for a while.
-    eased: usize,
+    /// How many may be in use, and how many may stand.
+    concurrency: Concurrency,
+    openings: Openings,
     total: usize,
     opening: usize,
+    /// Of no more use, and not gone yet.
+    retired: usize,
     /// Free, the most recently used last: that is the warm one, and the others may grow old enough to go.
     idle: Vec<LinkId>,
     /// In a transaction and able to take one more behind it, the longest busy first.
@@ -27,14 +35,26 @@ pub enum Lease {
     Join(LinkId),
 }
 
+/// What a link was when its stream ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Was {
+    /// Not ready yet.
+    Opening,
+    /// Ready.
+    Standing,
+    /// Retired before.
+    Retired,
+}
+
 impl Links {
-    /// At most `max` links, all told.
-    pub fn new(max: usize) -> Self {
+    /// At most `max` links, all told, to the upstream at that place of its pool.
+    pub fn new(max: usize, upstream: usize) -> Self {
         Links {
-            max,
-            eased: max,
+            concurrency: Concurrency::new(max, upstream),
+            openings: Openings::new(),
             total: 0,
             opening: 0,
+            retired: 0,
             idle: Vec::with_capacity(max),
             joinable: Vec::with_capacity(max),
         }
@@ -42,15 +62,26 @@ impl Links {
 
     /// At most `max` links from now on; those beyond it go when they are free.
     pub fn set_max(&mut self, max: usize) {
-        if self.eased == self.max || self.eased > max {
-            self.eased = max;
-        }
-        self.max = max;
+        self.concurrency.set_most(max);
     }
 
-    /// How many there may be now.
-    fn bound(&self) -> usize {
-        self.max.min(self.eased)
+    /// Opening or in a transaction.
+    fn in_use(&self) -> usize {
+        self.total - self.retired - self.idle.len()
+    }
+
+    /// May one more be in use, opened for it if need be?
+    fn may_use_one_more(&self) -> bool {
+        self.in_use() < self.concurrency.allowed()
+    }
+
+    fn may_open(&self) -> bool {
+        self.total < self.concurrency.standing_max() && self.openings.may_open(self.opening)
+    }
+
+    /// May a message queue behind another? Not while more links are in use than may be: these are to become free.
+    fn may_join(&self) -> bool {
+        !self.joinable.is_empty() && self.in_use() <= self.concurrency.allowed()
     }
 
     /// The upstream asks for fewer links: half as many as there are. False if no link stands that it could mean: then
@@ -62,19 +93,47 @@ impl Links {
         }
         // Several answers at once ask for the same; what was asked for before is still to come.
         if !self.is_over() {
-            self.eased = (self.total / 2).max(1);
+            self.concurrency.press(self.total);
         }
         true
     }
 
     /// One more again, for the time in which nothing was asked for.
     pub fn ease(&mut self) {
-        self.eased = (self.eased + 1).min(self.max);
+        self.concurrency.ease();
     }
 
     /// There are more than there may be.
     pub fn is_over(&self) -> bool {
-        self.total > self.bound()
+        self.total > self.concurrency.standing_max()
+    }
+
+    /// How many may be in use, as found.
+    pub fn limit(&self) -> usize {
+        self.concurrency.limit()
+    }
+
+    /// A message of so many octets was taken by one of the links after so many nanoseconds, while the whole machine had
+    /// `load` messages in flight there.
+    pub fn observe(&mut self, nanos: u64, bytes: u64, load: u32, now: Instant) {
+        let in_use = self.in_use();
+        self.concurrency.observe(nanos, bytes, in_use, load, now);
+    }
+
+    /// What time alone changes. True if there may be room now that there was not, or the other way round.
+    pub fn look(&mut self, now: Instant) -> bool {
+        let may_open = self.openings.look(now);
+        self.concurrency.look(now) || may_open
+    }
+
+    /// The upstream can be used again. `chance`: any number, another one in each shard.
+    pub fn returned(&mut self, chance: u64, now: Instant) {
+        self.openings.returned(chance, now);
+    }
+
+    /// Whether none stands and none may be opened for the moment.
+    pub fn rest(&self) -> Rest {
+        if self.total == self.retired { self.openings.rest() } else { Rest::No }
     }
 
     /// The idle links, which are to be retired.
@@ -84,33 +143,41 @@ impl Links {
 
     /// Could a message be given to this upstream now?
     pub fn has_room(&self) -> bool {
-        !self.idle.is_empty() || self.total < self.bound() || !self.joinable.is_empty()
+        self.may_use_one_more() && (!self.idle.is_empty() || self.may_open()) || self.may_join()
     }
 
     /// Would the next lease open a new link?
     pub fn must_open(&self) -> bool {
-        self.idle.is_empty() && self.total < self.bound()
+        self.idle.is_empty() && self.may_use_one_more() && self.may_open()
     }
 
     /// Leases a link: an idle one, else a new one, else a place behind a transaction.
     pub fn lease(&mut self) -> Option<Lease> {
-        if let Some(link) = self.idle.pop() {
-            return Some(Lease::Idle(link));
+        if self.may_use_one_more() {
+            if let Some(link) = self.idle.pop() {
+                return Some(Lease::Idle(link));
+            }
+            if self.may_open() {
+                self.total += 1;
+                self.opening += 1;
+                return Some(Lease::Open);
+            }
         }
-        if self.total < self.bound() {
-            self.total += 1;
-            self.opening += 1;
-            return Some(Lease::Open);
-        }
-        if self.joinable.is_empty() {
-            return None;
-        }
-        Some(Lease::Join(self.joinable.remove(0)))
+        self.may_join().then(|| Lease::Join(self.joinable.remove(0)))
     }
 
     /// An opening link is ready.
     pub fn opened(&mut self) {
         self.opening -= 1;
+        self.openings.succeeded();
+    }
+
+    /// An opening link is given up. `by_fault`: the upstream's. `chance`: any number.
+    pub fn not_opened(&mut self, by_fault: bool, chance: u64, now: Instant) {
+        self.opening -= 1;
+        if by_fault {
+            self.openings.failed(chance, now);
+        }
     }
 
     /// A link in a transaction has room for one more behind it.
@@ -133,15 +200,23 @@ impl Links {
 
     /// A link takes no more transactions, whatever it was doing; it still counts until it is `gone`.
     pub fn retire(&mut self, link: LinkId) {
-        self.not_joinable(link);
-        self.idle.retain(|&l| l != link);
+        self.forget(link);
+        self.retired += 1;
     }
 
-    /// A link is no more. `was_opening`: it never got ready.
-    pub fn gone(&mut self, link: LinkId, was_opening: bool) {
-        self.retire(link);
+    /// A link is no more.
+    pub fn gone(&mut self, link: LinkId, was: Was) {
+        self.forget(link);
         self.total -= 1;
-        self.opening -= usize::from(was_opening);
+        self.retired -= usize::from(was == Was::Retired);
+        if self.total == 0 {
+            self.openings.none_stands();
+        }
+    }
+
+    fn forget(&mut self, link: LinkId) {
+        self.not_joinable(link);
+        self.idle.retain(|&l| l != link);
     }
 
     /// Idle, opening and all links.
@@ -151,47 +226,4 @@ impl Links {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pressure_halves_and_passes() {
-        let mut links = Links::new(8);
-        assert!(!links.press(), "there is none yet");
-        (0..8).for_each(|_| assert_eq!(links.lease(), Some(Lease::Open)));
-        (0..6).for_each(|_| links.opened());
-        assert!(links.press());
-        assert!(links.is_over() && !links.has_room());
-        (0..5).for_each(|n| links.gone(LinkId(n), false));
-        assert!(!links.is_over());
-        assert_eq!(links.lease(), Some(Lease::Open));
-        assert!(!links.must_open());
-        links.ease();
-        assert!(links.must_open());
-        (0..9).for_each(|_| links.ease());
-        links.set_max(3);
-        assert!(links.is_over());
-        links.set_max(9);
-        assert!(links.must_open());
-    }
-
-    #[test]
-    fn idle_before_new_before_joining() {
-        let mut links = Links::new(2);
-        assert_eq!(links.lease(), Some(Lease::Open));
-        links.opened();
-        links.joinable(LinkId(1));
-        assert_eq!(links.lease(), Some(Lease::Open));
-        assert_eq!(links.counts(), (0, 1, 2));
-        assert_eq!(links.lease(), Some(Lease::Join(LinkId(1))));
-        assert!(!links.has_room());
-        links.opened();
-        links.idle(LinkId(2));
-        assert_eq!(links.lease(), Some(Lease::Idle(LinkId(2))));
-        links.idle(LinkId(2));
-        links.gone(LinkId(2), false);
-        assert_eq!(links.lease(), Some(Lease::Open));
-        links.gone(LinkId(3), true);
-        assert_eq!(links.counts(), (0, 0, 1));
-    }
-}
+mod tests;

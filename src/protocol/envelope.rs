@@ -1,6 +1,7 @@
 //! An envelope: sender, recipients and their parameters.
 
 use super::wire::command::{BodyKind, Mail, MailParameters, Notify, Recipient, Return};
+use super::wire::later::{DeliverBy, Hold};
 
 /// A piece of the arena.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,6 +27,8 @@ pub struct Envelope {
     utf8: bool,
     ret: Option<Return>,
     envid: Option<Span>,
+    hold: Option<Hold>,
+    by: Option<DeliverBy>,
     recipients: Vec<Entry>,
 }
 
@@ -41,10 +44,11 @@ impl Envelope {
 
     /// Sets sender and parameters.
     pub fn set_sender(&mut self, mail: &Mail<'_>) {
-        let MailParameters { size, body, utf8, ret, envid } = mail.parameters;
+        let MailParameters { size, body, utf8, ret, envid, hold, by } = mail.parameters;
         self.sender = self.keep(mail.path);
         self.envid = envid.map(|envid| self.keep(envid));
         (self.size, self.body, self.utf8, self.ret) = (size, body, utf8, ret);
+        (self.hold, self.by) = (hold, by);
     }
 
     /// Adds a recipient.
@@ -67,6 +71,8 @@ impl Envelope {
             utf8: self.utf8,
             ret: self.ret,
             envid: self.envid.map(|envid| self.bytes(envid)),
+            hold: self.hold,
+            by: self.by,
         }
     }
 

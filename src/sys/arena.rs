@@ -125,6 +125,15 @@ impl Arenas {
         // SAFETY: `pointer` checked the bounds; by the rule above nobody writes these bytes now.
         into.extend_from_slice(unsafe { std::slice::from_raw_parts(from, extent.len as usize) });
     }
+
+    /// Copies bytes into an extent, of the same length, that the caller owns and nobody looks at meanwhile: what a
+    /// read from a disk does.
+    pub(crate) fn copy_in(&self, extent: Extent, bytes: &[u8]) {
+        assert_eq!(extent.len as usize, bytes.len(), "a read fills what it was given");
+        let to = self.pointer(extent).cast_mut();
+        // SAFETY: `pointer` checked the bounds; by the rule above nobody reads or writes these bytes now.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    }
 }
 
 impl Drop for Arenas {

@@ -11,3 +11,4 @@ pub mod ring;
 pub mod ring_table;
 pub mod signals;
 pub mod socket;
+pub mod xdp;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::arena::{Arenas, BUFFER_BYTES};
 use crate::handle::{BufferId, Buffers, Extent, ShardId};
+use crate::limits::BUFFERS_RESERVED;
 
 /// What `references` says of a buffer that is with the kernel.
 const LENT: u32 = u32::MAX;
@@ -181,6 +182,16 @@ impl Buffers for Pool {
     fn free(&self) -> usize {
         self.free.len()
     }
+
+    fn take(&mut self) -> Option<Extent> {
+        if self.free.len() <= (self.slots.len() / 8).max(BUFFERS_RESERVED) {
+            return None;
+        }
+        let buffer = self.alloc()?;
+        // All of it counts as written, and is: an arena is mapped zeroed.
+        self.slots[buffer.index as usize].used = BUFFER_BYTES as u32;
+        Some(Extent { buffer, start: 0, len: BUFFER_BYTES as u32 })
+    }
 }
 
 impl Drop for Pool {
@@ -240,6 +251,16 @@ mod tests {
         let (index, _) = pool.lend().expect("free");
         pool.returned(index);
         assert_eq!((pool.free(), pool.held()), (2, 0));
+    }
+
+    #[test]
+    fn a_buffer_is_taken_whole_and_the_last_ones_are_not() {
+        let mut pool = pool(BUFFERS_RESERVED + 2);
+        let taken: Vec<Extent> = std::iter::from_fn(|| pool.take()).collect();
+        assert_eq!((taken.len(), pool.free()), (2, BUFFERS_RESERVED));
+        assert_eq!(pool.bytes(taken[0]).len(), BUFFER_BYTES);
+        pool.release(taken[0].buffer);
+        assert!(pool.take().is_some());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! The hands (`shard` over `net`) read the clock once per turn and pass the instant down; in the simulator
 //! the clock is virtual.
 
+pub mod civil;
 mod deadlines;
 
 use std::ops::Add;

@@ -65,7 +65,7 @@ impl Brain {
     pub(crate) fn pick(&mut self, tried: &Tried, upstreams: &[Upstream], now: Nanos, random: u64) -> Pick {
         match self {
             Brain::Fleet(fleet) => {
-                let ask = Ask { tried, recipient: random, source: random, bytes: 10_000, random };
+                let ask = Ask { tried, recipient: random, source: random, bytes: 10_000, waiting: 0, random };
                 fleet.pick(&ask, instant(now))
             }
             Brain::Oracle => oracle(tried, upstreams, random),

@@ -238,6 +238,7 @@ impl<G: Ground> Player<G> {
         let of: &dyn Fn(&Stats) -> u64 = match name {
             "in_doubt" => &|stats| stats.in_doubt.get(),
             "bounces" => &|stats| stats.bounces.get(),
+            "relay_notices" => &|stats| stats.relay_notices.get(),
             "bounces_dropped" => &|stats| stats.bounces_dropped.get(),
             "accepted" => &|stats| stats.listeners[0].accepted.get(),
             "deferred" => &|stats| stats.listeners[0].deferred.get(),

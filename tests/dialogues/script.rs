@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use postlane::balance::Policy;
+use postlane::protocol::server::FutureRelease;
 
 use crate::stage::Setup;
 
@@ -172,6 +173,11 @@ impl Script {
             "idle_timeout" => setup.listener.idle_timeout = duration(value)?,
             "max_sessions" => setup.listener.sessions_max = value.parse().ok()?,
             "max_recipients" => setup.listener.server.recipients_max = value.parse().ok()?,
+            "future_release" => {
+                let seconds_max = value.parse().ok()?;
+                setup.listener.server.future_release = Some(FutureRelease { seconds_max, unix_now: 0 });
+            }
+            "deliver_by" => setup.listener.server.deliver_by = value.parse().ok()?,
             "max_message" => setup.listener.server.size_max = value.parse().ok()?,
             "trusted" => setup.listener.trusted = vec![value.parse().ok()?],
             _ => return None,

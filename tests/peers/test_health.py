@@ -10,6 +10,7 @@ import urllib.request
 from lab.live import Live, text_of
 from lab.ports import free_port, wait_until
 from lab.programs import postlane
+from lab.scripted import ScriptedUpstream
 
 QUICK = '[pool.health]\ninterval = "100ms"\nslow_start = "0s"\n'
 
@@ -81,6 +82,109 @@ def test_what_a_probe_wants(directory, recorder):
             assert (off["state"], off["probes_good"], off["probes_bad"]) == ("up", 0, 0)
         finally:
             live.stop()
+
+
+def test_a_probe_that_asks_for_a_recipient(directory):
+    """One that greets and takes nobody's mail is down, in its own words; alone in its pool it gets mail all the same."""
+    upstream = ScriptedUpstream()
+    keys = f'{QUICK}probe_sender = "prober@lane.test"\nprobe_recipient = "probe@y.test"'
+    live = Live(directory, lambda live: text_of(live, {"farm": (keys, {"a": upstream.port})}))
+    try:
+        wait_until(lambda: live.upstream("a")["probes_good"] >= 2, 10, "good probes")
+        said = upstream.commands[:5]
+        assert said == ["EHLO lane.test", "MAIL FROM:<prober@lane.test>", "RCPT TO:<probe@y.test>", "RSET", "QUIT"], said
+        upstream.replies[b"RCPT"] = b"451 4.3.1 no space left\r\n"
+        live.wait_for("a", "down")
+        down = live.upstream("a")
+        assert "3 probes in a row failed, the last: it answered RCPT with `451 4.3.1 no space left" in down["why"], down
+        wait_until(lambda: live.status()["pools"][0]["panic"], 5, "panic")
+        upstream.replies[b"RCPT"] = b"250 2.1.5 ok\r\n"
+        live.wait_for("a", "up")
+        wait_until(lambda: not live.status()["pools"][0]["panic"], 5, "calm")
+        assert upstream.messages == [] and "DATA" not in upstream.commands, "nothing was ever sent"
+        said, metrics = live.said(), live.get("/metrics")
+        for line in [
+            f"upstream farm/a: up → down: {down['why']}",
+            "upstream farm/a: down → up: 2 probes in a row went well",
+            "pool farm: calm → panic: fewer than 0.3 of its upstreams are healthy, all get mail",
+            "pool farm: panic → calm: at least 0.3 of its upstreams are healthy again",
+        ]:
+            assert line in said, f"{line}\n{said}"
+        assert 'postlane_upstream_transitions_total{pool="farm",upstream="a",to="down"} 1\n' in metrics
+        assert 'postlane_upstream_transitions_total{pool="farm",upstream="a",to="up"} 1\n' in metrics
+        assert 'postlane_pool_transitions_total{pool="farm",what="panic",to="begun"} 1\n' in metrics
+        assert 'postlane_pool_panic{pool="farm"} 0\n' in metrics
+    finally:
+        live.stop()
+        upstream.stop()
+
+
+def test_a_fallback_is_used_and_left_in_words(directory, lane_sink, recorder):
+    own, overflow = lane_sink(), recorder()
+    pools = {
+        "farm": (f'fallback = "overflow"\n{QUICK}', {"a": own.port}),
+        "overflow": (QUICK, {"b": overflow.port}),
+    }
+    live = Live(directory, lambda live: text_of(live, pools))
+    farm = lambda: next(pool for pool in live.status()["pools"] if pool["name"] == "farm")
+    try:
+        deliver(live, 3)
+        own.kill()
+        live.wait_for("a", "down")
+        wait_until(lambda: farm()["fallback"], 5, "the fallback in use")
+        deliver(live, 3)
+        assert (own.taken(), len(overflow.mails())) == (3, 3)
+        shown = postlane("status", "--admin", live.url).stdout
+        assert "pool farm: in panic: marks are ignored, its fallback takes its mail" in shown, shown
+        own.start()
+        live.wait_for("a", "up")
+        wait_until(lambda: not farm()["fallback"], 5, "the fallback left")
+        deliver(live, 3)
+        assert (own.taken(), len(overflow.mails())) == (6, 3)
+        said = live.said()
+        assert "pool farm: own → fallback: none of its upstreams is healthy, its fallback takes its mail" in said, said
+        assert "pool farm: fallback → own: an upstream is healthy again" in said, said
+        metrics = live.get("/metrics")
+        for to in ("begun", "ended"):
+            assert f'postlane_pool_transitions_total{{pool="farm",what="fallback",to="{to}"}} 1\n' in metrics
+    finally:
+        live.stop()
+
+
+def test_every_transition_is_a_line_and_a_count(directory, recorder):
+    """Drained, disabled, enabled; ejected by live mail and back."""
+    upstream, other = ScriptedUpstream(), recorder()
+    keys = f'balance = "round-robin"\n{QUICK}probe = "off"\neject_after = 2\neject_for = "300ms"'
+    live = Live(directory, lambda live: text_of(live, {"farm": (keys, {"a": upstream.port, "b": other.port})}, shards=1))
+    try:
+        for order in ("drain", "disable", "enable"):
+            assert live.command(order, "a").returncode == 0
+        upstream.replies[b"MAIL"] = b"451 4.3.0 not now\r\n"
+        deliver(live, 6)
+        live.wait_for("a", "ejected")
+        upstream.replies[b"MAIL"] = b"250 2.1.0 ok\r\n"
+        live.wait_for("a", "up")
+        deliver(live, 4)
+        assert upstream.messages, "it has mail again"
+        said, metrics = live.said(), live.get("/metrics")
+        for line in [
+            "a: up → draining: by an operator",
+            "a: draining → disabled: by an operator",
+            "a: disabled → up: by an operator",
+            "a: up → ejected: live mail failed there again and again (shard 0)",
+            "a: ejected → up: its time out is over, live mail tries it",
+        ]:
+            assert f"postlane: upstream farm/{line}\n" in said, f"{line}\n{said}"
+        for state, count in {"draining": 1, "disabled": 1, "ejected": 1, "up": 2, "down": 0}.items():
+            line = f'postlane_upstream_transitions_total{{pool="farm",upstream="a",to="{state}"}} {count}\n'
+            assert line in metrics, line
+        status = live.upstream("b")
+        parts = status["estimates_seconds"]
+        assert set(parts) == {"connect", "mail", "data", "eod"} and parts["connect"] > 0, status
+        assert abs(parts["mail"] + parts["data"] + parts["eod"] - status["estimate_seconds"]) < 1e-3, status
+    finally:
+        live.stop()
+        upstream.stop()
 
 
 def test_orders(directory, recorder):

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use postlane::balance::Policy;
+use postlane::dispatch::options::Pool;
 use postlane::shard::Order;
 
 use crate::client::{Client, Habits};
@@ -11,19 +12,29 @@ use crate::message::{Fate, Message};
 use crate::play::Play;
 use crate::stage::{Setup, Stage, upstream_address};
 use crate::upstream::{Deed, Manner, Moment, Upstream};
+use crate::ways::Ways;
 
-const MS: Duration = Duration::from_millis(1);
+pub(crate) const MS: Duration = Duration::from_millis(1);
 
 /// A world with these upstreams and nobody who sends yet.
 pub(crate) fn world(setup: &Setup, manners: Vec<Manner>) -> Play {
     let stage = Stage::new(setup);
     let mut dice = Dice::new(setup.seed);
+    let ways = Ways::one_pool(manners.len());
     let upstreams = manners
         .into_iter()
         .enumerate()
         .map(|(n, manner)| Upstream::new(&stage.world, upstream_address(n), manner, dice.fork(), false));
     let upstreams = upstreams.collect();
-    Play { stage, clients: Vec::new(), upstreams, messages: Vec::new(), turns: Vec::new(), trace: false }
+    Play {
+        stage,
+        ways,
+        clients: Vec::new(),
+        upstreams,
+        messages: Vec::new(),
+        turns: Vec::new(),
+        trace: false,
+    }
 }
 
 impl Play {
@@ -59,7 +70,7 @@ impl Play {
         assert!(other.is_none(), "message {} is {:?}", other.unwrap().number, other.unwrap().fate);
     }
 
-    fn waited_most(&self) -> Duration {
+    pub(crate) fn waited_most(&self) -> Duration {
         self.clients.iter().map(|client| client.waited_most).max().unwrap_or_default()
     }
 }
@@ -169,6 +180,31 @@ fn a_reload_takes_one_away_and_brings_another() {
     assert_eq!(play.upstreams[0].taken.len(), taken);
     let others = [1, 2].map(|n: usize| play.upstreams[n].taken.len());
     assert!(others[1] > others[0] / 2, "{others:?}");
+    let count = play.finish();
+    play.all_are(Fate::Answered(250));
+    assert_eq!((count.in_doubt, count.repeats), (0, 0));
+}
+
+/// The policy changes for what comes next, and what is known of the upstreams stays known.
+#[test]
+fn a_reload_changes_the_policy() {
+    let mut setup = Setup::new(17, 2);
+    setup.shards = 2;
+    let mut play = world(&setup, vec![Manner::slow(MS), Manner::slow(20 * MS)]);
+    let mut shares = |setup: &Setup, policy: Policy| {
+        let setup = Setup { pool: Pool { policy, ..setup.pool.clone() }, ..setup.clone() };
+        play.stage.reload(&setup);
+        let before = [0, 1].map(|n: usize| play.upstreams[n].taken.len());
+        play.add_clients(8, &Habits::plain(50), 50, 1_000);
+        play.serve_all();
+        [0, 1].map(|n: usize| play.upstreams[n].taken.len() - before[n])
+    };
+    let first = shares(&setup, Policy::LeastResponseTime);
+    let second = shares(&setup, Policy::RoundRobin);
+    let third = shares(&setup, Policy::LeastResponseTime);
+    println!("least response time {first:?}, round robin {second:?}, least response time {third:?}");
+    assert!(first[1] < 80 && third[1] <= first[1], "{first:?} {third:?}");
+    assert!(second[0].abs_diff(second[1]) <= 2, "{second:?}");
     let count = play.finish();
     play.all_are(Fate::Answered(250));
     assert_eq!((count.in_doubt, count.repeats), (0, 0));
@@ -307,6 +343,7 @@ fn a_client_that_does_not_read_is_let_go() {
     let peer = stage.world.connect(stage.inlet, "127.0.0.1:0".parse().unwrap());
     let mut play = Play {
         stage,
+        ways: Ways::one_pool(1),
         clients: Vec::new(),
         upstreams: Vec::new(),
         messages: Vec::new(),

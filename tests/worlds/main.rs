@@ -8,10 +8,12 @@ mod dice;
 mod focus;
 mod in_flight;
 mod message;
+mod overdue;
 mod play;
 mod random_world;
 mod stage;
 mod upstream;
+mod ways;
 
 use std::time::{Duration, Instant};
 
@@ -48,6 +50,7 @@ fn seeds() {
     }
     println!("{SEEDS} seeds: {total:?}");
     assert!(total.accepted > total.messages / 3, "hardly any mail went through: {total:?}");
+    assert!(total.fallen_back > 0 && total.routed > total.taken / 20, "routes and fallbacks: {total:?}");
     assert!(total.in_doubt > 0 && total.bounces > 0 && total.lost_links > 0, "{total:?}");
 }
 

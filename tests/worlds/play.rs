@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use postlane::observe::{FailedAt, Stats, UpstreamStats};
 use postlane::shard::Order;
 use postlane::time::Instant;
 
@@ -10,18 +11,23 @@ use crate::client::Client;
 use crate::message::{Fate, Message};
 use crate::stage::Stage;
 use crate::upstream::{Taken, Upstream, find};
+use crate::ways::{Mail, Ways};
 
 /// Something the world does at a time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Turn {
     Die(usize),
     Rise(usize),
+    /// Its process is stopped, and goes on.
+    Sleep(usize),
+    Wake(usize),
     Drain,
     Stop,
 }
 
 pub(crate) struct Play {
     pub(crate) stage: Stage,
+    pub(crate) ways: Ways,
     pub(crate) clients: Vec<Client>,
     pub(crate) upstreams: Vec<Upstream>,
     pub(crate) messages: Vec<Message>,
@@ -43,6 +49,9 @@ pub(crate) struct Count {
     pub(crate) in_doubt: u64,
     pub(crate) bounces: u64,
     pub(crate) lost_links: u64,
+    /// Recipients whose mail went to another pool than the first, by a rule; and to a fallback.
+    pub(crate) routed: u64,
+    pub(crate) fallen_back: u64,
 }
 
 impl Count {
@@ -57,6 +66,8 @@ impl Count {
         self.in_doubt += other.in_doubt;
         self.bounces += other.bounces;
         self.lost_links += other.lost_links;
+        self.routed += other.routed;
+        self.fallen_back += other.fallen_back;
     }
 }
 
@@ -124,6 +135,8 @@ impl Play {
         match turn {
             Turn::Die(upstream) => self.upstreams[upstream].die(&self.stage.world),
             Turn::Rise(upstream) => self.upstreams[upstream].rise(&self.stage.world),
+            Turn::Sleep(upstream) => self.upstreams[upstream].asleep = true,
+            Turn::Wake(upstream) => self.upstreams[upstream].asleep = false,
             Turn::Drain => self.stage.order(Order::Drain),
             Turn::Stop => self.stage.order(Order::Stop),
         }
@@ -176,7 +189,7 @@ impl Play {
             messages: self.messages.len() as u64,
             in_doubt: stage.sum(|stats| stats.in_doubt.get()),
             bounces: stage.sum(|stats| stats.bounces.get()),
-            lost_links: stage.sum(|stats| stats.pools[0].iter().map(|u| u.lost_links.get()).sum()),
+            lost_links: stage.sum(|stats| stats.pools.iter().flatten().map(|u| u.lost_links.get()).sum()),
             ..Count::default()
         };
         let mut by_recipient: HashMap<&str, Vec<&Taken>> = HashMap::new();
@@ -199,6 +212,7 @@ impl Play {
                 println!("taken again at {:?}: {} for {:?}", taken.at, taken.mail, taken.recipients);
             }
         }
+        self.judge_ways(&mut count);
         let known: HashSet<&str> =
             self.messages.iter().flat_map(|m| m.recipients.iter().map(String::as_str)).collect();
         let senders: HashSet<&str> = self.messages.iter().map(|m| m.sender.as_str()).collect();
@@ -235,6 +249,52 @@ impl Play {
             count.unanswered
         );
         count
+    }
+
+    /// Every recipient's mail ended in the pool that its route names, or in a fallback of that one, which then had
+    /// cause to fall back.
+    fn judge_ways(&self, count: &mut Count) {
+        for (n, upstream) in self.upstreams.iter().enumerate() {
+            let end = self.ways.pool_of(n);
+            for taken in &upstream.taken {
+                let sender = taken.mail.trim_start_matches('<').split('>').next().unwrap_or("");
+                for recipient in &taken.recipients {
+                    let number = recipient.strip_prefix('m').and_then(|rest| rest.split(['.', '@']).next());
+                    let message = number.and_then(|number| self.messages.get(number.parse::<usize>().ok()?));
+                    let internal = message.is_none_or(|message| message.sender == *recipient);
+                    let data = match message {
+                        Some(message) if !internal => &message.data,
+                        _ => &taken.data,
+                    };
+                    let pool = self.ways.pool_for(Mail { sender, recipient, data, internal });
+                    let line = self.ways.line(pool, end).unwrap_or_else(|| {
+                        panic!("mail to {recipient} is for pool {pool} and ended in pool {end}")
+                    });
+                    for passed in &line {
+                        assert!(
+                            self.had_trouble(*passed),
+                            "pool {passed} had no cause to give {recipient} away"
+                        );
+                    }
+                    count.fallen_back += u64::from(!line.is_empty());
+                    count.routed += u64::from(pool > 0);
+                }
+            }
+        }
+    }
+
+    /// Was there anything that keeps a message from a pool's upstreams?
+    fn had_trouble(&self, pool: usize) -> bool {
+        let its = self.upstreams.iter().enumerate().filter(|(n, _)| self.ways.pool_of(*n) == pool);
+        let lacks = |upstream: &Upstream| {
+            let manner = &upstream.manner;
+            !manner.eight_bit || !manner.utf8 || manner.only_helo || manner.size.is_some()
+        };
+        let failures = |stats: &Stats| {
+            let failed = |upstream: &UpstreamStats| FailedAt::ALL.map(|at| upstream.failures(at).get());
+            stats.pools[pool].iter().flat_map(|upstream| failed(upstream)).sum()
+        };
+        its.into_iter().any(|(_, upstream)| lacks(upstream)) || self.stage.sum(failures) > 0
     }
 
     /// Takings of a message that was refused, and whether some of an accepted one's recipients were forgotten.
@@ -296,7 +356,7 @@ impl Play {
     fn is_told(&self, message: &Message, missing: &[&String], taken: &HashMap<&str, Vec<&Taken>>) -> bool {
         let bounces = taken.get(message.sender.as_str()).map_or(&[][..], |list| list);
         missing.iter().all(|recipient| {
-            let line = format!("\r\nFinal-Recipient: rfc822; {recipient}\r\n");
+            let line = format!("\r\nFinal-Recipient: rfc822; {recipient}\r\nAction: failed\r\n");
             bounces
                 .iter()
                 .any(|bounce| bounce.mail.starts_with("<>") && find(&bounce.data, line.as_bytes()).is_some())

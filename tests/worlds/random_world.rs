@@ -12,6 +12,7 @@ use crate::message::Message;
 use crate::play::{Play, Turn};
 use crate::stage::{Setup, Stage, upstream_address};
 use crate::upstream::{Deed, Manner, Moment, Upstream};
+use crate::ways::{Ways, colour};
 
 const MOMENTS: [Moment; 7] =
     [Moment::Greeting, Moment::Hello, Moment::Mail, Moment::Rcpt, Moment::Data, Moment::Body, Moment::Dot];
@@ -21,7 +22,8 @@ const DEEDS: [Deed; 7] =
 pub(crate) fn build(seed: u64, trace: bool) -> Play {
     let mut dice = Dice::new(seed);
     let fleet = dice.between(1, 6);
-    let setup = draw_setup(seed, fleet, &mut dice);
+    let mut setup = draw_setup(seed, fleet, &mut dice);
+    let ways = Ways::draw(&mut setup, &mut dice);
     let stage = Stage::new(&setup);
     let upstreams = (0..fleet)
         .map(|n| {
@@ -37,6 +39,7 @@ pub(crate) fn build(seed: u64, trace: bool) -> Play {
             let count = dice.between(1, 8);
             let numbers = messages.len()..messages.len() + count;
             messages.extend(numbers.clone().map(|n| Message::draw(n, &mut dice)));
+            messages[numbers.clone()].iter_mut().for_each(|message| colour(&mut message.data, &mut dice));
             let begin = start + Duration::from_millis(dice.below(2_000) as u64);
             let habits = draw_habits(&mut dice);
             Client::new(name, stage.inlet, habits, numbers, begin, dice.fork(), trace)
@@ -49,6 +52,12 @@ pub(crate) fn build(seed: u64, trace: bool) -> Play {
         turns.push((at, Turn::Die(which)));
         turns.push((at + Duration::from_millis(dice.between(1, 20_000) as u64), Turn::Rise(which)));
     }
+    if dice.chance(0.2) {
+        let which = dice.below(fleet);
+        let at = start + Duration::from_millis(dice.below(3_000) as u64);
+        turns.push((at, Turn::Sleep(which)));
+        turns.push((at + Duration::from_millis(dice.between(1, 20_000) as u64), Turn::Wake(which)));
+    }
     if dice.chance(0.1) {
         let at = start + Duration::from_millis(dice.below(3_000) as u64);
         turns.push((at, Turn::Drain));
@@ -57,7 +66,7 @@ pub(crate) fn build(seed: u64, trace: bool) -> Play {
         }
     }
     turns.sort_by_key(|(at, _)| *at);
-    Play { stage, clients, upstreams, messages, turns, trace }
+    Play { stage, ways, clients, upstreams, messages, turns, trace }
 }
 
 fn draw_setup(seed: u64, fleet: usize, dice: &mut Dice) -> Setup {
@@ -115,6 +124,7 @@ fn draw_manner(dice: &mut Dice) -> Manner {
         idle_timeout: dice.pick(&[None, Some(20), Some(500)]).map(|ms| (millis(ms), ms == 20)),
         refuses: None,
         puts_off: None,
+        ponders: None,
         odds,
         taken_silently: dice.pick(&[0.0, 0.5, 1.0]),
     }

@@ -11,6 +11,7 @@ use postlane::handle::{ListenerId, ShardId};
 use postlane::net::sim::{Faults, SimNet, World};
 use postlane::observe::{Scoreboard, Stats, UpstreamStats};
 use postlane::protocol::server;
+use postlane::route::{Routes, Rule};
 use postlane::shard::mailbox::mailboxes;
 use postlane::shard::{Desk, Edition, Order, Orders, Shard};
 use postlane::time::Instant;
@@ -28,6 +29,10 @@ pub(crate) struct Setup {
     pub(crate) shard_by: ShardBy,
     pub(crate) listener: Listener,
     pub(crate) pool: Pool,
+    /// Further pools.
+    pub(crate) more: Vec<Pool>,
+    /// Which of them takes what; the first takes the rest.
+    pub(crate) rules: Vec<Rule>,
 }
 
 impl Setup {
@@ -53,7 +58,18 @@ impl Setup {
                     .collect(),
                 ..Pool::default()
             },
+            more: Vec::new(),
+            rules: Vec::new(),
         }
+    }
+
+    fn pools(&self) -> impl Iterator<Item = &Pool> {
+        std::iter::once(&self.pool).chain(&self.more)
+    }
+
+    /// How many upstreams each pool has.
+    fn fleets(&self) -> Vec<usize> {
+        self.pools().map(|pool| pool.upstreams.len()).collect()
     }
 
     /// What that shard's dispatch is told.
@@ -67,8 +83,8 @@ impl Setup {
             seed: self.seed.wrapping_add(u64::from(shard.0)),
             bounce_from: "MAILER-DAEMON@out1.example.net".into(),
             listeners: vec![self.listener.clone()],
-            pools: vec![self.pool.clone()],
-            routes: Arc::default(),
+            pools: self.pools().cloned().collect(),
+            routes: Arc::new(Routes::new(self.rules.clone(), 0)),
             board: Arc::default(),
         }
     }
@@ -95,9 +111,9 @@ impl Stage {
         let world = World::new(setup.seed, setup.faults.clone(), shards, setup.buffers);
         let orders = Arc::new(Orders::default());
         let desks: Vec<Arc<Desk>> = (0..shards).map(|_| Arc::default()).collect();
-        let upstreams = setup.pool.upstreams.len();
-        let stats: Arc<[Arc<Stats>]> = (0..shards).map(|_| Arc::new(Stats::new(1, &[upstreams]))).collect();
-        let scoreboard = Arc::new(Scoreboard::new(shards, &[upstreams]));
+        let fleets = setup.fleets();
+        let stats: Arc<[Arc<Stats>]> = (0..shards).map(|_| Arc::new(Stats::new(1, &fleets))).collect();
+        let scoreboard = Arc::new(Scoreboard::new(shards, &fleets));
         let inlet = SocketAddr::from(([127, 0, 0, 1], 2525));
         let mut shards: Vec<Shard<SimNet>> = mailboxes(setup.shards)
             .into_iter()
@@ -131,15 +147,17 @@ impl Stage {
 
     /// Has the shards go by another setup: more upstreams, or some that are leaving.
     pub(crate) fn reload(&mut self, setup: &Setup) {
-        let upstreams = setup.pool.upstreams.len();
+        let fleets = setup.fleets();
         let more = |stats: &Arc<Stats>| {
             let mut stats = Stats::clone(stats);
-            stats.pools[0].resize_with(upstreams, || Arc::new(UpstreamStats::healthy()));
+            for (pool, upstreams) in stats.pools.iter_mut().zip(&fleets) {
+                pool.resize_with(*upstreams, || Arc::new(UpstreamStats::healthy()));
+            }
             Arc::new(stats)
         };
         self.stats = self.stats.iter().map(more).collect();
         self.edition += 1;
-        let scoreboard = Arc::new(Scoreboard::new(self.shards.len(), &[upstreams]));
+        let scoreboard = Arc::new(Scoreboard::new(self.shards.len(), &fleets));
         for (n, desk) in self.desks.iter().enumerate() {
             desk.offer(Edition {
                 number: self.edition,
@@ -213,7 +231,7 @@ impl Stage {
             shard.dispatch().publish(self.now());
             let stats = &self.stats[n];
             assert_eq!(stats.listeners[0].sessions.get(), 0, "shard {n}: sessions counted");
-            for (u, upstream) in stats.pools[0].iter().enumerate() {
+            for (u, upstream) in stats.pools.iter().flatten().enumerate() {
                 let gauges = [&upstream.idle, &upstream.busy, &upstream.opening, &upstream.in_flight];
                 let gauges = gauges.map(|gauge| gauge.get());
                 assert_eq!(gauges, [0; 4], "shard {n}, upstream {u}: idle, busy, opening, in flight");

@@ -63,6 +63,8 @@ pub(crate) struct Manner {
     /// Recipients that begin so are refused, or put off.
     pub(crate) refuses: Option<&'static str>,
     pub(crate) puts_off: Option<&'static str>,
+    /// Recipients that begin so are accepted only after so long.
+    pub(crate) ponders: Option<(&'static str, Duration)>,
     /// What goes wrong, and how often.
     pub(crate) odds: Vec<(Moment, Deed, f64)>,
     /// That a message whose answer is never given was taken all the same.
@@ -88,6 +90,7 @@ impl Manner {
             idle_timeout: None,
             refuses: None,
             puts_off: None,
+            ponders: None,
             odds: Vec::new(),
             taken_silently: 0.5,
         }
@@ -160,6 +163,8 @@ pub(crate) struct Upstream {
     /// MAIL commands with their times.
     pub(crate) mails: Vec<Instant>,
     pub(crate) up: bool,
+    /// Its process is stopped: the kernel still takes connections and bytes for it, nobody reads them.
+    pub(crate) asleep: bool,
     links: Vec<Link>,
     dice: Dice,
     trace: bool,
@@ -178,6 +183,7 @@ impl Upstream {
             connections: 0,
             mails: Vec::new(),
             up: true,
+            asleep: false,
             links: Vec::new(),
             dice,
             trace,
@@ -202,6 +208,9 @@ impl Upstream {
 
     /// When it acts by itself.
     pub(crate) fn wake(&self) -> Instant {
+        if self.asleep {
+            return Instant::NEVER;
+        }
         let act = |link: &Link| match link.acts.front() {
             Some((at, _)) => *at,
             None => self.idle_end(link),
@@ -218,7 +227,7 @@ impl Upstream {
 
     /// Reads and acts; true if anything was done.
     pub(crate) fn step(&mut self, world: &World) -> bool {
-        if !self.up {
+        if !self.up || self.asleep {
             return false;
         }
         let mut acted = false;
@@ -444,7 +453,8 @@ impl Upstream {
         } else if !self.misbehave(link, Moment::Rcpt, now) {
             let path = line["RCPT TO:<".len()..].split('>').next().unwrap_or("");
             link.recipients.push(path.to_owned());
-            self.say(link, now, "250 2.1.5 recipient ok");
+            let ponders = self.manner.ponders.filter(|(name, _)| is(Some(name)));
+            self.say(link, now + ponders.map_or(Duration::ZERO, |(_, time)| time), "250 2.1.5 recipient ok");
         }
     }
 

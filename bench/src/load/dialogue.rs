@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use super::message::Kit;
-use super::result::{BIN_MS, LoadResult};
+use super::result::{BIN_MS, LoadResult, Logged, Outcome};
 use super::schedule::Schedule;
 use super::session::{Awaited, Job, Link, Session};
 use super::{Exchange, Options};
@@ -314,6 +314,16 @@ impl Run<'_> {
             result.acknowledged_per_100ms.resize(bin + 1, 0);
         }
         result.acknowledged_per_100ms[bin] += 1;
+        self.note(job, Outcome::Acknowledged, now);
+    }
+
+    /// Keeps what became of a message that counts, if that is wanted.
+    fn note(&mut self, job: Job, outcome: Outcome, now: u64) {
+        if self.options.log {
+            let us = |from: u64, to: u64| to.saturating_sub(from) / 1_000;
+            let (due_us, took_us) = (us(self.window_ns, job.from_ns), us(job.from_ns, now));
+            self.result.log.push(Logged { number: job.number, due_us, took_us, outcome });
+        }
     }
 
     fn refused(&mut self, job: Job, (stage, code): (Stage, u16), now: u64) {
@@ -321,15 +331,23 @@ impl Run<'_> {
         if job.measured {
             self.last_answer_ns = now;
             *self.result.refused.entry(stage).or_default().entry(code).or_default() += 1;
+            self.note(job, Outcome::Refused, now);
         }
     }
 
     /// Accounts for the messages of a connection that is gone.
-    pub(super) fn lost(&mut self, s: &mut Session) {
+    pub(super) fn lost(&mut self, s: &mut Session, now: u64) {
         for (job, is_sent) in s.disconnect() {
             self.in_flight -= 1;
-            let count = if is_sent { &mut self.result.in_doubt } else { &mut self.result.interrupted };
-            *count += u64::from(job.measured);
+            if !job.measured {
+                continue;
+            }
+            let (count, outcome) = match is_sent {
+                true => (&mut self.result.in_doubt, Outcome::InDoubt),
+                false => (&mut self.result.interrupted, Outcome::Interrupted),
+            };
+            *count += 1;
+            self.note(job, outcome, now);
         }
     }
 }

@@ -237,8 +237,9 @@ impl<'a> Engine<'a> {
         }
         if matches!(self.sessions[index].link, Link::Down { .. }) {
             // It has said goodbye; nothing was lost.
-            self.run.lost(&mut self.sessions[index]);
-            if self.needs_sessions(self.now()) {
+            let now = self.now();
+            self.run.lost(&mut self.sessions[index], now);
+            if self.needs_sessions(now) {
                 self.connect(index);
             }
         }
@@ -311,7 +312,7 @@ impl<'a> Engine<'a> {
     fn fail(&mut self, index: usize, error: io::Error) {
         let now = self.now();
         let session = &mut self.sessions[index];
-        self.run.lost(session);
+        self.run.lost(session, now);
         let wait = RETRY_NS << session.failures.min(6);
         session.failures += 1;
         session.link = Link::Down { retry_ns: now + wait };
@@ -403,7 +404,7 @@ impl<'a> Engine<'a> {
         let now = self.now();
         // What is still under way has waited long enough.
         for session in &mut self.sessions {
-            self.run.lost(session);
+            self.run.lost(session, now);
         }
         let mut result = self.run.result;
         result.unsent = self.run.schedule.missed(now);

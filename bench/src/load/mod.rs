@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-pub use result::{BIN_MS, Latency, LoadResult, PERCENTILES};
+pub use result::{BIN_MS, Latency, LoadResult, Logged, Outcome, PERCENTILES};
 pub use size::SizeMix;
 
 /// How a message's commands are put into sends.
@@ -61,6 +61,8 @@ pub struct Options {
     pub warmup: Duration,
     /// For the mix of sizes.
     pub seed: u64,
+    /// Keep what became of every single message.
+    pub log: bool,
 }
 
 impl Options {
@@ -82,6 +84,7 @@ impl Options {
             reply_timeout: Duration::from_secs(60),
             warmup: Duration::ZERO,
             seed: 1,
+            log: false,
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a load run gives.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -103,6 +104,47 @@ pub struct LoadResult {
     pub generator_busy: f64,
     /// Why the run ended early, if it did.
     pub aborted: Option<String>,
+    /// Every message, in the order in which they ended; kept only if [`Options::log`](super::Options::log) asks.
+    #[serde(skip)]
+    pub log: Vec<Logged>,
+}
+
+/// What became of one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Logged {
+    /// Its number: in its `Message-ID`, its subject and its recipients.
+    pub number: u64,
+    /// When it was to start (open loop) or did (closed loop): microseconds after the warm-up.
+    pub due_us: u64,
+    /// From then until its end, in microseconds.
+    pub took_us: u64,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// How a message ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answered 2xx after its end.
+    Acknowledged,
+    /// Answered otherwise.
+    Refused,
+    /// Its connection was lost before its end was sent.
+    Interrupted,
+    /// Its connection was lost after that.
+    InDoubt,
+}
+
+impl Outcome {
+    /// Its name in a log.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Outcome::Acknowledged => "acknowledged",
+            Outcome::Refused => "refused",
+            Outcome::Interrupted => "interrupted",
+            Outcome::InDoubt => "in-doubt",
+        }
+    }
 }
 
 impl LoadResult {
@@ -114,6 +156,17 @@ impl LoadResult {
     /// Messages that were to be sent and were not acknowledged, for whatever reason.
     pub fn not_acknowledged(&self) -> u64 {
         self.started.saturating_sub(self.acknowledged) + self.unsent
+    }
+
+    /// The log as CSV, with a heading.
+    pub fn log_csv(&self) -> String {
+        let mut out = String::with_capacity(32 * self.log.len() + 64);
+        out.push_str("number,due_us,took_us,outcome\n");
+        for Logged { number, due_us, took_us, outcome } in &self.log {
+            // Writing to a string cannot fail.
+            let _ = writeln!(out, "{number},{due_us},{took_us},{}", outcome.label());
+        }
+        out
     }
 
     /// Connections that failed, over all causes.

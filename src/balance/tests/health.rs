@@ -123,7 +123,7 @@ fn closed_ones_get_nothing_and_those_down_only_when_all_are() {
             0,
             "{policy:?}: trying beats refusing, but not where it is closed"
         );
-        (1..3).for_each(|i| fleet.mark(i, true, false, at(0)));
+        (1..3).for_each(|i| _ = fleet.mark(i, true, false, at(0)));
         assert_eq!(fleet.pick(&ask(0), at(0)), Pick::Nobody, "{policy:?}");
     }
 }
@@ -133,7 +133,7 @@ fn in_panic_the_marks_are_ignored() {
     let care = Care { slow_start: Duration::ZERO, panic_below_permille: 500 };
     let mut fleet = known(Policy::RoundRobin, &[1, 1, 1, 1]);
     fleet.set_care(care);
-    (0..2).for_each(|i| fleet.mark(i, false, true, at(0)));
+    (0..2).for_each(|i| _ = fleet.mark(i, false, true, at(0)));
     assert_eq!(turns(&mut fleet, 8), [0, 0, 4, 4], "half is enough");
     fleet.mark(2, false, true, at(0));
     assert_eq!(turns(&mut fleet, 8), [2, 2, 2, 2]);

@@ -1,5 +1,6 @@
 //! What a fleet promises, policy by policy.
 
+mod concurrency;
 mod health;
 mod response_time;
 mod sharing;
@@ -17,7 +18,7 @@ fn at(ms: u64) -> Instant {
 
 fn ask(random: u64) -> Ask<'static> {
     let random = mix(random);
-    Ask { tried: &NOWHERE, recipient: random, source: random, bytes: 10_000, random }
+    Ask { tried: &NOWHERE, recipient: random, source: random, bytes: 10_000, waiting: 0, random }
 }
 
 /// SplitMix64: numbers that look random.

@@ -7,7 +7,7 @@ use super::{TOP_KEYS, Taken, names};
 use crate::config::error::Report;
 use crate::config::section::{Located, Section};
 use crate::config::tree::{Node, Table, Value};
-use crate::config::{Balance, Health, Pool, Probe, Upstream};
+use crate::config::{Balance, Health, Pool, Probe, ProbeMail, Upstream};
 
 const UPSTREAMS_MAX: usize = 1024;
 const SOURCES_MAX: usize = 256;
@@ -154,6 +154,7 @@ fn check_families(report: &mut Report, sources: &[Located<IpAddr>], upstreams: &
 fn default_health() -> Health {
     Health {
         probe: Probe::Smtp,
+        probe_mail: None,
         interval: seconds(5),
         rise: 2,
         fall: 3,
@@ -169,8 +170,10 @@ fn health(table: &Table, report: &mut Report) -> Health {
     let least = Duration::from_millis(10);
     let mut section = Section::new(table, "in `[pool.health]`", report);
     let probes = [("smtp", Probe::Smtp), ("tcp", Probe::Tcp), ("off", Probe::Off)];
+    let probe = section.choice("probe", &probes, &[]).unwrap_or(default.probe);
     let health = Health {
-        probe: section.choice("probe", &probes, &[]).unwrap_or(default.probe),
+        probe,
+        probe_mail: probe_mail(&mut section, probe),
         interval: section.duration("interval", default.interval, Duration::from_millis(100)..=seconds(3600)),
         rise: section.count("rise", default.rise, 1..=100),
         fall: section.count("fall", default.fall, 1..=100),
@@ -181,6 +184,29 @@ fn health(table: &Table, report: &mut Report) -> Health {
     };
     section.close(&TOP_KEYS);
     health
+}
+
+fn probe_mail(section: &mut Section<'_, '_>, probe: Probe) -> Option<ProbeMail> {
+    let mailbox = |text: &str| names::check_mailbox(text).map(|()| text.to_owned());
+    let recipient = section.parsed("probe_recipient", mailbox);
+    let sender = section.parsed("probe_sender", |text| match text {
+        // The null sender (RFC 5321 section 4.5.5): nobody is told when it is refused.
+        "" => Ok(String::new()),
+        _ => mailbox(text),
+    });
+    for key in ["probe_recipient", "probe_sender"] {
+        if let Some(at) = section.key_at(key).filter(|_| probe != Probe::Smtp) {
+            let message =
+                format!("`{key}` is only asked about by `probe = \"smtp\"`: write that, or remove it");
+            section.report.wrong(at, message);
+        }
+    }
+    if let Some(at) = section.key_at("probe_sender").filter(|_| section.key_at("probe_recipient").is_none()) {
+        let message = "`probe_sender` needs a `probe_recipient`: without one a probe ends after EHLO";
+        section.report.wrong(at, message.to_owned());
+    }
+    let sender = sender.map(|sender| sender.value).unwrap_or_default();
+    Some(ProbeMail { sender, recipient: recipient?.value })
 }
 
 /// An upstream, located at its address.

@@ -5,6 +5,7 @@ use crate::dispatch::verdict::{Fault, Phase, Trouble, judge};
 use crate::dispatch::{Dispatch, Queued};
 use crate::handle::{Cause, LinkId, StreamId};
 use crate::limits::LINGER;
+use crate::pool::Was;
 use crate::time::Instant;
 
 impl Dispatch {
@@ -23,15 +24,15 @@ impl Dispatch {
     pub(super) fn end_link(&mut self, id: LinkId, how: fn(StreamId) -> Queued, now: Instant) {
         let link = &mut self.links[id.0 as usize];
         let was_opening = matches!(link.state, State::Opening | State::Greeting);
+        let by_fault = link.trouble.is_some();
         link.state = State::Closing;
         let (pool, upstream) = (link.pool, link.upstream);
         if let Some(stream) = link.stream {
             self.commands.push_back(how(stream));
         }
-        let links = &mut self.pools[pool].links[upstream];
-        links.retire(id);
+        self.pools[pool].links[upstream].retire(id);
         if was_opening {
-            links.opened();
+            self.not_opened(pool, upstream, by_fault, now);
         }
         self.link_deadlines.set(id.0 as usize, now + LINGER);
         self.refresh(pool, upstream);
@@ -65,8 +66,15 @@ impl Dispatch {
         let mut link = self.links.remove(id.0 as usize);
         self.link_deadlines.set(id.0 as usize, Instant::NEVER);
         let (pool, upstream) = (link.pool, link.upstream);
-        let was_opening = matches!(link.state, State::Opening | State::Greeting);
-        self.pools[pool].links[upstream].gone(id, was_opening);
+        let was = match link.state {
+            State::Opening | State::Greeting => Was::Opening,
+            State::Ready => Was::Standing,
+            State::Closing => Was::Retired,
+        };
+        if was == Was::Opening {
+            self.not_opened(pool, upstream, true, now);
+        }
+        self.pools[pool].links[upstream].gone(id, was);
         let ours = link.state == State::Closing && link.trouble.is_none();
         if !link.line.is_empty() && !ours {
             let stats = &self.stats.pools[pool][upstream];
@@ -121,6 +129,7 @@ impl Dispatch {
                 judge(Trouble::NotOpened, phase, reused)
             }
             (_, Some(Ended::TimedOut), _) => judge(Trouble::TimedOut, phase, reused),
+            (_, Some(Ended::Overdue { all }), _) => judge(Trouble::Overdue { all: *all }, phase, reused),
             (_, None, Cause::NotOpened(_)) => judge(Trouble::NotOpened, phase, reused),
             (_, None, _) => {
                 // Refused before the body was sent, or sent for nobody: that is what counts.

@@ -8,6 +8,7 @@
 //! each RCPT's, and the message's own. Once it is sent nothing can be taken back. Several are in flight at a time.
 
 mod ending;
+mod overdue;
 mod replies;
 
 use std::collections::VecDeque;
@@ -38,6 +39,8 @@ pub(super) struct Link {
     line: VecDeque<Ride>,
     /// How many of them have had their commands written.
     begun: usize,
+    /// One of them was taken away with its commands written: nothing may follow those that are left.
+    bereft: bool,
     /// Transactions ended on it.
     served: u32,
     /// When it was asked for.
@@ -80,6 +83,10 @@ enum State {
 #[derive(Debug)]
 enum Ended {
     TimedOut,
+    /// See [`Trouble::Overdue`].
+    Overdue {
+        all: bool,
+    },
     Unwelcome(ReplyBuf),
 }
 
@@ -105,6 +112,7 @@ impl Link {
             state: State::Opening,
             line: VecDeque::from([Ride::new(current, now)]),
             begun: 0,
+            bereft: false,
             served: 0,
             asked_at: now,
             rested: false,
@@ -129,7 +137,7 @@ impl Link {
     /// May another transaction be put behind those that it carries?
     fn takes_more(&self, pool: &options::Pool, now: Instant) -> bool {
         let carried = self.served + self.line.len() as u32;
-        if self.state != State::Ready || is_spent(carried, pool.transactions_per_link) {
+        if self.state != State::Ready || self.bereft || is_spent(carried, pool.transactions_per_link) {
             return false;
         }
         let octets: Option<u64> = self.line.iter().map(|ride| ride.whole).sum();
@@ -273,6 +281,9 @@ impl Dispatch {
     fn go_on(&mut self, id: LinkId, now: Instant) {
         self.begin_more(id, now);
         let link = &self.links[id.0 as usize];
+        if link.line.is_empty() && link.bereft {
+            return self.end_link(id, Queued::Abort, now);
+        }
         if link.line.is_empty() {
             let per_link = self.options.pools[link.pool].transactions_per_link;
             return if is_spent(link.served, per_link) {

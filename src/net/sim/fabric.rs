@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::attention::Attention;
 use super::faults::Faults;
-use super::random::Random;
 use super::socket::{Finish, Owner, Phase, Socket, SocketId};
+use crate::disk::sim::random::Random;
 use crate::handle::{ListenerId, ShardId};
 use crate::time::Instant;
 

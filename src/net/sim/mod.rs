@@ -12,7 +12,6 @@ mod arrival;
 mod attention;
 mod fabric;
 mod faults;
-mod random;
 mod shard_net;
 mod shard_turn;
 mod socket;

@@ -171,6 +171,10 @@ impl Buffers for SimNet {
     fn free(&self) -> usize {
         self.pool.free()
     }
+
+    fn take(&mut self) -> Option<Extent> {
+        self.pool.take()
+    }
 }
 
 impl Net for SimNet {

@@ -234,6 +234,10 @@ impl Buffers for Uring {
     fn free(&self) -> usize {
         self.pool.free()
     }
+
+    fn take(&mut self) -> Option<Extent> {
+        self.pool.take()
+    }
 }
 
 impl Net for Uring {

@@ -2,7 +2,7 @@
 
 use super::replies::{self, Side};
 use super::{Event, Options, write_capabilities};
-use crate::protocol::wire::command::{Chunk, Mail, Recipient, Verb};
+use crate::protocol::wire::command::{Chunk, Fault, Mail, Recipient, Verb};
 use crate::protocol::wire::reply::Reply;
 
 /// How far the session is.
@@ -218,6 +218,19 @@ impl Dialogue {
             Ok(mail) => mail,
             Err(fault) => return self.fault(replies::of(fault, Side::Mail), options, out),
         };
+        let (hold, by) = (mail.parameters.hold, mail.parameters.by);
+        match (hold, options.future_release) {
+            (Some(_), None) => {
+                return self.fault(replies::of(Fault::ParameterUnknown, Side::Mail), options, out);
+            }
+            (Some(hold), Some(offered)) if hold.release(offered.unix_now) > offered.latest() => {
+                return say(replies::HOLD, out);
+            }
+            _ => {}
+        }
+        if by.is_some() && !options.deliver_by {
+            return self.fault(replies::of(Fault::ParameterUnknown, Side::Mail), options, out);
+        }
         // Not a fault: SIZE is there to ask before sending.
         if mail.parameters.size.is_some_and(|size| size > options.size_max) {
             return say(replies::SIZE, out);

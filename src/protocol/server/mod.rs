@@ -9,6 +9,7 @@ use dialogue::{Dialogue, Due};
 
 use super::wire::command::{Mail, RCPT_LINE_MAX, Recipient};
 use super::wire::data::{Form, Scanner, Shape};
+use super::wire::later::write_date;
 use super::wire::reply::Reply;
 use super::wire::text::{Cut, Lines, write_decimal};
 
@@ -21,13 +22,39 @@ pub struct Options {
     pub size_max: u64,
     /// Most accepted recipients of one message.
     pub recipients_max: u32,
+    /// Messages may be held: FUTURERELEASE is offered (RFC 4865).
+    pub future_release: Option<FutureRelease>,
+    /// A message may say by when it is wanted: DELIVERBY is offered (RFC 2852).
+    pub deliver_by: bool,
     /// Protocol errors, since the start or the last message taken, that are answered; the next one gets 421.
     pub faults_max: u32,
 }
 
+/// How long a message may be held.
+#[derive(Clone, Copy, Debug)]
+pub struct FutureRelease {
+    /// Most seconds.
+    pub seconds_max: u32,
+    /// Seconds since 1970, kept right to a few of them: what HOLDUNTIL is measured against.
+    pub unix_now: u64,
+}
+
+impl FutureRelease {
+    fn latest(self) -> u64 {
+        self.unix_now.saturating_add(self.seconds_max.into())
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
-        Options { hostname: "localhost".into(), size_max: 25 << 20, recipients_max: 100, faults_max: 20 }
+        Options {
+            hostname: "localhost".into(),
+            size_max: 25 << 20,
+            recipients_max: 100,
+            future_release: None,
+            deliver_by: false,
+            faults_max: 20,
+        }
     }
 }
 
@@ -252,6 +279,15 @@ fn write_capabilities(options: &Options, out: &mut Vec<u8>) {
     out.extend_from_slice(options.hostname.as_bytes());
     out.extend_from_slice(b"\r\n250-PIPELINING\r\n250-SIZE ");
     write_decimal(options.size_max, out);
+    if let Some(future_release) = options.future_release {
+        out.extend_from_slice(b"\r\n250-FUTURERELEASE ");
+        write_decimal(future_release.seconds_max.into(), out);
+        out.push(b' ');
+        write_date(future_release.latest(), out);
+    }
+    if options.deliver_by {
+        out.extend_from_slice(b"\r\n250-DELIVERBY");
+    }
     out.extend_from_slice(
         b"\r\n250-8BITMIME\r\n250-CHUNKING\r\n250-SMTPUTF8\r\n250-DSN\r\n250 ENHANCEDSTATUSCODES\r\n",
     );

@@ -20,6 +20,7 @@ replies! {
     RECIPIENTS: 452 4 . 5 . 3 "Too many recipients";
     UNKNOWN: 500 5 . 5 . 2 "Command not recognized";
     LINE_LONG: 500 5 . 5 . 2 "Line too long";
+    HOLD: 501 5 . 5 . 4 "To be held for longer than offered";
     HELLO_BAD: 501 5 . 5 . 4 "Say your name after EHLO or HELO";
     CHUNK_BAD: 501 5 . 5 . 4 "Syntax: BDAT size [LAST]; where the next command begins is unknown, closing";
     ARGUMENTS: 501 5 . 5 . 4 "Takes no arguments";

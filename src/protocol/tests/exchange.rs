@@ -7,6 +7,7 @@ use super::{Session, options};
 use crate::protocol::client::{Client, Event};
 use crate::protocol::server::Options;
 use crate::protocol::wire::command::{BodyKind, Mail, MailParameters, Notify, Recipient, Return};
+use crate::protocol::wire::later::{ByMode, DeliverBy, Hold};
 use crate::protocol::{Envelope, address};
 
 /// A path, NOTIFY (success, failure, delay; none of them: never) and ORCPT.
@@ -33,6 +34,7 @@ impl Letter {
             utf8: self.utf8,
             ret: self.ret.map(|full| if full { Return::Full } else { Return::Headers }),
             envid: self.envid.as_deref().map(str::as_bytes),
+            ..MailParameters::default()
         };
         envelope.set_sender(&Mail { path: self.sender.as_bytes(), parameters });
         for (path, notify, orcpt) in &self.recipients {
@@ -270,8 +272,13 @@ fn an_envelope_is_used_again() {
         assert!(envelope.is_empty() && envelope.sender().is_empty());
         assert_eq!(envelope.mail(), MailParameters::default());
         let path = format!("r{round}@example.org");
-        let parameters =
-            MailParameters { size: Some(round), envid: Some(b"id"), ..MailParameters::default() };
+        let parameters = MailParameters {
+            size: Some(round),
+            envid: Some(b"id"),
+            hold: Some(Hold::For(60)),
+            by: Some(DeliverBy { seconds: 120, mode: ByMode::Return, trace: false }),
+            ..MailParameters::default()
+        };
         envelope.set_sender(&Mail { path: path.as_bytes(), parameters });
         envelope.push_recipient(&Recipient { path: path.as_bytes(), notify: None, orcpt: Some(b"rfc822;x") });
         assert_eq!(envelope.len(), 1);

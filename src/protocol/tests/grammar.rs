@@ -2,6 +2,7 @@
 
 use crate::protocol::wire::address::{self, Fault as AddressFault};
 use crate::protocol::wire::command::{BodyKind, Fault, Mail, Notify, Recipient, Return, Verb};
+use crate::protocol::wire::later::{ByMode, DeliverBy, Hold};
 
 fn parsed(text: &str) -> Result<String, AddressFault> {
     let (path, rest) = address::path(text.as_bytes())?;
@@ -149,6 +150,10 @@ fn mail_with_all_parameters() {
     assert!(parameters.utf8);
     assert_eq!(parameters.ret, Some(Return::Headers));
     assert_eq!(parameters.envid, Some(&b"x+2By"[..]));
+    assert_eq!((parameters.hold, parameters.by), (None, None));
+    let mail = Mail::parse(b"FROM:<a@b> holduntil=2026-11-24T08:00:00Z by=-60;nt", true).expect("valid");
+    assert_eq!(mail.parameters.hold, Some(Hold::Until(1_795_507_200)));
+    assert_eq!(mail.parameters.by, Some(DeliverBy { seconds: -60, mode: ByMode::Notify, trace: true }));
 }
 
 #[test]
@@ -175,6 +180,13 @@ fn mail_that_is_faulty() {
         ("FROM:<a@b> RET=ALL", bad),
         ("FROM:<a@b> ENVID=", bad),
         ("FROM:<a@b> ENVID=a+2b", bad),
+        ("FROM:<a@b> HOLDFOR", bad),
+        ("FROM:<a@b> HOLDFOR=0", bad),
+        ("FROM:<a@b> HOLDUNTIL=tomorrow", bad),
+        ("FROM:<a@b> HOLDFOR=60 HOLDUNTIL=2026-11-24T08:00:00Z", bad),
+        ("FROM:<a@b> BY=60", bad),
+        ("FROM:<a@b> BY=-1;R", bad),
+        ("FROM:<a@b> BY=60;R BY=60;R", bad),
         ("FROM:<a@b> =1", bad),
         ("FROM:<a@b> S!ZE=1", bad),
     ] {

@@ -18,7 +18,13 @@ pub(super) const NO: Reply<'static> = Reply::new(550, Enhanced(5, 1, 1), "none s
 pub(super) const GO: Reply<'static> = Reply { code: 354, enhanced: None, text: b"go on" };
 
 pub(super) fn options() -> Options {
-    Options { hostname: "mx.example".into(), size_max: 1000, recipients_max: 3, faults_max: 20 }
+    Options {
+        hostname: "mx.example".into(),
+        size_max: 1000,
+        recipients_max: 3,
+        faults_max: 20,
+        ..Options::default()
+    }
 }
 
 /// A session with all it heard: events as text, and messages taken with their envelopes.
@@ -117,9 +123,13 @@ fn describe(event: &Event<'_>) -> String {
     match event {
         Event::Hello { name, extended } => format!("hello {} {extended}", text(name)),
         Event::Mail(mail) => {
-            let MailParameters { size, body, utf8, ret, envid } = mail.parameters;
+            let MailParameters { size, body, utf8, ret, envid, hold, by } = mail.parameters;
             let envid = envid.map(text);
-            format!("mail {} {size:?} {body:?} {utf8} {ret:?} {envid:?}", text(mail.path))
+            let times = match (hold, by) {
+                (None, None) => String::new(),
+                times => format!(" {times:?}"),
+            };
+            format!("mail {} {size:?} {body:?} {utf8} {ret:?} {envid:?}{times}", text(mail.path))
         }
         Event::Recipient(recipient) => {
             let orcpt = recipient.orcpt.map(text);

@@ -1,7 +1,7 @@
 //! The rules of a session, by table.
 
 use super::{GO, OK, Session, options};
-use crate::protocol::server::{Event, Options, Server, Violation};
+use crate::protocol::server::{Event, FutureRelease, Options, Server, Violation};
 
 /// What is said to these lines after EHLO, without the reply to that.
 fn said(lines: &str) -> Vec<String> {
@@ -14,6 +14,45 @@ fn said_after(hello: &str, lines: &str) -> Vec<String> {
     session.out.clear();
     session.feed(lines.as_bytes(), &options());
     session.said()
+}
+
+/// FUTURERELEASE and DELIVERBY are parameters like others where they are offered, and unknown where they are not.
+#[test]
+fn time_is_asked_for_only_where_it_is_offered() {
+    let future_release = Some(FutureRelease { seconds_max: 3600, unix_now: 1_795_507_200 });
+    let offering = Options { future_release, deliver_by: true, ..options() };
+    let said = |line: &str, options: &Options| {
+        let mut session = Session::default();
+        session.feed(b"EHLO c\r\n", options);
+        let hello = String::from_utf8(std::mem::take(&mut session.out)).expect("text");
+        session.feed(format!("MAIL FROM:<a@b> {line}\r\n").as_bytes(), options);
+        let [said] = session.said().try_into().expect("one answer");
+        (hello, said, session.events.pop().expect("an event"))
+    };
+    let (hello, ..) = said("", &options());
+    assert!(!hello.contains("FUTURERELEASE") && !hello.contains("DELIVERBY"), "{hello}");
+    let (hello, ..) = said("", &offering);
+    assert!(
+        hello.contains("\r\n250-FUTURERELEASE 3600 2026-11-24T09:00:00Z\r\n250-DELIVERBY\r\n"),
+        "{hello}"
+    );
+    for (line, code) in [
+        ("HOLDFOR=3600", "250 2.1.5"),
+        ("HOLDFOR=3601", "501 5.5.4"),
+        ("HOLDUNTIL=2026-11-24T10:00:00+01:00", "250 2.1.5"),
+        ("HOLDUNTIL=2026-11-24T09:00:01Z", "501 5.5.4"),
+        ("HOLDUNTIL=2000-01-01T00:00:00Z", "250 2.1.5"),
+        ("BY=120;R", "250 2.1.5"),
+        ("HOLDFOR=60 BY=120;NT", "250 2.1.5"),
+    ] {
+        assert_eq!(said(line, &offering).1, code, "{line}");
+        assert_eq!(said(line, &options()).1, "555 5.5.4", "{line}");
+    }
+    let (.., event) = said("HOLDFOR=60 BY=120;NT", &offering);
+    assert!(
+        event.contains("For(60)") && event.contains("seconds: 120") && event.contains("Notify"),
+        "{event}"
+    );
 }
 
 #[test]
@@ -145,8 +184,8 @@ fn lines_have_a_bound() {
     for (lines, replies) in [
         (noop(512), "250 2.0.0"),
         (noop(513), "500 5.5.2"),
-        (mail(672), "250 2.1.5"),
-        (mail(673), "500 5.5.2"),
+        (mail(723), "250 2.1.5"),
+        (mail(724), "500 5.5.2"),
         (rcpt(1012), "250 2.1.5, 250 2.1.5"),
         (rcpt(1013), "250 2.1.5, 500 5.5.2"),
         (noop(100_000) + "NOOP\r\n", "500 5.5.2, 250 2.0.0"),

@@ -1,7 +1,8 @@
 //! Commands and their parameters: RFC 5321 section 4.1.1, with SIZE (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8
-//! (RFC 6531) and DSN (RFC 3461).
+//! (RFC 6531), DSN (RFC 3461), FUTURERELEASE (RFC 4865) and DELIVERBY (RFC 2852).
 
 use super::address;
+use super::later::{DeliverBy, Hold};
 use super::text::{
     decimal, decimal_or_more, is_xtext, split_word, strip_prefix_ignore_case, trim_end, trim_start,
     write_decimal,
@@ -9,8 +10,9 @@ use super::text::{
 
 /// A command line's most octets, CRLF included (RFC 5321 section 4.5.3.1.4).
 pub const LINE_MAX: usize = 512;
-/// MAIL's: SIZE adds 26 (RFC 1870), BODY 17 (RFC 6152), SMTPUTF8 10 (RFC 6531), RET and ENVID 107 (RFC 3461).
-pub const MAIL_LINE_MAX: usize = LINE_MAX + 26 + 17 + 10 + 107;
+/// MAIL's: SIZE adds 26 (RFC 1870), BODY 17 (RFC 6152), SMTPUTF8 10 (RFC 6531), RET and ENVID 107 (RFC 3461), HOLDFOR or
+/// HOLDUNTIL 34 (RFC 4865), BY 17 (RFC 2852).
+pub const MAIL_LINE_MAX: usize = LINE_MAX + 26 + 17 + 10 + 107 + 34 + 17;
 /// RCPT's: NOTIFY and ORCPT add 500 (RFC 3461).
 pub const RCPT_LINE_MAX: usize = LINE_MAX + 500;
 /// ENVID's most octets (RFC 3461 section 4.4).
@@ -72,6 +74,10 @@ pub struct MailParameters<'a> {
     pub ret: Option<Return>,
     /// ENVID, as sent (xtext).
     pub envid: Option<&'a [u8]>,
+    /// HOLDFOR or HOLDUNTIL.
+    pub hold: Option<Hold>,
+    /// BY.
+    pub by: Option<DeliverBy>,
 }
 
 /// A RCPT command.
@@ -229,6 +235,12 @@ impl<'a> MailParameters<'a> {
                     &mut found.envid,
                     value.filter(|v| matches!(v.len(), 1..=ENVID_MAX) && is_xtext(v, false)),
                 )?;
+            } else if keyword.eq_ignore_ascii_case(b"HOLDFOR") {
+                once(&mut found.hold, value.and_then(Hold::parse_for))?;
+            } else if keyword.eq_ignore_ascii_case(b"HOLDUNTIL") {
+                once(&mut found.hold, value.and_then(Hold::parse_until))?;
+            } else if keyword.eq_ignore_ascii_case(b"BY") {
+                once(&mut found.by, value.and_then(DeliverBy::parse))?;
             } else {
                 return Err(Fault::ParameterUnknown);
             }
@@ -321,9 +333,10 @@ pub(in crate::protocol) struct Offered {
 }
 
 impl Mail<'_> {
-    /// Writes the MAIL command with those parameters that are offered. SIZE 0 is not written.
+    /// Writes the MAIL command with those parameters that are offered. SIZE 0 is not written, and what it says of time
+    /// is for us alone.
     pub(in crate::protocol) fn write(&self, offered: Offered, out: &mut Vec<u8>) {
-        let MailParameters { size, body, utf8, ret, envid } = self.parameters;
+        let MailParameters { size, body, utf8, ret, envid, .. } = self.parameters;
         out.extend_from_slice(b"MAIL FROM:<");
         out.extend_from_slice(self.path);
         out.push(b'>');

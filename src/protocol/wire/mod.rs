@@ -3,5 +3,6 @@
 pub mod address;
 pub mod command;
 pub mod data;
+pub mod later;
 pub mod reply;
 pub(in crate::protocol) mod text;

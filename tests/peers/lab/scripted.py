@@ -9,8 +9,11 @@ from .ports import free_port
 class ScriptedUpstream:
     """Replies are bytes, sent as they are. Records connections, and each message it was sent to the dot."""
 
-    def __init__(self, *, banner=b"220 scripted\r\n", ehlo=b"250-scripted\r\n250 PIPELINING\r\n", final=b"250 2.0.0 Ok\r\n"):
+    def __init__(self, *, banner=b"220 scripted\r\n", ehlo=b"250-scripted\r\n250 PIPELINING\r\n", final=b"250 2.0.0 Ok\r\n", replies=()):
         self.banner, self.ehlo, self.final = banner, ehlo, final
+        # By verb; may be changed while it runs.
+        self.replies = {b"EHLO": ehlo, **dict(replies)}
+        self.commands = []
         self.connections = 0
         self.messages = []
         self.port = free_port()
@@ -32,6 +35,7 @@ class ScriptedUpstream:
                 connection.sendall(self.banner)
                 for line in lines:
                     verb = line[:4].upper()
+                    self.commands.append(line.decode().rstrip("\r\n"))
                     if verb == b"DATA":
                         connection.sendall(b"354 go on\r\n")
                         content = self._content(lines)
@@ -43,7 +47,7 @@ class ScriptedUpstream:
                         connection.sendall(b"221 2.0.0 Bye\r\n")
                         return
                     else:
-                        connection.sendall(self.ehlo if verb == b"EHLO" else b"250 2.1.0 Ok\r\n")
+                        connection.sendall(self.replies.get(verb, b"250 2.1.0 Ok\r\n"))
         except OSError:
             pass
 

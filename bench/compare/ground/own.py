@@ -5,9 +5,9 @@ Both relays get the same: the sinks offer PIPELINING and CHUNKING, and the gener
 
 import json
 import os
-import signal
 import subprocess
-import time
+
+from .programs import free_port, start, stop, wait_for_greeting
 
 # What the generator is told, by the load's name.
 LOADS = {
@@ -39,15 +39,18 @@ def load(kind, port, messages, options):
 class OwnSinks:
     """`postlane sink`s. They count at their end, so `check` looks then whether every message of all rounds came."""
 
-    def __init__(self, count, start, ports, postlane, cpu, directory):
-        self.ports, self.processes, self.sent = ports, [], 0
-        self.counts = [directory / f"sink{number}.json" for number in range(count)]
-        for port, counts in zip(ports, self.counts):
+    def __init__(self, count, postlane, cpu, directory):
+        self.ports, self.processes, self.counts, self.sent = [], [], [], 0
+        for _ in range(count):
+            port = free_port()
             log = open(directory / f"sink-{port}.log", "wb")
+            counts = directory / f"sink-{port}.json"
             command = [postlane, "sink", "--listen", f"127.0.0.1:{port}", "--count-file", counts]
-            self.processes.append(start(command, cpu, log))
-        # They listen before anything is sent: relays connect only with the first message.
-        time.sleep(0.3)
+            process = start(command, cpu, log)
+            self.ports.append(port)
+            self.processes.append(process)
+            self.counts.append(counts)
+            wait_for_greeting(port, process, log)
 
     def taken(self):
         """Messages sent so far; whether they came is seen at the end."""
@@ -60,9 +63,7 @@ class OwnSinks:
 
     def stop(self):
         for process in self.processes:
-            process.send_signal(signal.SIGTERM)
-        for process in self.processes:
-            process.wait(20)
+            stop(process)
 
     def check(self):
         """After `stop`: a RuntimeError unless every message that was acknowledged is in the sinks' counts."""

@@ -1,13 +1,13 @@
-//! The world's one source of chance: SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom
+//! The simulated worlds' source of chance: SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom
 //! number generators", figure 13).
 
 use std::ops::RangeInclusive;
 
 #[derive(Debug)]
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Random {
+    pub(crate) fn new(seed: u64) -> Random {
         Random(seed)
     }
 
@@ -20,7 +20,7 @@ impl Random {
     }
 
     /// Evenly within the range (the modulo's bias does not matter here).
-    pub(super) fn within(&mut self, range: RangeInclusive<u64>) -> u64 {
+    pub(crate) fn within(&mut self, range: RangeInclusive<u64>) -> u64 {
         let (low, high) = range.into_inner();
         let span = high.saturating_sub(low);
         if span == 0 {
@@ -30,18 +30,18 @@ impl Random {
     }
 
     /// An index below `len`.
-    pub(super) fn index(&mut self, len: usize) -> usize {
+    pub(crate) fn index(&mut self, len: usize) -> usize {
         assert!(len > 0, "an index into nothing");
         self.within(0..=len as u64 - 1) as usize
     }
 
     /// True with that probability. Draws nothing for 0, so that an unused fault changes no run.
-    pub(super) fn chance(&mut self, probability: f64) -> bool {
+    pub(crate) fn chance(&mut self, probability: f64) -> bool {
         probability > 0.0 && (self.next() >> 11) as f64 / ((1u64 << 53) as f64) < probability
     }
 
     /// Puts the items into a random order.
-    pub(super) fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for end in (1..items.len()).rev() {
             items.swap(end, self.index(end + 1));
         }

@@ -1,17 +1,19 @@
 //! The shard that owns recipients: which upstream gets them, and what a fault leads to.
 
+mod ended;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::link::Link;
-use super::message::{Letter, Message, Outcome, TransactionId};
+use super::message::{Message, Place, TransactionId, Word};
 use super::owner::Way;
-use super::verdict::{Blame, Fault, Retry, ours};
+use super::verdict::{Fault, Retry, ours};
 use super::{Dispatch, PoolState, Queued};
 use crate::balance::{Ask, Pick, Policy, Tried, key};
 use crate::handle::{LinkId, ShardId};
-use crate::limits::{EASE_EVERY, MESSAGE_TIME_MAX, REPEATS_PER_PASS, STALE_LINKS_MAX};
+use crate::limits::{MESSAGE_TIME_MAX, REPEATS_PER_PASS};
 use crate::observe::FailedAt;
 use crate::pool::Lease;
 use crate::protocol::wire::reply::ReplyBuf;
@@ -23,8 +25,8 @@ pub struct DeliveryId(pub u32);
 
 /// A group of a message's recipients on its way to an upstream.
 #[derive(Debug)]
-pub(super) struct Delivery {
-    pub(super) message: Arc<Message>,
+pub(in crate::dispatch) struct Delivery {
+    pub(in crate::dispatch) message: Arc<Message>,
     origin: ShardId,
     transaction: TransactionId,
     /// The pool that the group was sent to, and the one it is in.
@@ -32,54 +34,56 @@ pub(super) struct Delivery {
     pool: usize,
     /// These are all the recipients there are: then a refusal of one, known before the body is sent, is the
     /// refusal of the message, and nothing has been delivered that the client does not know of.
-    pub(super) whole: bool,
+    pub(in crate::dispatch) whole: bool,
     /// Those still to be delivered, as indexes into the envelope.
-    pub(super) recipients: Vec<u16>,
+    pub(in crate::dispatch) recipients: Vec<u16>,
     /// Given up on.
-    refused: Vec<(u16, ReplyBuf)>,
+    refused: Vec<Word>,
+    /// Taken, and it falls to us to tell the sender.
+    relayed: Vec<Word>,
     /// An upstream has taken it for those no longer in `recipients`.
-    taken: Option<ReplyBuf>,
+    taken: Option<(ReplyBuf, Place)>,
     /// Upstreams of the pool it is in.
-    tried: Tried,
+    pub(in crate::dispatch) tried: Tried,
     attempts: u8,
     stale_links: u8,
     /// What the last upstream said, for the client if no other takes it.
-    last: Option<ReplyBuf>,
-    pub(super) deadline: Instant,
-    pub(super) attempt: Attempt,
+    last: Option<(ReplyBuf, Option<Place>)>,
+    pub(in crate::dispatch) deadline: Instant,
+    pub(in crate::dispatch) attempt: Attempt,
 }
 
 impl Delivery {
     /// May the message be sent together with its commands, before it is known who is accepted? Not where the refusal
-    /// of one recipient has to keep it from the others, nor a bounce, which is kept in the form for DATA.
-    pub(super) fn may_go_whole(&self) -> bool {
+    /// of one recipient has to keep it from the others, nor a notice, which is kept in the form for DATA.
+    pub(in crate::dispatch) fn may_go_whole(&self) -> bool {
         (self.recipients.len() == 1 || !self.whole) && !self.message.internal
     }
 }
 
 /// One offer to one upstream.
 #[derive(Debug, Default)]
-pub(super) struct Attempt {
-    pub(super) upstream: usize,
+pub(in crate::dispatch) struct Attempt {
+    pub(in crate::dispatch) upstream: usize,
     /// Unique: tells this offer from earlier and later ones of the same delivery.
     stamp: u64,
     /// When its commands were written.
-    pub(super) begun_at: Instant,
+    pub(in crate::dispatch) begun_at: Instant,
     /// How long the reply to its MAIL took.
-    pub(super) mail_nanos: u64,
+    pub(in crate::dispatch) mail_nanos: u64,
     /// When its body began to leave.
-    pub(super) body_at: Instant,
+    pub(in crate::dispatch) body_at: Instant,
     /// Some reply to it has come.
-    pub(super) heard: bool,
+    pub(in crate::dispatch) heard: bool,
     /// Its body and final dot have been written.
-    pub(super) dotted: bool,
+    pub(in crate::dispatch) dotted: bool,
     /// All of it goes at once, by BDAT.
-    pub(super) chunked: bool,
-    pub(super) accepted: u16,
+    pub(in crate::dispatch) chunked: bool,
+    pub(in crate::dispatch) accepted: u16,
     /// Recipients refused at RCPT, and how.
-    pub(super) refused: Vec<(u16, Fault)>,
+    pub(in crate::dispatch) refused: Vec<(u16, Fault)>,
     /// It has failed, and only the replies still due are waited for.
-    pub(super) failed: Option<Fault>,
+    pub(in crate::dispatch) failed: Option<Fault>,
 }
 
 impl Attempt {
@@ -102,12 +106,12 @@ impl Attempt {
     }
 
     /// From when on its body is what is being waited for: when it left with its commands, the reply to MAIL.
-    pub(super) fn body_since(&self) -> Instant {
+    pub(in crate::dispatch) fn body_since(&self) -> Instant {
         self.body_at.max(self.begun_at + Duration::from_nanos(self.mail_nanos))
     }
 
     /// The worst refusal of a recipient: a final one before one worth repeating.
-    pub(super) fn worst_refusal(&self) -> Option<&Fault> {
+    pub(in crate::dispatch) fn worst_refusal(&self) -> Option<&Fault> {
         self.refused.iter().map(|(_, fault)| fault).max_by_key(|fault| fault.retry == Retry::Never)
     }
 }
@@ -120,7 +124,7 @@ enum Placed {
 
 impl Dispatch {
     /// A group for this shard.
-    pub(super) fn new_delivery(
+    pub(in crate::dispatch) fn new_delivery(
         &mut self,
         message: Arc<Message>,
         origin: ShardId,
@@ -141,6 +145,7 @@ impl Dispatch {
             whole,
             recipients,
             refused: Vec::new(),
+            relayed: Vec::new(),
             taken: None,
             tried: Tried::default(),
             attempts: 0,
@@ -156,7 +161,7 @@ impl Dispatch {
     }
 
     /// Gives waiting deliveries to upstreams as long as there is room.
-    pub(super) fn serve_waiting(&mut self, pool: usize, now: Instant) {
+    pub(in crate::dispatch) fn serve_waiting(&mut self, pool: usize, now: Instant) {
         // Each repeat has been elsewhere: what one has to wait for need not hold up the next.
         for _ in 0..self.pools[pool].repeats.len().min(REPEATS_PER_PASS) {
             let Some(id) = self.pools[pool].repeats.pop_front() else {
@@ -180,9 +185,9 @@ impl Dispatch {
         let delivery = &mut self.deliveries[id.0 as usize];
         if delivery.deadline <= now {
             // Nobody has seen it but those that cannot carry it: that is not the last word.
-            let last = delivery.last.take().filter(|reply| reply.as_reply().is_temporary());
-            let reply = last.unwrap_or_else(|| ours(7, "no upstream had room in time"));
-            self.give_up(id, reply);
+            let last = delivery.last.take().filter(|(reply, _)| reply.as_reply().is_temporary());
+            let (reply, by) = last.unwrap_or_else(|| (ours(7, "no upstream had room in time"), None));
+            self.give_up(id, reply, by);
             return Placed::Yes;
         }
         if let Some(fallback) = self.better_pool(pool, now) {
@@ -190,8 +195,10 @@ impl Dispatch {
             return Placed::Yes;
         }
         self.look_around(pool, now);
+        self.look_at_links(pool, now);
         let delivery = &self.deliveries[id.0 as usize];
-        let ask = ask(delivery, self.options.pools[pool].policy, random);
+        let waiting = self.pools[pool].waiting.len().saturating_sub(1) as u32;
+        let ask = Ask { waiting, ..ask(delivery, self.options.pools[pool].policy, random) };
         match self.pools[pool].fleet.pick(&ask, now) {
             Pick::Wait => Placed::NotNow,
             Pick::Nobody => {
@@ -227,14 +234,15 @@ impl Dispatch {
         let address = options.upstreams[upstream].address;
         let source =
             next_source(&options.source_addresses, address.is_ipv6(), &mut self.pools[pool].next_source);
-        let deadline = now + options.connect_timeout;
+        // Nobody waits beyond the delivery's own deadline.
+        let deadline = (now + options.connect_timeout).min(self.deliveries[id.0 as usize].deadline);
         let link = LinkId(self.links.insert(Link::opening(pool, upstream, id, now)) as u32);
         self.commands.push_back(Queued::Open { link, address, source });
         self.link_deadlines.set(link.0 as usize, deadline);
     }
 
     /// The delivery is on no link any more.
-    pub(super) fn leave(&mut self, pool: usize, id: DeliveryId) -> usize {
+    pub(in crate::dispatch) fn leave(&mut self, pool: usize, id: DeliveryId) -> usize {
         let attempt = &mut self.deliveries[id.0 as usize].attempt;
         attempt.stamp = 0;
         let upstream = attempt.upstream;
@@ -244,7 +252,7 @@ impl Dispatch {
     }
 
     /// Brings what the fleet says of an upstream up to date; waiting deliveries may go now.
-    pub(super) fn refresh(&mut self, pool: usize, upstream: usize) {
+    pub(in crate::dispatch) fn refresh(&mut self, pool: usize, upstream: usize) {
         let PoolState { fleet, links, ages, stirred, .. } = &mut self.pools[pool];
         let ages = &mut ages[upstream];
         let over = |id: DeliveryId, stamp: u64| {
@@ -257,170 +265,10 @@ impl Dispatch {
             (since, self.deliveries[id.0 as usize].message.plain_size())
         });
         let links = &links[upstream];
+        fleet.set_rest(upstream, links.rest());
         fleet.set_links(upstream, links.has_room(), links.must_open(), oldest);
         *stirred = true;
         self.show(pool, upstream);
-    }
-
-    /// The upstream took it for `accepted` of the recipients.
-    pub(super) fn taken(&mut self, pool: usize, id: DeliveryId, reply: ReplyBuf) {
-        let upstream = self.leave(pool, id);
-        let delivery = &mut self.deliveries[id.0 as usize];
-        self.stats.pools[pool][upstream].delivered.add(u64::from(delivery.attempt.accepted));
-        if delivery.attempt.refused.is_empty() {
-            delivery.recipients.clear();
-            // Those refused by an upstream that it was with before.
-            let refused = std::mem::take(&mut delivery.refused);
-            self.end(id, Outcome { accepted: true, reply, refused });
-            return;
-        }
-        // Those put off go on to another upstream; those refused are reported with the rest.
-        delivery.taken.get_or_insert(reply);
-        delivery.recipients.clear();
-        let mut put_off = None;
-        for (recipient, fault) in std::mem::take(&mut delivery.attempt.refused) {
-            if fault.retry == Retry::Never {
-                delivery.refused.push((recipient, fault.reply));
-            } else {
-                delivery.recipients.push(recipient);
-                put_off = Some(fault);
-            }
-        }
-        match put_off {
-            Some(fault) => self.set_back(pool, id, fault),
-            None => self.give_up(id, ours(0, "nothing is left to deliver")),
-        }
-    }
-
-    /// The offer came to nothing.
-    pub(super) fn failed(&mut self, pool: usize, id: DeliveryId, mut fault: Fault, now: Instant) {
-        let upstream = self.leave(pool, id);
-        let stats = self.stats.pools[pool][upstream].clone();
-        if fault.blame != Blame::Nobody {
-            stats.failures(self.deliveries[id.0 as usize].attempt.failed_at()).add(1);
-        }
-        match fault.retry {
-            Retry::Never => stats.bounced.add(1),
-            Retry::Elsewhere | Retry::InDoubt => stats.deferred.add(1),
-            Retry::FreshLink | Retry::Unable => {}
-        }
-        let is_pressure = fault.blame == Blame::Pressure && self.pools[pool].links[upstream].press();
-        if is_pressure {
-            stats.pressures.add(1);
-            if self.deliveries[id.0 as usize].attempt.failed_at() == FailedAt::Open {
-                // It was one link too many: any of those that stand will do.
-                fault.retry = Retry::FreshLink;
-            }
-            self.ease_at = now + EASE_EVERY;
-            self.refresh(pool, upstream);
-        }
-        let fleet = &mut self.pools[pool].fleet;
-        if fault.blame != Blame::Nobody && !is_pressure {
-            fleet.punish(upstream, now);
-        }
-        if matches!(fault.blame, Blame::Upstream | Blame::Pressure) && !is_pressure {
-            let rules = &self.options.pools[pool].health;
-            if fleet.failed(upstream, rules, now).is_some() {
-                stats.ejections.add(1);
-            }
-        }
-        if fault.retry == Retry::InDoubt {
-            self.stats.in_doubt.add(1);
-        }
-        self.set_back(pool, id, fault);
-    }
-
-    /// Tries the delivery again where that is allowed, else ends it.
-    fn set_back(&mut self, pool: usize, id: DeliveryId, fault: Fault) {
-        let delivery = &mut self.deliveries[id.0 as usize];
-        match fault.retry {
-            Retry::Never => return self.give_up(id, fault.reply),
-            Retry::FreshLink if delivery.stale_links < STALE_LINKS_MAX => delivery.stale_links += 1,
-            Retry::Unable => {
-                delivery.tried.push(delivery.attempt.upstream);
-                // A refusal for good only if none has said that it might take it later.
-                delivery.last.get_or_insert(fault.reply);
-                if delivery.tried.is_full() {
-                    delivery.attempts = u8::MAX;
-                }
-            }
-            Retry::FreshLink | Retry::Elsewhere | Retry::InDoubt => {
-                delivery.tried.push(delivery.attempt.upstream);
-                delivery.attempts += 1;
-                delivery.last = Some(fault.reply);
-            }
-        }
-        if delivery.attempts >= self.options.pools[pool].attempts {
-            return self.exhausted(pool, id, ours(0, "no upstream took the message"));
-        }
-        self.pools[pool].repeats.push_back(id);
-        self.pools[pool].stirred = true;
-    }
-
-    /// While no upstream of the pool is healthy: the next pool in its line of fallbacks that has one.
-    fn better_pool(&self, pool: usize, now: Instant) -> Option<usize> {
-        let fallback_of = |pool: &usize| self.options.pools[*pool].fallback;
-        fallback_of(&pool)?;
-        let mut line = std::iter::successors(Some(pool), fallback_of).take(self.pools.len());
-        line.find(|pool| self.pools[*pool].fleet.has_healthy(now)).filter(|better| *better != pool)
-    }
-
-    /// The pool's upstreams would not take it: the fallback's may, else it ends with what was said last.
-    fn exhausted(&mut self, pool: usize, id: DeliveryId, reply: ReplyBuf) {
-        if let Some(fallback) = self.options.pools[pool].fallback {
-            return self.move_to(fallback, id);
-        }
-        let reply = self.deliveries[id.0 as usize].last.take().unwrap_or(reply);
-        self.give_up(id, reply);
-    }
-
-    /// Into another pool's queue, where it has been nowhere yet.
-    fn move_to(&mut self, pool: usize, id: DeliveryId) {
-        let delivery = &mut self.deliveries[id.0 as usize];
-        delivery.tried = Tried::default();
-        delivery.attempts = 0;
-        self.pools[std::mem::replace(&mut delivery.pool, pool)].deliveries -= 1;
-        self.pools[pool].deliveries += 1;
-        self.stats.fallbacks.add(1);
-        self.pools[pool].waiting.push_back(id);
-        self.pools[pool].stirred = true;
-    }
-
-    /// Back into the queue without blame, from behind a transaction whose link is gone.
-    pub(super) fn unqueue(&mut self, pool: usize, id: DeliveryId) {
-        self.leave(pool, id);
-        self.pools[pool].repeats.push_back(id);
-        self.pools[pool].stirred = true;
-    }
-
-    /// Nobody takes it for the recipients that are left.
-    fn give_up(&mut self, id: DeliveryId, reply: ReplyBuf) {
-        let delivery = &mut self.deliveries[id.0 as usize];
-        let mut refused = std::mem::take(&mut delivery.refused);
-        let taken = delivery.taken.take();
-        if !delivery.whole || taken.is_some() {
-            refused.extend(delivery.recipients.iter().map(|&recipient| (recipient, reply.clone())));
-        }
-        let outcome = match taken {
-            Some(taken) => Outcome { accepted: true, reply: taken, refused },
-            None => Outcome { accepted: false, reply, refused },
-        };
-        self.end(id, outcome);
-    }
-
-    fn end(&mut self, id: DeliveryId, outcome: Outcome) {
-        let Delivery { message, origin, transaction, home, pool, mut recipients, .. } =
-            self.deliveries.remove(id.0 as usize);
-        self.pools[pool].deliveries -= 1;
-        recipients.clear();
-        self.spare_lists.push(recipients);
-        if origin == self.options.shard {
-            self.outcomes.push_back((transaction, home, outcome));
-        } else {
-            self.stats.letters.add(1);
-            let letter = Letter::Verdict { transaction, message, pool: home, outcome };
-            self.commands.push_back(Queued::Post { shard: origin, letter });
-        }
     }
 }
 
@@ -437,6 +285,7 @@ fn ask(delivery: &Delivery, policy: Policy, random: u64) -> Ask<'_> {
         recipient,
         source: delivery.message.source,
         bytes: delivery.message.plain_size(),
+        waiting: 0,
         random,
     }
 }

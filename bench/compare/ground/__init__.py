@@ -1,0 +1,1 @@
+"""What side-by-side runs stand on: programs, sinks, relays, the machine."""

@@ -1,0 +1,207 @@
+//! What a client says, fed to the protocol as far as it can be dealt with now.
+
+use super::{OUT_OF_MEMORY, SHUTTING_DOWN};
+use crate::dispatch::message::unshared;
+use crate::dispatch::{Dispatch, Queued};
+use crate::handle::{Buffers, Extent};
+use crate::limits::{
+    APPEND_BYTES_MAX, BUFFERS_RESERVED, PENDING_BYTES_MAX, PENDING_EXTENTS_MAX, REPLIES_BYTES_MAX,
+};
+use crate::protocol::server::{Event, Violation};
+use crate::protocol::wire::reply::{Enhanced, Reply};
+use crate::time::Instant;
+
+const MAIL_OK: Reply<'static> = Reply::new(250, Enhanced(2, 1, 0), "Ok");
+const RCPT_OK: Reply<'static> = Reply::new(250, Enhanced(2, 1, 5), "Ok");
+const GO_AHEAD: Reply<'static> =
+    Reply { code: 354, enhanced: None, text: b"End data with <CR><LF>.<CR><LF>" };
+const RELAY_DENIED: Reply<'static> = Reply::new(550, Enhanced(5, 7, 1), "Relaying denied");
+
+/// What an event asks of dispatch, free of the input it was read from.
+enum Ask {
+    Nothing,
+    Answer(Reply<'static>),
+    Data,
+    Body(std::ops::Range<usize>),
+    Chunk(Result<u64, Violation>),
+    End(Result<u64, Violation>),
+    Forget,
+    Close,
+    /// New mail in a drain.
+    Goodbye,
+}
+
+impl Dispatch {
+    pub(in crate::dispatch) fn session_received(
+        &mut self,
+        slot: u32,
+        extent: Extent,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
+        let session = &mut self.sessions[slot as usize];
+        if session.closing {
+            buffers.release(extent.buffer);
+            return;
+        }
+        let idle_timeout = self.options.listeners[usize::from(session.listener.0)].idle_timeout;
+        if session.waiting.is_none() {
+            self.session_deadlines.set(slot as usize, now + idle_timeout);
+        }
+        if session.waiting.is_some() || session.is_deaf || !session.pending.is_empty() {
+            return self.keep_for_later(slot, extent, buffers);
+        }
+        self.consume(slot, extent, now, buffers);
+        buffers.release(extent.buffer);
+    }
+
+    /// Input that cannot be dealt with yet.
+    pub(super) fn keep_for_later(&mut self, slot: u32, extent: Extent, buffers: &mut impl Buffers) {
+        let session = &mut self.sessions[slot as usize];
+        // What the session waits for comes by a link, and takes a buffer.
+        session.overrun |= buffers.free() < BUFFERS_RESERVED / 2;
+        if session.overrun {
+            buffers.release(extent.buffer);
+            session.pending.drain(..).for_each(|kept| buffers.release(kept.buffer));
+        } else if let Some(last) = session.pending.last_mut()
+            && extent.len <= APPEND_BYTES_MAX
+            && let Some(grown) = buffers.append(*last, extent)
+        {
+            *last = grown;
+            buffers.release(extent.buffer);
+        } else {
+            session.pending.push(extent);
+        }
+        let bytes: usize = session.pending.iter().map(|e| e.len as usize).sum();
+        let much = bytes > PENDING_BYTES_MAX || session.pending.len() > PENDING_EXTENTS_MAX;
+        if !session.paused && (much || buffers.free() <= BUFFERS_RESERVED) {
+            session.paused = true;
+            self.commands.push_back(Queued::Pause(session.stream));
+        }
+    }
+
+    /// Feeds input to the protocol until it is used up or an answer has to be waited for.
+    pub(super) fn consume(&mut self, slot: u32, extent: Extent, now: Instant, buffers: &mut impl Buffers) {
+        let len = extent.len as usize;
+        let mut at = 0;
+        // Not only as long as there are octets left: a message's end is told after its last one was taken.
+        loop {
+            let session = &mut self.sessions[slot as usize];
+            if session.closing {
+                return;
+            }
+            if session.waiting.is_some() || session.is_deaf {
+                if at < len {
+                    buffers.retain(extent.buffer);
+                    session.pending.insert(0, extent.slice(at..len));
+                }
+                return;
+            }
+            let rest = extent.slice(at..len);
+            let (used, ask) = self.step(slot, buffers.bytes(rest), now);
+            at += used;
+            if matches!(ask, Ask::Nothing) {
+                debug_assert!(at == len, "without an event all input is taken");
+                return;
+            }
+            self.carry_out(slot, rest, ask, now, buffers);
+        }
+    }
+
+    /// One event of the protocol. Its replies are written here; what it needs of dispatch is returned.
+    fn step(&mut self, slot: u32, input: &[u8], now: Instant) -> (usize, Ask) {
+        let from = self.out.len();
+        let session = &mut self.sessions[slot as usize];
+        let options = &self.options.listeners[usize::from(session.listener.0)].server;
+        let (used, event) = session.server.receive(input, options, &mut self.out);
+        let ask = match event {
+            None => Ask::Nothing,
+            Some(Event::Hello { name, .. }) => {
+                session.hello.clear();
+                session.hello.extend_from_slice(name);
+                Ask::Forget
+            }
+            Some(Event::Mail(_)) if self.draining => Ask::Goodbye,
+            Some(Event::Mail(mail)) => {
+                let message = session.message.get_or_insert_with(|| {
+                    self.receiving += 1;
+                    self.spares.take()
+                });
+                unshared(message).source = session.source;
+                unshared(message).envelope.set_sender(&mail);
+                session.mail_at = now;
+                session.overflown = false;
+                Ask::Answer(MAIL_OK)
+            }
+            Some(Event::Recipient(_)) if !session.trusted => Ask::Answer(RELAY_DENIED),
+            Some(Event::Recipient(recipient)) => {
+                if let Some(message) = &mut session.message {
+                    unshared(message).envelope.push_recipient(&recipient);
+                }
+                Ask::Answer(RCPT_OK)
+            }
+            Some(Event::Data) => Ask::Data,
+            Some(Event::Body(range)) => Ask::Body(range),
+            Some(Event::Chunk(end)) => Ask::Chunk(end),
+            Some(Event::End(end)) => Ask::End(end),
+            Some(Event::Reset) => Ask::Forget,
+            Some(Event::Quit | Event::Hangup) => Ask::Close,
+        };
+        self.write_to_session(slot, from);
+        (used, ask)
+    }
+
+    /// The client has taken what was written before the mark.
+    pub(in crate::dispatch) fn session_sent(&mut self, slot: u32, now: Instant, buffers: &mut impl Buffers) {
+        let session = &mut self.sessions[slot as usize];
+        session.said -= std::mem::take(&mut session.marked);
+        if session.said > REPLIES_BYTES_MAX / 2 {
+            session.marked = session.said;
+            self.commands.push_back(Queued::Mark(session.stream));
+        } else if std::mem::take(&mut session.is_deaf) {
+            self.resume(slot, now, buffers);
+        }
+    }
+
+    fn carry_out(&mut self, slot: u32, input: Extent, ask: Ask, now: Instant, buffers: &mut impl Buffers) {
+        match ask {
+            Ask::Nothing => {}
+            Ask::Answer(reply) => self.answer(slot, reply),
+            Ask::Data => {
+                let room = buffers.free() > BUFFERS_RESERVED;
+                if !room {
+                    self.stats.out_of_buffers.add(1);
+                }
+                self.answer(slot, if room { GO_AHEAD } else { OUT_OF_MEMORY });
+            }
+            Ask::Body(range) => self.session_body(slot, input.slice(range), buffers),
+            Ask::Chunk(end) => self.session_chunk(slot, end, now, buffers),
+            Ask::End(end) => self.session_end(slot, end, now, buffers),
+            Ask::Forget => self.forget_message(slot, buffers),
+            Ask::Close => {
+                self.forget_message(slot, buffers);
+                self.close_session(slot, now);
+            }
+            Ask::Goodbye => self.say_goodbye(slot, SHUTTING_DOWN, now),
+        }
+    }
+
+    /// Goes on with the input that came in the meantime.
+    pub(super) fn resume(&mut self, slot: u32, now: Instant, buffers: &mut impl Buffers) {
+        loop {
+            let session = &mut self.sessions[slot as usize];
+            if session.waiting.is_some() || session.is_deaf || session.closing || session.pending.is_empty() {
+                break;
+            }
+            let extent = session.pending.remove(0);
+            self.consume(slot, extent, now, buffers);
+            buffers.release(extent.buffer);
+        }
+        let session = &mut self.sessions[slot as usize];
+        let listens = session.pending.is_empty() && !session.is_deaf && !session.closing;
+        if session.paused && listens {
+            session.paused = false;
+            self.commands.push_back(Queued::Resume(session.stream));
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The downstream side: a session's dialogue turned into messages.
+
+mod body;
+mod input;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::message::{Message, TransactionId};
+use super::{Dispatch, Queued, StreamOwner};
+use crate::balance::key;
+use crate::handle::{Buffers, Extent, ListenerId, StreamId};
+use crate::limits::{LINGER, REPLIES_BYTES_MAX};
+use crate::protocol::server::{Server, Violation};
+use crate::protocol::wire::reply::{Enhanced, Reply};
+use crate::time::Instant;
+
+/// A downstream dialogue.
+#[derive(Debug)]
+pub(in crate::dispatch) struct Session {
+    pub(in crate::dispatch) stream: StreamId,
+    pub(in crate::dispatch) listener: ListenerId,
+    pub(in crate::dispatch) peer: SocketAddr,
+    /// The peer address's key.
+    source: u64,
+    pub(in crate::dispatch) server: Server,
+    /// The name in its HELO or EHLO.
+    pub(in crate::dispatch) hello: Vec<u8>,
+    trusted: bool,
+    /// The message being received.
+    message: Option<Arc<Message>>,
+    /// Its body did not fit into memory: it is refused at its end.
+    overflown: bool,
+    mail_at: Instant,
+    /// The message whose verdict it waits for.
+    waiting: Option<TransactionId>,
+    /// Input that came while an answer was due.
+    pending: Vec<Extent>,
+    paused: bool,
+    /// Octets of replies written since it was last known to have taken all.
+    said: usize,
+    /// So many of them stand before a mark that it has not yet passed; 0: there is none.
+    marked: usize,
+    /// It has not taken enough of them: nothing more is taken from it until then.
+    is_deaf: bool,
+    /// Input that came while it waited had to be thrown away: it is sent away after its answer.
+    overrun: bool,
+    /// Its stream is being closed; what still comes is ignored.
+    closing: bool,
+}
+
+const SHUTTING_DOWN: Reply<'static> = Reply::new(421, Enhanced(4, 3, 2), "Shutting down, try another server");
+const TOO_MANY_SESSIONS: Reply<'static> =
+    Reply::new(421, Enhanced(4, 3, 2), "Too many sessions, try again later");
+const SILENT_TOO_LONG: Reply<'static> = Reply::new(421, Enhanced(4, 4, 2), "Silent for too long, closing");
+const OUT_OF_MEMORY: Reply<'static> =
+    Reply::new(452, Enhanced(4, 3, 1), "Out of memory for messages, try again later");
+
+impl Session {
+    /// The answer to a chunk or message that is not taken.
+    fn refusal_of(&self, end: Result<u64, Violation>) -> Option<Reply<'static>> {
+        match end {
+            Err(violation) => Some(violation.reply()),
+            Ok(_) => self.overflown.then_some(OUT_OF_MEMORY),
+        }
+    }
+}
+
+impl Dispatch {
+    /// A listener took a stream. `elsewhere`: that listener's sessions on the other shards.
+    pub fn handle_accepted(
+        &mut self,
+        listener: ListenerId,
+        stream: StreamId,
+        peer: SocketAddr,
+        elsewhere: u64,
+        now: Instant,
+    ) {
+        let options = &self.options.listeners[usize::from(listener.0)];
+        let stats = &self.stats.listeners[usize::from(listener.0)];
+        let full = stats.sessions.get() + elsewhere >= options.sessions_max;
+        stats.turned_away.add(u64::from(full));
+        stats.sessions.add(1);
+        stats.connections.add(1);
+        let trusted = options.trusted.iter().any(|network| network.contains(peer.ip()));
+        let slot = self.sessions.insert(Session {
+            stream,
+            listener,
+            peer,
+            source: key(peer.ip().to_string().as_bytes()),
+            server: Server::default(),
+            hello: Vec::new(),
+            trusted,
+            message: None,
+            overflown: false,
+            mail_at: now,
+            waiting: None,
+            pending: Vec::new(),
+            paused: false,
+            said: 0,
+            marked: 0,
+            is_deaf: false,
+            overrun: false,
+            closing: false,
+        }) as u32;
+        self.adopt(stream, StreamOwner::Session(slot));
+        if full {
+            self.say_goodbye(slot, TOO_MANY_SESSIONS, now);
+        } else if self.draining {
+            self.say_goodbye(slot, SHUTTING_DOWN, now);
+        } else {
+            let from = self.out.len();
+            let options = &self.options.listeners[usize::from(listener.0)];
+            self.sessions[slot as usize].server.greet(&options.server, &mut self.out);
+            let idle_timeout = options.idle_timeout;
+            self.write_since(from, stream);
+            self.session_deadlines.set(slot as usize, now + idle_timeout);
+        }
+    }
+
+    /// Writes what was added to `out` since it was `from` long; listens no more to a client that does not read.
+    fn write_to_session(&mut self, slot: u32, from: usize) {
+        let session = &mut self.sessions[slot as usize];
+        let stream = session.stream;
+        session.said += self.out.len() - from;
+        let marks = session.said > REPLIES_BYTES_MAX / 2 && session.marked == 0;
+        if marks {
+            session.marked = session.said;
+        }
+        session.is_deaf |= session.said > REPLIES_BYTES_MAX;
+        let pauses = session.is_deaf && !std::mem::replace(&mut session.paused, true);
+        self.write_since(from, stream);
+        if marks {
+            self.commands.push_back(Queued::Mark(stream));
+        }
+        if pauses {
+            self.commands.push_back(Queued::Pause(stream));
+        }
+    }
+
+    fn answer(&mut self, slot: u32, reply: Reply<'_>) {
+        let from = self.out.len();
+        let session = &mut self.sessions[slot as usize];
+        if session.closing {
+            return;
+        }
+        session.server.answer(reply, &mut self.out);
+        self.write_to_session(slot, from);
+    }
+
+    fn say_goodbye(&mut self, slot: u32, reply: Reply<'static>, now: Instant) {
+        let session = &self.sessions[slot as usize];
+        if session.closing {
+            return;
+        }
+        let from = self.out.len();
+        reply.write(&mut self.out);
+        self.write_since(from, session.stream);
+        self.close_session(slot, now);
+    }
+
+    fn close_session(&mut self, slot: u32, now: Instant) {
+        let session = &mut self.sessions[slot as usize];
+        if !session.closing {
+            session.closing = true;
+            self.commands.push_back(Queued::Close(session.stream));
+            self.session_deadlines.set(slot as usize, now + LINGER);
+        }
+    }
+
+    /// The stream is gone. A message already complete goes on without it.
+    pub(in crate::dispatch) fn session_closed(&mut self, slot: u32, buffers: &mut impl Buffers) {
+        self.forget_message(slot, buffers);
+        let session = self.sessions.remove(slot as usize);
+        session.pending.iter().for_each(|extent| buffers.release(extent.buffer));
+        if let Some(transaction) = session.waiting {
+            self.abandon_transaction(transaction);
+        }
+        self.session_deadlines.set(slot as usize, Instant::NEVER);
+        self.stats.listeners[usize::from(session.listener.0)].sessions.sub(1);
+    }
+
+    pub(in crate::dispatch) fn session_expired(&mut self, slot: u32, now: Instant) {
+        match self.sessions.get(slot as usize) {
+            // It does not take our last words.
+            Some(session) if session.closing => self.commands.push_back(Queued::Abort(session.stream)),
+            Some(_) => self.say_goodbye(slot, SILENT_TOO_LONG, now),
+            None => {}
+        }
+    }
+
+    /// Takes leave of all sessions that do not wait for an answer; in `haste`, of those in mid-message too.
+    pub(in crate::dispatch) fn dismiss_sessions(&mut self, haste: bool, now: Instant) {
+        let idle = |s: &Session| s.waiting.is_none() && (haste || s.message.is_none());
+        let slots: Vec<u32> = self.sessions.iter().filter(|(_, s)| idle(s)).map(|(i, _)| i as u32).collect();
+        slots.into_iter().for_each(|slot| self.say_goodbye(slot, SHUTTING_DOWN, now));
+    }
+}

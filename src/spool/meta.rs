@@ -1,0 +1,266 @@
+//! What of a message goes before its octets: how it stands, the facts of its coming, the envelope.
+//!
+//! Two encodings, both self-delimiting: a [`State`], which changes and is a record's of its own, and the *facts*,
+//! which never change and are kept in the index as they are on disk.
+
+use std::net::IpAddr;
+
+use super::remaining::Remaining;
+use super::{Kept, MessageFacts};
+use crate::handle::{MessageId, ShardId};
+use crate::protocol::wire::data::{Form, Shape};
+use crate::protocol::wire::later::{ByMode, DeliverBy};
+use crate::protocol::{
+    BodyKind, Enhanced, Envelope, Mail, MailParameters, Notify, Recipient, Reply, ReplyBuf, Return,
+};
+
+/// Octets of a reply's text that are kept.
+const REPLY_TEXT_MAX: usize = 200;
+/// In place of a length: there is none.
+const NONE: u16 = u16::MAX;
+
+/// How a message stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct State<'a> {
+    pub(super) attempts: u8,
+    pub(super) flags: u8,
+    pub(super) pool: u16,
+    /// When it is to be tried next, in milliseconds since 1970.
+    pub(super) due_unix_ms: u64,
+    pub(super) remaining: Remaining,
+    /// The last reply it was put off with, encoded.
+    pub(super) reply: &'a [u8],
+}
+
+pub(super) fn encode_state(state: &State<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(&[state.attempts, state.flags]);
+    out.extend_from_slice(&state.pool.to_le_bytes());
+    out.extend_from_slice(&state.due_unix_ms.to_le_bytes());
+    let words = state.remaining.words();
+    out.extend_from_slice(&(words.len() as u16).to_le_bytes());
+    words.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
+    put_bytes(state.reply, out);
+}
+
+/// The state at the front, and what follows it.
+pub(super) fn decode_state(bytes: &[u8]) -> Option<(State<'_>, &[u8])> {
+    let mut read = Reader(bytes);
+    let [attempts, flags] = [read.byte()?, read.byte()?];
+    let pool = read.u16()?;
+    let due_unix_ms = read.u64()?;
+    let words = (0..read.u16()?).map(|_| read.u64()).collect::<Option<Vec<u64>>>()?;
+    let reply = read.bytes()?;
+    Some((
+        State { attempts, flags, pool, due_unix_ms, remaining: Remaining::of_words(&words), reply },
+        read.0,
+    ))
+}
+
+/// A reply as it is kept: codes and the text's beginning.
+pub(super) fn encode_reply(reply: &Reply<'_>) -> Box<[u8]> {
+    let Enhanced(class, subject, detail) = reply.enhanced.unwrap_or(Enhanced(0, 0, 0));
+    let mut out = Vec::with_capacity(7 + reply.text.len().min(REPLY_TEXT_MAX));
+    out.extend_from_slice(&reply.code.to_le_bytes());
+    out.push(class);
+    out.extend_from_slice(&subject.to_le_bytes());
+    out.extend_from_slice(&detail.to_le_bytes());
+    out.extend_from_slice(&reply.text[..reply.text.len().min(REPLY_TEXT_MAX)]);
+    out.into()
+}
+
+pub(super) fn decode_reply(bytes: &[u8]) -> Option<ReplyBuf> {
+    let mut read = Reader(bytes);
+    let code = read.u16()?;
+    let enhanced = Enhanced(read.byte()?, read.u16()?, read.u16()?);
+    Some(Reply { code, enhanced: (enhanced.0 > 0).then_some(enhanced), text: read.0 }.to_buf())
+}
+
+/// Encodes what never changes of a message.
+pub(super) fn encode_facts(kept: &Kept<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(&kept.id.epoch_ms.to_le_bytes());
+    out.extend_from_slice(&kept.id.shard.0.to_le_bytes());
+    out.extend_from_slice(&kept.id.number.to_le_bytes());
+    out.extend_from_slice(&kept.created_unix_ms.to_le_bytes());
+    out.extend_from_slice(&kept.size.to_le_bytes());
+    out.extend_from_slice(&kept.source_key.to_le_bytes());
+    out.extend_from_slice(&kept.shape.dots.to_le_bytes());
+    let plain = kept.shape.form == Form::Plain;
+    out.push(u8::from(plain) | u8::from(kept.shape.ends_line) << 1 | u8::from(kept.internal) << 2);
+    match kept.source {
+        None => out.push(0),
+        Some(IpAddr::V4(address)) => {
+            out.push(4);
+            out.extend_from_slice(&address.octets());
+        }
+        Some(IpAddr::V6(address)) => {
+            out.push(16);
+            out.extend_from_slice(&address.octets());
+        }
+    }
+    put_bytes(kept.listener.as_bytes(), out);
+    encode_envelope(kept.envelope, out);
+}
+
+fn encode_envelope(envelope: &Envelope, out: &mut Vec<u8>) {
+    let mail = envelope.mail();
+    put_bytes(envelope.sender(), out);
+    let body = match mail.body {
+        BodyKind::SevenBit => 0,
+        BodyKind::EightBit => 1,
+    };
+    let ret = match mail.ret {
+        None => 0,
+        Some(Return::Full) => 1,
+        Some(Return::Headers) => 2,
+    };
+    out.extend_from_slice(&[body, u8::from(mail.utf8), ret]);
+    out.extend_from_slice(&mail.size.map_or(0, |size| size.saturating_add(1)).to_le_bytes());
+    put_option(mail.envid, out);
+    // When it may go is part of how it stands.
+    let (bits, seconds) = mail.by.map_or((0, 0), |by| {
+        (1 | u8::from(by.mode == ByMode::Return) << 1 | u8::from(by.trace) << 2, by.seconds)
+    });
+    out.push(bits);
+    out.extend_from_slice(&seconds.to_le_bytes());
+    out.extend_from_slice(&(envelope.len() as u16).to_le_bytes());
+    for recipient in (0..envelope.len()).map(|i| envelope.recipient(i)) {
+        put_bytes(recipient.path, out);
+        out.push(recipient.notify.map_or(0, |notify| {
+            let Notify { never, success, failure, delay } = notify;
+            1 | u8::from(never) << 1 | u8::from(success) << 2 | u8::from(failure) << 3 | u8::from(delay) << 4
+        }));
+        put_option(recipient.orcpt, out);
+    }
+}
+
+/// The facts at the front, and the envelope's octets after them.
+pub(super) fn decode_facts(bytes: &[u8]) -> Option<(MessageFacts<'_>, &[u8])> {
+    let mut read = Reader(bytes);
+    let id = MessageId { epoch_ms: read.u64()?, shard: ShardId(read.u16()?), number: read.u64()? };
+    let (created_unix_ms, size, source_key, dots) = (read.u64()?, read.u64()?, read.u64()?, read.u64()?);
+    let bits = read.byte()?;
+    let form = if bits & 1 != 0 { Form::Plain } else { Form::Stuffed };
+    let source = match read.byte()? {
+        0 => None,
+        4 => Some(IpAddr::from(read.array::<4>()?)),
+        16 => Some(IpAddr::from(read.array::<16>()?)),
+        _ => return None,
+    };
+    let listener = std::str::from_utf8(read.bytes()?).ok()?;
+    let shape = Shape { form, dots, ends_line: bits & 2 != 0 };
+    let internal = bits & 4 != 0;
+    Some((MessageFacts { id, listener, source, source_key, size, shape, internal, created_unix_ms }, read.0))
+}
+
+/// An envelope as it is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct EncodedEnvelope<'a>(pub(super) &'a [u8]);
+
+impl EncodedEnvelope<'_> {
+    /// Unpacks it. False: it is not whole (which its checksum says it is).
+    pub fn decode(&self, into: &mut Envelope) -> bool {
+        into.clear();
+        decode_envelope(self.0, into).is_some()
+    }
+
+    /// How many recipients it has, those done with among them.
+    pub fn recipients(&self) -> usize {
+        mail_of(&mut Reader(self.0)).map_or(0, |(_, recipients)| recipients.into())
+    }
+}
+
+/// Sender and parameters, and how many recipients follow.
+fn mail_of<'a>(read: &mut Reader<'a>) -> Option<(Mail<'a>, u16)> {
+    let path = read.bytes()?;
+    let body = match read.byte()? {
+        0 => BodyKind::SevenBit,
+        1 => BodyKind::EightBit,
+        _ => return None,
+    };
+    let utf8 = read.byte()? != 0;
+    let ret = match read.byte()? {
+        0 => None,
+        1 => Some(Return::Full),
+        2 => Some(Return::Headers),
+        _ => return None,
+    };
+    let size = read.u64()?.checked_sub(1);
+    let envid = read.option()?;
+    let (bits, seconds) = (read.byte()?, i32::from_le_bytes(read.array()?));
+    let mode = if bits & 2 != 0 { ByMode::Return } else { ByMode::Notify };
+    let by = (bits & 1 != 0).then_some(DeliverBy { seconds, mode, trace: bits & 4 != 0 });
+    Some((
+        Mail { path, parameters: MailParameters { size, body, utf8, ret, envid, by, hold: None } },
+        read.u16()?,
+    ))
+}
+
+fn decode_envelope(bytes: &[u8], into: &mut Envelope) -> Option<()> {
+    let mut read = Reader(bytes);
+    let (mail, recipients) = mail_of(&mut read)?;
+    into.set_sender(&mail);
+    for _ in 0..recipients {
+        let path = read.bytes()?;
+        let bits = read.byte()?;
+        let bit = |n: u8| bits & 1 << n != 0;
+        let notify =
+            bit(0).then(|| Notify { never: bit(1), success: bit(2), failure: bit(3), delay: bit(4) });
+        into.push_recipient(&Recipient { path, notify, orcpt: read.option()? });
+    }
+    Some(())
+}
+
+fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    debug_assert!(bytes.len() < usize::from(NONE));
+    out.extend_from_slice(&(bytes.len() as u16).to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+fn put_option(bytes: Option<&[u8]>, out: &mut Vec<u8>) {
+    match bytes {
+        Some(bytes) => put_bytes(bytes, out),
+        None => out.extend_from_slice(&NONE.to_le_bytes()),
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let len = self.u16()?;
+        self.take(len.into())
+    }
+
+    fn option(&mut self) -> Option<Option<&'a [u8]>> {
+        match self.u16()? {
+            NONE => Some(None),
+            len => self.take(len.into()).map(Some),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/meta.rs"]
+mod tests;

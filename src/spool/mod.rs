@@ -1,0 +1,618 @@
+//! The spool: messages kept on disk until they are delivered or given up. Rank 2, pure: it asks for reads and
+//! writes and does none.
+//!
+//! A log per shard, in segments of a fixed size, appended to by groups: what comes while a write is under way is
+//! the next write, so thousands of messages share a sync. How a message stands later on is a record too. The index
+//! in memory has an entry for each message; bodies are read back when they are due.
+//!
+//! [`Spool::poll_request`] says what the hands are to do, [`Spool::handle_completion`] takes what came of it,
+//! [`Spool::poll_event`] tells what that means.
+
+mod group;
+mod index;
+mod log;
+mod meta;
+mod reading;
+mod record;
+mod remaining;
+mod replay;
+mod scan;
+mod schedule;
+mod segment;
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use slab::Slab;
+
+use crate::handle::{Buffers, Extent, FileId, MessageId, ShardId, Ticket};
+use crate::protocol::wire::data::Shape;
+use crate::protocol::{Envelope, ReplyBuf};
+use crate::time::Instant;
+pub use group::Parts;
+use index::{Entry, Index, Life, flag};
+use log::Log;
+pub use meta::EncodedEnvelope;
+use reading::Reading;
+use remaining::Remaining;
+pub use replay::{Damage, Found, Report, Source};
+use schedule::Schedule;
+
+/// How a shard's spool is to be.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whose it is; its own log has this number.
+    pub shard: ShardId,
+    /// How many shards there are: log `k` belongs to shard `k` modulo this.
+    pub shards: u16,
+    /// Octets of a log's file, a multiple of 4096. No message can be larger than one.
+    pub segment_bytes: u64,
+    /// Octets the log's files may take together.
+    pub bytes_max: u64,
+    /// Messages kept at a time.
+    pub entries_max: usize,
+    /// Octets of memory for the index.
+    pub index_bytes_max: usize,
+    /// How long to wait after the first, second, … attempt; the last one repeats.
+    pub retry: Vec<Duration>,
+    /// A message older than this is given up after an attempt.
+    pub max_age: Duration,
+    /// Random, by process: what tells records from what looks like them in a message.
+    pub salt: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        let minutes = |n: u64| Duration::from_secs(n * 60);
+        Options {
+            shard: ShardId(0),
+            shards: 1,
+            segment_bytes: 64 << 20,
+            bytes_max: 10 << 30,
+            entries_max: 10_000_000,
+            index_bytes_max: 4 << 30,
+            retry: [1, 5, 15, 60, 120, 240].map(minutes).to_vec(),
+            max_age: minutes(4 * 24 * 60),
+            salt: 0,
+        }
+    }
+}
+
+/// A message's entry in its shard's index.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct EntryId {
+    /// Its place.
+    pub slot: u32,
+    /// Tells the place's users apart.
+    pub generation: u32,
+}
+
+/// Why a message is not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// There is no room: 452 4.3.1.
+    Full,
+    /// The disk fails: 451 4.3.0.
+    Failing,
+}
+
+/// A message to be kept. The body's buffers must stay until it is durable or not kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept<'a> {
+    /// Its name.
+    pub id: MessageId,
+    /// Who it is from and for.
+    pub envelope: &'a Envelope,
+    /// The recipients that are left, as indexes into the envelope.
+    pub remaining: &'a [u16],
+    /// What goes before the body.
+    pub head: &'a [u8],
+    /// The body, as it came.
+    pub body: &'a [Extent],
+    /// How it stands.
+    pub shape: Shape,
+    /// Made here: never bounced itself.
+    pub internal: bool,
+    /// The listener it came by.
+    pub listener: &'a str,
+    /// Where it came from.
+    pub source: Option<IpAddr>,
+    /// The key of that address, for picks by source.
+    pub source_key: u64,
+    /// Octets of the body.
+    pub size: u64,
+    /// When it came, in milliseconds since 1970.
+    pub created_unix_ms: u64,
+    /// By which pool it goes next.
+    pub pool: u16,
+    /// Attempts made so far.
+    pub attempts: u8,
+}
+
+/// What never changes of a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MessageFacts<'a> {
+    /// Its name.
+    pub id: MessageId,
+    /// The listener it came by.
+    pub listener: &'a str,
+    /// Where it came from.
+    pub source: Option<IpAddr>,
+    /// The key of that address.
+    pub source_key: u64,
+    /// Octets of the body.
+    pub size: u64,
+    /// How it stands.
+    pub shape: Shape,
+    /// Made here.
+    pub internal: bool,
+    /// When it came, in milliseconds since 1970.
+    pub created_unix_ms: u64,
+}
+
+/// What is known of an entry.
+#[derive(Clone, Debug)]
+pub struct Facts<'a> {
+    /// Which one.
+    pub entry: EntryId,
+    /// What never changes.
+    pub message: MessageFacts<'a>,
+    /// The envelope, to be unpacked.
+    pub envelope: EncodedEnvelope<'a>,
+    /// Octets that go before the body; a load brings them first.
+    pub head_len: u32,
+    /// Octets of the body.
+    pub body_len: u32,
+    /// Attempts made.
+    pub attempts: u8,
+    /// By which pool it goes next. A run with another configuration may have written it.
+    pub pool: u16,
+    /// When it is tried next; `None` while somebody is at it, or it is suspended.
+    pub due: Option<Instant>,
+    /// It is held back until it is resumed.
+    pub suspended: bool,
+    /// Somebody is at it.
+    pub active: bool,
+    /// Its sender was told of the delay.
+    pub delay_warned: bool,
+    remaining: &'a Remaining,
+    reply: Option<&'a [u8]>,
+}
+
+impl Facts<'_> {
+    /// The recipients that are left, as indexes into the envelope, ascending.
+    pub fn remaining(&self) -> impl Iterator<Item = u16> + '_ {
+        self.remaining.iter()
+    }
+
+    /// The last reply it was put off with (the text's first 200 octets).
+    pub fn reply(&self) -> Option<ReplyBuf> {
+        self.reply.and_then(meta::decode_reply)
+    }
+}
+
+/// What the hands are to do. Each has its completion told by [`Spool::handle_completion`].
+#[derive(Clone, Debug)]
+pub enum Request<'a> {
+    /// Write these, durably, and complete with the octets written.
+    Write {
+        /// For the completion.
+        ticket: Ticket,
+        /// Where.
+        file: FileId,
+        /// From which octet on.
+        at: u64,
+        /// What.
+        parts: Parts<'a>,
+    },
+    /// Fill these extents from there, and complete with the octets read.
+    Read {
+        /// For the completion.
+        ticket: Ticket,
+        /// Where.
+        file: FileId,
+        /// From which octet on.
+        at: u64,
+        /// Where to.
+        extents: &'a [Extent],
+    },
+    /// Make a file of so many zeroes, durable with its name.
+    Create {
+        /// For the completion.
+        ticket: Ticket,
+        /// Which.
+        file: FileId,
+        /// How large.
+        bytes: u64,
+    },
+    /// Remove a file, durably. It need not be there.
+    Remove {
+        /// For the completion.
+        ticket: Ticket,
+        /// Which.
+        file: FileId,
+    },
+}
+
+/// What happened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The message is on disk. (Or it was over before it had to be.)
+    Durable {
+        /// Which.
+        entry: EntryId,
+        /// What `append` was given.
+        token: u64,
+    },
+    /// It is not, and its entry is no more.
+    NotKept {
+        /// Which it was.
+        entry: EntryId,
+        /// What `append` was given.
+        token: u64,
+        /// Why.
+        errno: i32,
+    },
+    /// Head and body lie in the extents given.
+    Loaded {
+        /// Which.
+        entry: EntryId,
+        /// What `load` was given.
+        token: u64,
+    },
+    /// It cannot be read back, or not as it was. The entry is active; what is left to do is to be done with it.
+    Damaged {
+        /// Which.
+        entry: EntryId,
+        /// What `load` was given; none if it was read for the spool's own needs.
+        token: Option<u64>,
+    },
+}
+
+/// How much there is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Messages kept.
+    pub messages: u64,
+    /// Octets of their records.
+    pub live_bytes: u64,
+    /// Octets of all files.
+    pub bytes: u64,
+    /// Files.
+    pub segments: u64,
+    /// Octets of memory for the index.
+    pub index_bytes: u64,
+    /// Writes completed so far: syncs, that is.
+    pub groups: u64,
+    /// Messages these carried.
+    pub grouped_messages: u64,
+    /// Writes that failed so far.
+    pub failures: u64,
+}
+
+/// What all of a shard's logs work on.
+#[derive(Debug)]
+struct Shared {
+    index: Index,
+    events: VecDeque<Event>,
+    unix_at_zero_ms: u64,
+    /// Messages that are not over.
+    live: usize,
+    groups: u64,
+    messages: u64,
+    failures: u64,
+}
+
+/// A shard's spool.
+#[derive(Debug)]
+pub struct Spool {
+    options: Options,
+    /// The shard's own one first.
+    logs: Vec<Log>,
+    shared: Shared,
+    schedule: Schedule,
+    reads: Slab<Reading>,
+    reads_next: VecDeque<usize>,
+}
+
+impl Spool {
+    /// An empty one. `unix_at_zero_ms`: milliseconds since 1970 when the shard's clock was zero.
+    pub fn new(options: Options, unix_at_zero_ms: u64) -> Spool {
+        assert!(options.segment_bytes.is_multiple_of(record::BLOCK), "segments are whole blocks");
+        let own = Log::new(options.shard.0, true, options.salt);
+        let shared = Shared {
+            index: Index::default(),
+            events: VecDeque::new(),
+            unix_at_zero_ms,
+            live: 0,
+            groups: 0,
+            messages: 0,
+            failures: 0,
+        };
+        Spool {
+            options,
+            logs: vec![own],
+            shared,
+            schedule: Schedule::default(),
+            reads: Slab::new(),
+            reads_next: VecDeque::new(),
+        }
+    }
+
+    /// Tells the wall clock: milliseconds since 1970 when the shard's clock was zero.
+    pub fn set_unix_at_zero_ms(&mut self, unix_at_zero_ms: u64) {
+        self.shared.unix_at_zero_ms = unix_at_zero_ms;
+    }
+
+    /// Takes new steps and bounds. Where the files are and how large is as it was.
+    pub fn set_options(&mut self, options: Options) {
+        let Options { shard, shards, segment_bytes, salt, .. } = self.options;
+        self.options = Options { shard, shards, segment_bytes, salt, ..options };
+    }
+
+    /// Keeps a message; `Durable` or `NotKept` follows. It is active: nobody else is given it.
+    ///
+    /// # Errors
+    /// Why it cannot be kept now; nothing has been done then.
+    pub fn append(
+        &mut self,
+        kept: &Kept<'_>,
+        token: u64,
+        now: Instant,
+        buffers: &impl Buffers,
+    ) -> Result<EntryId, Refusal> {
+        let body_len = kept.body.iter().map(|extent| u64::from(extent.len)).sum::<u64>();
+        let body_len = u32::try_from(body_len).map_err(|_| Refusal::Full)?;
+        let head_len = u32::try_from(kept.head.len()).map_err(|_| Refusal::Full)?;
+        let mut facts = Vec::with_capacity(128);
+        meta::encode_facts(kept, &mut facts);
+        let log = &mut self.logs[0];
+        let mut entry = Entry {
+            facts: facts.into(),
+            remaining: Remaining::of(kept.remaining),
+            number: log.number_next,
+            created_unix_ms: kept.created_unix_ms,
+            due: now,
+            head_len,
+            body_len,
+            log: log.number,
+            pool: kept.pool,
+            attempts: kept.attempts,
+            life: Life::Queued,
+            active: true,
+            ..Entry::default()
+        };
+        let bytes = group::record_bytes_max(&entry);
+        let index_bytes = self.shared.index.bytes() + self.schedule.bytes();
+        if self.shared.live >= self.options.entries_max || index_bytes >= self.options.index_bytes_max {
+            return Err(Refusal::Full);
+        }
+        log.admit(bytes, &self.options, now)?;
+        entry.data_crc = data_crc(kept.head, kept.body, buffers);
+        log.number_next += 1;
+        let slot = self.shared.index.insert(entry);
+        self.shared.live += 1;
+        let id = EntryId { slot, generation: self.shared.index[slot].generation };
+        self.logs[0].enqueue(slot, id, token, kept.head, kept.body, bytes, now);
+        Ok(id)
+    }
+
+    /// The slot of a message that is not over.
+    fn find(&self, id: EntryId) -> Option<u32> {
+        let known = id.slot < self.shared.index.slots();
+        let entry = known.then(|| &self.shared.index[id.slot])?;
+        (entry.generation == id.generation && entry.is_live()).then_some(id.slot)
+    }
+
+    fn log_of(&mut self, slot: u32) -> usize {
+        let number = self.shared.index[slot].log;
+        self.logs.iter().position(|log| log.number == number).expect("an entry's log outlives it")
+    }
+
+    fn changed(&mut self, slot: u32, now: Instant) {
+        let log = self.log_of(slot);
+        self.logs[log].mark_dirty(slot, &mut self.shared, now);
+    }
+
+    /// These recipients are done with: delivered or given up. With none left the entry is no more.
+    pub fn done(&mut self, id: EntryId, recipients: &[u16], now: Instant) {
+        let Some(slot) = self.find(id) else { return };
+        let remaining = &mut self.shared.index[slot].remaining;
+        let some = recipients.iter().fold(false, |some, &one| remaining.remove(one) || some);
+        if remaining.is_empty() {
+            let log = self.log_of(slot);
+            self.logs[log].finish(slot, &mut self.shared, now);
+        } else if some {
+            self.changed(slot, now);
+        }
+    }
+
+    /// All recipients are done with.
+    pub fn done_all(&mut self, id: EntryId, now: Instant) {
+        if let Some(slot) = self.find(id) {
+            self.shared.index.set_remaining(slot, Remaining::NONE);
+            let log = self.log_of(slot);
+            self.logs[log].finish(slot, &mut self.shared, now);
+        }
+    }
+
+    /// An attempt has ended: what is left waits as long as the steps say, and goes by that pool then. When.
+    pub fn defer(&mut self, id: EntryId, pool: u16, reply: &ReplyBuf, now: Instant) -> Instant {
+        let Some(slot) = self.find(id) else { return now };
+        let entry = &mut self.shared.index[slot];
+        entry.attempts = entry.attempts.saturating_add(1);
+        entry.pool = pool;
+        let due = now + schedule::wait(&self.options.retry, entry.attempts, entry.number);
+        self.shared.index.set_reply(slot, Some(meta::encode_reply(&reply.as_reply())));
+        self.changed(slot, now);
+        self.put_off(slot, due);
+        due
+    }
+
+    /// What is left waits until `due`; no attempt is counted.
+    pub fn release(&mut self, id: EntryId, due: Instant) {
+        if let Some(slot) = self.find(id) {
+            self.put_off(slot, due);
+        }
+    }
+
+    fn put_off(&mut self, slot: u32, due: Instant) {
+        let entry = &mut self.shared.index[slot];
+        entry.due = due;
+        if entry.damaged {
+            // Nobody knew while it was active.
+            let id = EntryId { slot, generation: entry.generation };
+            return self.shared.events.push_back(Event::Damaged { entry: id, token: None });
+        }
+        entry.active = false;
+        if entry.is_waiting() {
+            self.schedule.push(slot, entry.pool, due);
+        }
+    }
+
+    /// Is it too old to be tried again?
+    pub fn is_expired(&self, id: EntryId, now: Instant) -> bool {
+        self.age(id, now).is_some_and(|age| age > self.options.max_age)
+    }
+
+    /// How long ago it came, by the calendar.
+    pub fn age(&self, id: EntryId, now: Instant) -> Option<Duration> {
+        let slot = self.find(id)?;
+        let unix_ms = self.shared.clock().unix_ms(now);
+        Some(Duration::from_millis(unix_ms.saturating_sub(self.shared.index[slot].created_unix_ms)))
+    }
+
+    /// Its sender has been told of the delay.
+    pub fn set_delay_warned(&mut self, id: EntryId, now: Instant) {
+        if let Some(slot) = self.find(id) {
+            self.shared.index[slot].flags |= flag::DELAY_WARNED;
+            self.changed(slot, now);
+        }
+    }
+
+    /// The next message that is due, of a pool that may; it is active from now on. Pools take turns.
+    pub fn next_due(&mut self, now: Instant, may: impl FnMut(u16) -> bool) -> Option<EntryId> {
+        let slot = self.schedule.pop(now, &self.shared.index, may)?;
+        let entry = &mut self.shared.index[slot];
+        entry.active = true;
+        Some(EntryId { slot, generation: entry.generation })
+    }
+
+    /// What is known of it; `None` if it is over.
+    pub fn entry(&self, id: EntryId) -> Option<Facts<'_>> {
+        self.facts(self.find(id)?)
+    }
+
+    fn facts(&self, slot: u32) -> Option<Facts<'_>> {
+        let entry = &self.shared.index[slot];
+        let (message, envelope) = meta::decode_facts(&entry.facts)?;
+        Some(Facts {
+            entry: EntryId { slot, generation: entry.generation },
+            message,
+            envelope: EncodedEnvelope(envelope),
+            head_len: entry.head_len,
+            body_len: entry.body_len,
+            attempts: entry.attempts,
+            pool: entry.pool,
+            due: entry.is_waiting().then_some(entry.due),
+            suspended: entry.flags & flag::SUSPENDED != 0,
+            active: entry.active,
+            delay_warned: entry.flags & flag::DELAY_WARNED != 0,
+            remaining: &entry.remaining,
+            reply: entry.reply.as_deref(),
+        })
+    }
+
+    /// Shows up to `count` messages from place `from` on; the place to go on from, `None` at the end.
+    pub fn scan(&self, from: u32, count: usize, mut show: impl FnMut(Facts<'_>)) -> Option<u32> {
+        let mut shown = 0;
+        for slot in from..self.shared.index.slots() {
+            if shown == count {
+                return Some(slot);
+            }
+            if self.shared.index[slot].is_live()
+                && let Some(facts) = self.facts(slot)
+            {
+                show(facts);
+                shown += 1;
+            }
+        }
+        None
+    }
+
+    /// Holds it back until it is resumed; an attempt under way goes on.
+    pub fn suspend(&mut self, id: EntryId, now: Instant) {
+        if let Some(slot) = self.find(id) {
+            self.shared.index[slot].flags |= flag::SUSPENDED;
+            self.changed(slot, now);
+        }
+    }
+
+    /// Lets it go on when it is due.
+    pub fn resume(&mut self, id: EntryId, now: Instant) {
+        if let Some(slot) = self.find(id) {
+            self.shared.index[slot].flags &= !flag::SUSPENDED;
+            self.changed(slot, now);
+            let entry = &self.shared.index[slot];
+            if entry.is_waiting() {
+                self.schedule.push(slot, entry.pool, entry.due);
+            }
+        }
+    }
+
+    /// It is due now, if nobody is at it.
+    pub fn flush(&mut self, id: EntryId, now: Instant) {
+        if let Some(slot) = self.find(id).filter(|&slot| !self.shared.index[slot].active) {
+            self.put_off(slot, now);
+        }
+    }
+
+    /// Takes a message that nobody is at and that is not due, to be ended: it is active from now on.
+    pub fn seize(&mut self, id: EntryId) -> bool {
+        match self.find(id) {
+            Some(slot) => !std::mem::replace(&mut self.shared.index[slot].active, true),
+            None => false,
+        }
+    }
+
+    /// What is there, and how much.
+    pub fn usage(&self) -> Usage {
+        let sum = |of: fn(&Log) -> u64| self.logs.iter().map(of).sum();
+        Usage {
+            messages: self.shared.live as u64,
+            live_bytes: sum(|log| log.segments.live_bytes),
+            bytes: sum(|log| log.segments.bytes()),
+            segments: sum(|log| log.segments.len() as u64),
+            index_bytes: (self.shared.index.bytes() + self.schedule.bytes()) as u64,
+            groups: self.shared.groups,
+            grouped_messages: self.shared.messages,
+            failures: self.shared.failures,
+        }
+    }
+
+    /// Is everything told written, and nothing under way?
+    pub fn is_settled(&self) -> bool {
+        self.reads.is_empty() && self.logs.iter().all(Log::is_settled)
+    }
+
+    /// What happened next.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.shared.events.pop_front()
+    }
+
+    /// When [`poll_request`](Self::poll_request), or [`next_due`](Self::next_due) with that `may`, is worth calling
+    /// if nothing completes before.
+    pub fn next_deadline(&self, now: Instant, may: impl FnMut(u16) -> bool) -> Instant {
+        let logs = self.logs.iter().map(|log| log.next_deadline(&self.options, now));
+        logs.fold(self.schedule.next(may), Instant::min)
+    }
+}
+
+/// The checksum of a message's octets.
+fn data_crc(head: &[u8], body: &[Extent], buffers: &impl Buffers) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(head);
+    body.iter().for_each(|&extent| hasher.update(buffers.bytes(extent)));
+    hasher.finalize()
+}

@@ -1,0 +1,235 @@
+//! Reading back: messages that are due, and those that are moved to another segment.
+
+use super::index::{Life, NIL};
+use super::log::{Log, Read};
+use super::{EntryId, Event, Request, Spool, data_crc};
+use crate::handle::{Buffers, Extent, FileId, Ticket};
+use crate::time::Instant;
+
+/// Moves under way in a log: messages and octets.
+const MOVES_MAX: usize = 64;
+const MOVE_BYTES_MAX: u64 = 4 << 20;
+/// When no buffer was free for a move it waits so long.
+const MOVE_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+/// What cannot be read is tried so often.
+const TRIES: u8 = 3;
+
+/// A read under way, or about to be.
+#[derive(Debug)]
+pub(super) struct Reading {
+    log: u16,
+    segment: u32,
+    file: FileId,
+    at: u64,
+    bytes: u64,
+    crc: u32,
+    slot: u32,
+    /// What `load` was told; none: to be moved.
+    load: Option<(EntryId, u64)>,
+    extents: Vec<Extent>,
+    tries: u8,
+}
+
+/// What a ticket is for; its lower half says which.
+mod kind {
+    pub(super) const WRITE: u64 = 1 << 32;
+    pub(super) const CREATE: u64 = 2 << 32;
+    pub(super) const REMOVE: u64 = 3 << 32;
+    pub(super) const READ: u64 = 4 << 32;
+    pub(super) const MASK: u64 = 7 << 32;
+}
+
+impl Spool {
+    /// Reads a message back: its head and then its body, into extents that together have exactly that many octets.
+    /// `Loaded` or `Damaged` follows. False: there is no such message on disk.
+    pub fn load(&mut self, id: EntryId, token: u64, extents: &[Extent]) -> bool {
+        let Some(slot) = self.find(id).filter(|&slot| self.shared.index[slot].life == Life::Kept) else {
+            return false;
+        };
+        let at = self.log_of(slot);
+        self.read(at, slot, Some((id, token)), extents.to_vec());
+        true
+    }
+
+    fn read(&mut self, log: usize, slot: u32, load: Option<(EntryId, u64)>, extents: Vec<Extent>) {
+        let log = &mut self.logs[log];
+        let entry = &self.shared.index[slot];
+        let reading = Reading {
+            log: log.number,
+            segment: entry.segment,
+            file: log.file(entry.segment),
+            at: entry.data_at(),
+            bytes: u64::from(entry.head_len) + u64::from(entry.body_len),
+            crc: entry.data_crc,
+            slot,
+            load,
+            extents,
+            tries: 0,
+        };
+        debug_assert_eq!(
+            reading.bytes,
+            reading.extents.iter().map(|extent| u64::from(extent.len)).sum::<u64>()
+        );
+        log.segments.get_mut(entry.segment).readers += 1;
+        let key = self.reads.insert(reading);
+        self.reads_next.push_back(key);
+    }
+
+    /// What is to be done next, if anything. To be called until there is nothing, at the end of each turn.
+    pub fn poll_request(&mut self, now: Instant, buffers: &mut impl Buffers) -> Option<Request<'_>> {
+        for at in 0..self.logs.len() {
+            if self.logs[at].gather(&mut self.shared, now, buffers) {
+                let log = &self.logs[at];
+                let group = log.group();
+                return Some(Request::Write {
+                    ticket: kind::WRITE | u64::from(log.number),
+                    file: log.file(group.segment),
+                    at: group.at,
+                    parts: group.parts(),
+                });
+            }
+            let log = &mut self.logs[at];
+            let number = u64::from(log.number);
+            if let Some(file) = log.poll_create(&self.options, now) {
+                let bytes = self.options.segment_bytes;
+                return Some(Request::Create { ticket: kind::CREATE | number, file, bytes });
+            }
+            if let Some(file) = log.poll_remove(now) {
+                return Some(Request::Remove { ticket: kind::REMOVE | number, file });
+            }
+            self.start_moves(at, now, buffers);
+        }
+        while let Some(key) = self.reads_next.pop_front() {
+            let reading = &self.reads[key];
+            if reading.bytes == 0 {
+                // There is nothing to read; not even to be asked for.
+                self.handle_read(key, Ok(0), now, buffers);
+                continue;
+            }
+            let reading = &self.reads[key];
+            let (ticket, file, at) = (kind::READ | key as u64, reading.file, reading.at);
+            return Some(Request::Read { ticket, file, at, extents: &self.reads[key].extents });
+        }
+        None
+    }
+
+    /// A request has been completed: its octets, or the errno.
+    pub fn handle_completion(
+        &mut self,
+        ticket: Ticket,
+        result: Result<u32, i32>,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
+        let which = ticket & !kind::MASK;
+        if ticket & kind::MASK == kind::READ {
+            return self.handle_read(which as usize, result, now, buffers);
+        }
+        let Some(at) = self.logs.iter().position(|log| u64::from(log.number) == which) else { return };
+        let log = &mut self.logs[at];
+        match ticket & kind::MASK {
+            kind::WRITE => log.written(result, &mut self.shared, &self.options, now, buffers),
+            kind::CREATE => log.created(result, &self.options, now),
+            _ => log.removed(result, now),
+        }
+        if self.logs[at].is_gone() {
+            self.logs.remove(at);
+        }
+    }
+
+    fn handle_read(
+        &mut self,
+        key: usize,
+        result: Result<u32, i32>,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
+        let reading = &mut self.reads[key];
+        let whole = result.is_ok_and(|octets| u64::from(octets) == reading.bytes)
+            && data_crc(&[], &reading.extents, buffers) == reading.crc;
+        reading.tries += 1;
+        let wanted = match reading.load {
+            Some((id, _)) => self.shared.index[id.slot].generation == id.generation,
+            None => self.shared.index[reading.slot].life == Life::Kept,
+        };
+        if !whole && wanted && reading.tries < TRIES {
+            return self.reads_next.push_back(key);
+        }
+        let reading = self.reads.remove(key);
+        let at = self.logs.iter().position(|log| log.number == reading.log);
+        let log = &mut self.logs[at.expect("a log outlives its reads")];
+        log.segments.get_mut(reading.segment).readers -= 1;
+        match reading.load {
+            Some((entry, token)) if whole => {
+                self.shared.events.push_back(Event::Loaded { entry, token });
+            }
+            Some((entry, token)) => {
+                if wanted {
+                    self.shared.index[reading.slot].damaged = true;
+                }
+                self.shared.events.push_back(Event::Damaged { entry, token: Some(token) });
+            }
+            None if whole || !wanted => {
+                log.moves.push_back(Read { slot: reading.slot, extents: reading.extents });
+            }
+            None => self.not_moved(reading, buffers),
+        }
+        let log = &mut self.logs[at.expect("a log outlives its reads")];
+        log.reclaim(&self.options);
+        let _ = now;
+    }
+
+    /// A message that was to be moved cannot be read. It stays where it is and is told of, at once or when whoever
+    /// is at it lets go of it.
+    fn not_moved(&mut self, reading: Reading, buffers: &mut impl Buffers) {
+        let slot = reading.slot;
+        let at = self.log_of(slot);
+        self.logs[at].moved(slot, reading.extents, &self.shared, buffers);
+        let entry = &mut self.shared.index[slot];
+        entry.moving = false;
+        entry.damaged = true;
+        if !std::mem::replace(&mut entry.active, true) {
+            let entry = EntryId { slot, generation: entry.generation };
+            self.shared.events.push_back(Event::Damaged { entry, token: None });
+        }
+    }
+
+    /// Has survivors read that are to be moved, as far as there are buffers.
+    fn start_moves(&mut self, at: usize, now: Instant, buffers: &mut impl Buffers) {
+        loop {
+            let log: &mut Log = &mut self.logs[at];
+            if now < log.move_at || log.moving >= MOVES_MAX || log.moving_bytes >= MOVE_BYTES_MAX {
+                return;
+            }
+            let Some(victim) = log.victim(&self.options, now) else { return };
+            let slot = log.segments.get(victim).first;
+            debug_assert_ne!(slot, NIL);
+            let entry = &self.shared.index[slot];
+            let bytes = u64::from(entry.head_len) + u64::from(entry.body_len);
+            let Some(extents) = take(bytes, buffers) else {
+                log.move_at = now + MOVE_PAUSE;
+                return;
+            };
+            log.segments.unlink(slot, &mut self.shared.index);
+            self.shared.index[slot].moving = true;
+            log.moving += 1;
+            log.moving_bytes += bytes;
+            self.read(at, slot, None, extents);
+        }
+    }
+}
+
+/// Buffers for so many octets, or none at all.
+fn take(bytes: u64, buffers: &mut impl Buffers) -> Option<Vec<Extent>> {
+    let (mut extents, mut left): (Vec<Extent>, u64) = (Vec::new(), bytes);
+    while left > 0 {
+        let Some(extent) = buffers.take() else {
+            extents.iter().for_each(|extent| buffers.release(extent.buffer));
+            return None;
+        };
+        let len = u64::from(extent.len).min(left);
+        extents.push(extent.slice(0..len as usize));
+        left -= len;
+    }
+    Some(extents)
+}

@@ -1,0 +1,80 @@
+//! An interface with the program attached to it: shared by all sockets on it, and gone with the process.
+
+use std::io;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::os::fd::AsRawFd;
+
+use super::bpf::{Link, Map, MapType, Program};
+use super::error::Error;
+use super::program;
+use super::socket::Xsk;
+
+// uapi/linux/if_link.h
+const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+
+/// Most addresses that are ours.
+const ADDRESSES_MAX: u32 = 4_096;
+/// Most queues of an interface.
+const QUEUES_MAX: u32 = 1_024;
+
+/// The program, its maps, and its hold on the interface.
+#[derive(Debug)]
+pub struct Attachment {
+    _link: Link,
+    _program: Program,
+    addresses: Map<16, 4>,
+    sockets: Map<4, 4>,
+    is_native: bool,
+}
+
+impl Attachment {
+    /// Attaches the program to the interface of that index: in the driver if `native`, else in front of the kernel's stack.
+    ///
+    /// # Errors
+    /// What the kernel refuses, in words.
+    pub fn new(interface: u32, ports: RangeInclusive<u16>, native: bool) -> Result<Attachment, Error> {
+        let addresses = Map::new(MapType::Hash, ADDRESSES_MAX, "postlane_ours").map_err(Error::of_bpf)?;
+        let sockets = Map::new(MapType::Sockets, QUEUES_MAX, "postlane_xsks").map_err(Error::of_bpf)?;
+        let code = program::steer(addresses.descriptor(), sockets.descriptor(), ports);
+        let program = Program::load(&code, "postlane").map_err(Error::of_bpf)?;
+        let flags = if native { XDP_FLAGS_DRV_MODE } else { XDP_FLAGS_SKB_MODE };
+        let link = Link::attach(&program, interface, flags).map_err(Error::of_attach)?;
+        Ok(Attachment { _link: link, _program: program, addresses, sockets, is_native: native })
+    }
+
+    /// Whether the driver runs the program.
+    pub fn is_native(&self) -> bool {
+        self.is_native
+    }
+
+    /// From now on segments for our ports at this address are ours.
+    ///
+    /// # Errors
+    /// `E2BIG` beyond 4,096 addresses.
+    pub fn add_address(&self, address: IpAddr) -> io::Result<()> {
+        self.addresses.set(key(address), [1; 4])
+    }
+
+    /// Not any more.
+    pub fn remove_address(&self, address: IpAddr) {
+        // It was not there: as well.
+        let _ = self.addresses.remove(key(address));
+    }
+
+    /// What arrives by that queue goes to that (bound) socket from now on, until it is closed.
+    ///
+    /// # Errors
+    /// What bpf(2) says; `E2BIG` beyond 1,024 queues.
+    pub fn steer(&self, queue: u32, socket: &Xsk) -> io::Result<()> {
+        self.sockets.set(queue.to_ne_bytes(), socket.descriptor().as_raw_fd().to_ne_bytes())
+    }
+}
+
+fn key(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
