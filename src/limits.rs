@@ -12,6 +12,11 @@ pub const PENDING_EXTENTS_MAX: usize = 4;
 /// A piece of a body up to this size is copied behind the one before it if there is room, so that bodies that
 /// trickle in do not hold a whole buffer per packet. One Ethernet jumbo frame is left alone.
 pub const APPEND_BYTES_MAX: u32 = 4 << 10;
+/// The replies to a message's commands that came with all of it are kept for its answer, to leave together: so long at
+/// most. The client has nothing left to send that could wait for them.
+pub const REPLIES_HELD_MAX: Duration = Duration::from_millis(200);
+/// Octets of such replies.
+pub const REPLIES_HELD_BYTES_MAX: usize = 512;
 /// Replies written to a session that it has not yet taken; beyond it the session is not listened to.
 pub const REPLIES_BYTES_MAX: usize = 32 << 10;
 /// A stream that is closed in order and cannot get rid of its last octets for this long is cut.

@@ -7,6 +7,7 @@ use crate::handle::{Buffers, Extent};
 use crate::limits::BUFFERS_RESERVED;
 use crate::observe::ListenerStats;
 use crate::protocol::server::Violation;
+use crate::protocol::wire::data::Form;
 use crate::protocol::wire::reply::{Enhanced, Reply};
 use crate::time::Instant;
 
@@ -67,7 +68,11 @@ impl Dispatch {
         unshared(&mut message).shape = session.server.shape();
         let mail_at = session.mail_at;
         self.receiving -= 1;
+        let is_whole = session.server.shape().form == Form::Plain;
         self.session_deadlines.set(slot as usize, Instant::NEVER);
+        if is_whole {
+            self.hold_replies(slot, now);
+        }
         let message = self.complete_message(slot, message, now, buffers);
         let transaction = self.begin_transaction(message, Some(slot), mail_at, now);
         let session = &mut self.sessions[slot as usize];
