@@ -53,5 +53,9 @@ pub const NOTICE_RETURNED_BYTES_MAX: usize = 50 << 10;
 pub const HEAD_KEPT_BYTES_MAX: usize = 4 << 10;
 /// Most of a message's header that routes look at.
 pub const ROUTE_HEADER_BYTES_MAX: usize = 64 << 10;
+/// Extents gathered of one streamed message while a part of it is being sent: 16 KiB each.
+pub const STREAM_EXTENTS_MAX: usize = 32;
+/// At least these, however many flow at a time.
+pub const STREAM_EXTENTS_MIN: usize = 2;
 /// Buffers kept back for commands and replies: bodies may not take the last ones.
 pub const BUFFERS_RESERVED: usize = 8;

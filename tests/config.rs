@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use postlane::config::{
-    Balance, Config, Difference, Domain, EXAMPLE, Error, Errors, Glob, HeaderRule, Health, Listener, Machine,
-    Mode, Probe, ProbeMail, Route, ShardBy, Shards, difference, plan,
+    Backend, Balance, Config, Difference, Domain, EXAMPLE, Error, Errors, Glob, HeaderRule, Health, Listener,
+    Machine, Mode, Probe, ProbeMail, Route, ShardBy, Shards, Xdp, XdpMode, difference, plan,
 };
 use proptest::prelude::*;
 
@@ -157,6 +157,29 @@ fn written_values_are_taken() {
     }
 }
 
+#[test]
+fn kernel_bypass_is_read() {
+    let config = with_rest("backend = 'xdp'\n[xdp]\ninterface = 'eth1'").expect("the rest has its defaults");
+    assert_eq!(config.backend, Backend::Xdp);
+    let auto =
+        Xdp { interface: "eth1".into(), queues: None, mode: None, ports: 61_000..=65_535, fallback: false };
+    assert_eq!(config.xdp, Some(auto.clone()));
+    let all =
+        "[xdp]\ninterface = 'eth1'\nqueues = '4-6'\nmode = 'copy'\nports = '50000-50999'\nfallback = true";
+    let config = with_rest(all).expect("all of it is right");
+    assert_eq!(config.backend, Backend::Uring, "the section alone changes nothing");
+    let all = Xdp {
+        queues: Some(vec![4, 5, 6]),
+        mode: Some(XdpMode::Copy),
+        ports: 50_000..=50_999,
+        fallback: true,
+        ..auto.clone()
+    };
+    assert_eq!(config.xdp, Some(all));
+    let two = with_rest("[xdp]\ninterface = 'eth1'\nqueues = 2").expect("a number");
+    assert_eq!(two.xdp.and_then(|xdp| xdp.queues), Some(vec![0, 1]));
+}
+
 /// One mistake each, in a text that is otherwise whole.
 #[test]
 fn each_mistake_is_named_at_its_place() {
@@ -193,7 +216,17 @@ fn each_mistake_is_named_at_its_place() {
         ("[admin]\nlisten = '127.0.0.1:1'\ntoken = ''", "3:9: `token` must be printable ASCII without spaces, at least one character"),
         ("[admin]\nlisten = '127.0.0.1:1'\nshards = 3", "3:1: unknown key `shards` in `[admin]`; it belongs at the top of the file, before the first `[section]`"),
         ("[[admin]]\nlisten = '127.0.0.1:1'", "1:1: `admin` takes a table `[admin]`, not a list"),
-        ("[colours]", "1:2: unknown key `colours` at the top of the file; it takes hostname, shards, shard_by, backend, drain_timeout, memory, admin, listener, pool, route, delivery"),
+        ("backend = 'dpdk'", "1:11: `backend` cannot be `\"dpdk\"`: write `\"uring\"` or `\"xdp\"`"),
+        ("backend = 'xdp'", "1:1: `backend = \"xdp\"` needs `[xdp]` with `interface = \"eth1\"`"),
+        ("[xdp]", "1:1: `[xdp]` has no `interface`: add `interface = \"eth1\"` (`ip link` lists those there are)"),
+        ("[xdp]\ninterface = 'eth1:0'", "2:13: `interface`: `eth1:0` is no name of an interface"),
+        ("[xdp]\ninterface = 'eth1'\nmode = 'fast'", "3:8: `mode` cannot be `\"fast\"`: write `\"auto\"`, `\"zero-copy\"`, `\"copy\"` or `\"generic\"`"),
+        ("[xdp]\ninterface = 'eth1'\nqueues = 'all'", "3:10: `queues`: `all` is no list of queues: write `\"auto\"`, a number without quotes, or `\"0-3\"`"),
+        ("[xdp]\ninterface = 'eth1'\nqueues = 0", "3:10: `queues` is 0: write a value from 1 to 1024"),
+        ("[xdp]\ninterface = 'eth1'\nports = '61000'", "3:9: `ports`: `61000` is no range of ports: write it like `\"61000-65535\"`"),
+        ("[xdp]\ninterface = 'eth1'\nports = '61000-61010'", "3:9: `ports`: `61000-61010`: write at least 64 ports from 1024 on, like `\"61000-65535\"`"),
+        ("[xdp]\ninterface = 'eth1'\nbackend = 'xdp'", "3:1: unknown key `backend` in `[xdp]`; it belongs at the top of the file, before the first `[section]`"),
+        ("[colours]", "1:2: unknown key `colours` at the top of the file; it takes hostname, shards, shard_by, backend, xdp, drain_timeout, memory, admin, listener, pool, route, delivery"),
     ];
     for (text, expected) in table {
         let errors = with_rest(text).expect_err(text);
@@ -400,7 +433,6 @@ fn later_keys_are_refused_once_each() {
         })
         .collect();
     let later = [
-        "backend",
         "tls",
         "certificate",
         "key",
@@ -415,7 +447,6 @@ fn later_keys_are_refused_once_each() {
         "retry",
         "max_age",
         "log",
-        "xdp",
         "source",
         "provider",
         "dkim",

@@ -8,6 +8,7 @@ mod cpu_set;
 mod discover;
 mod nic;
 mod place;
+pub mod rss;
 mod show;
 
 use serde::Serialize;

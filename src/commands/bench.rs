@@ -81,6 +81,9 @@ pub(crate) struct Arguments {
     /// With --chunking: messages sent on a connection before the first of them is answered
     #[arg(long, default_value_t = 1, requires = "chunking")]
     in_flight: usize,
+    /// How long a session waits, for an answer or to be read, before it is given up
+    #[arg(long, value_parser = duration, value_name = "TIME", default_value = "60s")]
+    patience: Duration,
     /// Messages on one connection; without it all there are
     #[arg(long)]
     per_connection: Option<u64>,
@@ -163,6 +166,7 @@ fn options(arguments: &Arguments, target: SocketAddr) -> load::Options {
     let unbounded = arguments.messages.is_none() && arguments.duration.is_none();
     load::Options {
         sessions: arguments.sessions,
+        reply_timeout: arguments.patience,
         messages: arguments.messages,
         duration: if unbounded { Some(Duration::from_secs(10)) } else { arguments.duration },
         rate: arguments.rate,

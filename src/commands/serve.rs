@@ -46,6 +46,9 @@ pub(super) fn announce(running: &Running, config: &Config) {
     let cpus: Vec<String> = running.cpus.iter().map(ToString::to_string).collect();
     eprintln!("postlane {}: {} shards on CPUs {}", env!("CARGO_PKG_VERSION"), cpus.len(), cpus.join(","));
     eprintln!("postlane: {}", running.features);
+    if let Some(bypass) = &running.bypass {
+        eprintln!("postlane: upstreams by {bypass}");
+    }
     for bound in &running.bound {
         eprintln!("postlane: listener {} takes mail on {}", bound.name, bound.address);
     }

@@ -33,6 +33,8 @@ pub fn difference(running: &Config, next: &Config, machine: &Machine) -> Differe
         ("hostname", running.hostname != next.hostname),
         ("shards", running.shard_cpus(machine) != next.shard_cpus(machine)),
         ("shard_by", running.shard_by != next.shard_by),
+        ("backend", running.backend != next.backend),
+        ("[xdp]", running.xdp != next.xdp),
         ("memory", running.memory != next.memory),
         ("[admin]", running.admin != next.admin),
     ];
@@ -50,6 +52,8 @@ fn facts(config: &Config) -> BTreeMap<String, String> {
     facts.put("", "hostname", &config.hostname);
     facts.put("", "shards", format_args!("{:?}", config.shards));
     facts.put("", "shard_by", format_args!("{:?}", config.shard_by));
+    facts.put("", "backend", format_args!("{:?}", config.backend));
+    facts.put("", "xdp", format_args!("{:?}", config.xdp));
     facts.put("", "drain_timeout", Span(config.drain_timeout));
     facts.put("", "memory", Size(config.memory));
     facts.put("", "bounce_from", &config.delivery.bounce_from);

@@ -28,7 +28,7 @@ pub use crate::route::{Domain, Glob, HeaderRule};
 pub use cpu_list::CpuList;
 pub use difference::{Difference, difference};
 pub use error::{Error, Errors};
-pub use plan::{Bounds, ListenerPlan, Plan, PoolPlan, ShardPlan, UpstreamPlan, plan};
+pub use plan::{Bounds, ListenerPlan, Plan, PoolPlan, ShardPlan, UpstreamPlan, XdpPlan, plan};
 pub use units::{parse_duration, parse_size};
 
 /// A small, complete configuration with comments: what the README shows and a new user starts from.
@@ -56,6 +56,10 @@ pub struct Config {
     pub shards: Shards,
     /// What of a recipient is hashed to find its shard.
     pub shard_by: ShardBy,
+    /// How upstream bytes travel.
+    pub backend: Backend,
+    /// The interface for kernel bypass; there if `backend` is that.
+    pub xdp: Option<Xdp>,
     /// How long transactions under way may take to finish once draining.
     pub drain_timeout: Duration,
     /// Memory for message bodies in bytes, for the whole process. Default: a quarter of the machine's.
@@ -90,6 +94,52 @@ pub enum ShardBy {
     Address,
     /// The domain, lower-cased.
     Domain,
+}
+
+/// `backend`: how upstream bytes travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// By the kernel's TCP, through io_uring.
+    Uring,
+    /// Past the kernel, over the interface of `[xdp]`.
+    Xdp,
+}
+
+/// `[xdp]`: kernel bypass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Xdp {
+    /// The interface's name.
+    pub interface: String,
+    /// Queues to use; `None`: all.
+    pub queues: Option<Vec<u32>>,
+    /// How frames get to us; `None`: the best there is.
+    pub mode: Option<XdpMode>,
+    /// Local ports, kept from the kernel.
+    pub ports: std::ops::RangeInclusive<u16>,
+    /// If it is refused, everything goes by the kernel instead of nothing.
+    pub fallback: bool,
+}
+
+/// `mode`: how frames get to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpMode {
+    /// The driver uses our memory.
+    ZeroCopy,
+    /// The driver runs the program, the kernel copies.
+    Copy,
+    /// The kernel runs the program and copies.
+    Generic,
+}
+
+impl XdpMode {
+    /// As it is written.
+    pub fn label(self) -> &'static str {
+        match self {
+            XdpMode::ZeroCopy => "zero-copy",
+            XdpMode::Copy => "copy",
+            XdpMode::Generic => "generic",
+        }
+    }
 }
 
 /// `[admin]`: the HTTP endpoint for operators.

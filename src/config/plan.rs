@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Serialize;
 
 use super::units::{Size, Span};
-use super::{Config, CpuList, Listener, Machine, Mode, Pool, Probe, ShardBy, Shards};
+use super::{Backend, Config, CpuList, Listener, Machine, Mode, Pool, Probe, ShardBy, Shards, Xdp, XdpMode};
 
 /// The effective plan. Displays as text for people; the JSON is the contract.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -19,6 +19,10 @@ pub struct Plan {
     pub mode: &'static str,
     /// The address in `From:` of bounces.
     pub bounce_from: String,
+    /// How upstream bytes travel: `uring` or `xdp`.
+    pub backend: &'static str,
+    /// The interface that they bypass the kernel by.
+    pub xdp: Option<XdpPlan>,
     /// Seconds that transactions under way may take to finish once draining.
     pub drain_timeout: f64,
     /// Where the admin endpoint listens.
@@ -35,6 +39,21 @@ pub struct Plan {
     pub bounds: Bounds,
     /// What is allowed but worth a look.
     pub notes: Vec<String>,
+}
+
+/// Kernel bypass, as asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct XdpPlan {
+    /// The interface's name.
+    pub interface: String,
+    /// Queues that are named; none: all there are.
+    pub queues: Vec<u32>,
+    /// `auto`, `zero-copy`, `copy` or `generic`.
+    pub mode: &'static str,
+    /// The first and the last local port.
+    pub ports: [u16; 2],
+    /// Whether all goes by the kernel if it is refused.
+    pub fallback: bool,
 }
 
 /// A shard and the CPU it is pinned to.
@@ -137,6 +156,11 @@ pub fn plan(config: &Config, machine: &Machine) -> Plan {
             Mode::Through => "through",
         },
         bounce_from: config.delivery.bounce_from.clone(),
+        backend: match config.backend {
+            Backend::Uring => "uring",
+            Backend::Xdp => "xdp",
+        },
+        xdp: config.xdp.as_ref().filter(|_| config.backend == Backend::Xdp).map(xdp_plan),
         drain_timeout: config.drain_timeout.as_secs_f64(),
         admin: config.admin.as_ref().map(|admin| admin.listen),
         notes: notes(config, machine, &cpus, &bounds),
@@ -145,6 +169,16 @@ pub fn plan(config: &Config, machine: &Machine) -> Plan {
         pools,
         routes: config.routes.len(),
         bounds,
+    }
+}
+
+fn xdp_plan(xdp: &Xdp) -> XdpPlan {
+    XdpPlan {
+        interface: xdp.interface.clone(),
+        queues: xdp.queues.clone().unwrap_or_default(),
+        mode: xdp.mode.map_or("auto", XdpMode::label),
+        ports: [*xdp.ports.start(), *xdp.ports.end()],
+        fallback: xdp.fallback,
     }
 }
 
@@ -242,6 +276,19 @@ impl fmt::Display for Plan {
         writeln!(f, "hostname   {}", self.hostname)?;
         writeln!(f, "shards     {} on CPU {cpus}, recipients by {}", self.shards.len(), self.shard_by)?;
         writeln!(f, "delivery   {}, bounces from {}", self.mode, self.bounce_from)?;
+        if let Some(xdp) = &self.xdp {
+            let queues = match xdp.queues.as_slice() {
+                [] => "all queues".to_owned(),
+                some => format!("queues {}", CpuList(some.to_vec())),
+            };
+            let [first, last] = xdp.ports;
+            let fallback = if xdp.fallback { "; by the kernel if that is refused" } else { "" };
+            writeln!(
+                f,
+                "bypass     {}, {queues}, mode {}, local ports {first}-{last}{fallback}",
+                xdp.interface, xdp.mode
+            )?;
+        }
         match self.admin {
             Some(listen) => writeln!(f, "admin      http://{listen}/")?,
             None => writeln!(f, "admin      none")?,

@@ -10,25 +10,25 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::layout::Layout;
 use super::translate;
 use super::{Bound, GOODBYE, View};
-use crate::config::{Config, Machine};
+use crate::config::{self, Backend, Config, Machine};
 use crate::dispatch::options::Options;
 use crate::dispatch::{Dispatch, Letter};
 use crate::handle::{ListenerId, ShardId};
 use crate::net::Net;
 use crate::net::uring::{self, Uring, UringOptions};
-use crate::observe::{Scoreboard, Stats};
+use crate::net::xdp::{self, Handover, Interface, Queue, Xdp, XdpOptions};
+use crate::observe::{self, Scoreboard, Stats};
 use crate::shard::mailbox::{Mailbox, mailboxes};
 use crate::shard::{Desk, Order, Orders, Shard};
-use crate::sys::arena::{Arenas, BUFFER_BYTES};
+use crate::sys::arena::Arenas;
 use crate::sys::ring_table::RingTable;
+use crate::sys::xdp::socket::Mode;
 use crate::sys::{clock, files};
 
 /// How often the wall clock is compared with the shards' own.
 const WALL_CLOCK_EVERY: Duration = Duration::from_secs(5);
 /// Links of a shard that there is room for, however few the first configuration needs.
 const LINKS_ROOM_MIN: u64 = 1024;
-/// Fewer buffers than this and a shard could not work.
-const BUFFERS_MIN: u64 = 512;
 
 /// What kept it from starting or going on.
 #[derive(Debug)]
@@ -80,6 +80,8 @@ pub struct Running {
     pub bound: Vec<Bound>,
     /// What the kernel lets them do, in words.
     pub features: String,
+    /// How upstream bytes travel, in words, where not by the kernel.
+    pub bypass: Option<String>,
     /// The CPU of each.
     pub cpus: Vec<u32>,
     pub(super) desks: Vec<Arc<Desk>>,
@@ -117,6 +119,46 @@ struct Seat {
     desk: Arc<Desk>,
     /// By listener, where to listen.
     listen: Vec<Option<SocketAddr>>,
+    bypass: Option<Bypass>,
+}
+
+/// A shard's share of the interface.
+struct Bypass {
+    interface: Arc<Interface>,
+    queues: Vec<Queue>,
+    handover: Handover,
+}
+
+/// Sets the interface up, if the configuration wants it: each shard's share.
+fn bypasses(config: &Config, shards: usize) -> Result<Vec<Option<Bypass>>, Failure> {
+    let none = || (0..shards).map(|_| None).collect();
+    let Some(xdp) = config.xdp.as_ref().filter(|_| config.backend == Backend::Xdp) else {
+        return Ok(none());
+    };
+    let options = XdpOptions {
+        interface: xdp.interface.clone(),
+        queues: xdp.queues.clone(),
+        mode: xdp.mode.map(|mode| match mode {
+            config::XdpMode::ZeroCopy => Mode::ZeroCopy,
+            config::XdpMode::Copy => Mode::Copy,
+            config::XdpMode::Generic => Mode::Generic,
+        }),
+        ports: xdp.ports.clone(),
+    };
+    match Interface::open(&options, shards) {
+        Ok((interface, shares)) => {
+            let interface = Arc::new(interface);
+            let all = shares.into_iter().zip(xdp::handovers(shards));
+            Ok(all
+                .map(|(queues, handover)| Some(Bypass { interface: interface.clone(), queues, handover }))
+                .collect())
+        }
+        Err(error) if xdp.fallback => {
+            eprintln!("postlane: kernel bypass is refused, so everything goes by the kernel: {error}");
+            Ok(none())
+        }
+        Err(error) => Err(Failure { exit: 71, message: format!("kernel bypass cannot be started: {error}") }),
+    }
 }
 
 /// What a shard says once it listens.
@@ -138,8 +180,7 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
     let cpus = config.shard_cpus(machine);
     let shards =
         u16::try_from(cpus.len()).map_err(|_| Failure::internal("more shards than can be numbered"))?;
-    let buffers = (config.memory / u64::from(shards) / BUFFER_BYTES as u64).max(BUFFERS_MIN) as usize;
-    let arenas = Arenas::new(usize::from(shards), buffers).map_err(|e| {
+    let arenas = Arenas::new(usize::from(shards), translate::buffers(config, shards)).map_err(|e| {
         Failure::os("postlane", &e.to_string(), "lower `memory`, the bytes for message bodies")
     })?;
     let rings = RingTable::new(usize::from(shards));
@@ -149,17 +190,25 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
     let (stats, scoreboard) = (layout.stats(), layout.scoreboard());
     let orders = Arc::new(Orders::default());
     let room = Room::new(config, files_max);
+    let bypasses = bypasses(config, usize::from(shards))?;
+    let interface = bypasses.iter().flatten().next().map(|bypass| bypass.interface.clone());
+    let shown = interface.as_ref().map(|interface| observe::Bypass {
+        interface: interface.name().to_owned(),
+        mode: interface.mode().to_string(),
+        queues: interface.queues().to_vec(),
+    });
     let mut running = Running {
-        view: Arc::new(View::new(layout.clone(), stats.clone(), orders.clone())),
+        view: Arc::new(View::new(layout.clone(), stats.clone(), orders.clone(), shown)),
         bound: Vec::new(),
         features: String::new(),
+        bypass: interface.map(|interface| interface.to_string()),
         cpus,
         desks: (0..shards).map(|_| Arc::default()).collect(),
         epoch_ms,
         room,
         threads: Vec::new(),
     };
-    for (index, mailbox) in mailboxes::<Letter>(shards).into_iter().enumerate() {
+    for (index, (mailbox, bypass)) in mailboxes::<Letter>(shards).into_iter().zip(bypasses).enumerate() {
         let id = ShardId(index as u16);
         let cpu = running.cpus[index];
         let seat = Seat {
@@ -181,6 +230,7 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
             stats: stats.clone(),
             scoreboard: scoreboard.clone(),
             listen: layout.listen(),
+            bypass,
         };
         match start(seat) {
             Ok((thread, ready)) => {
@@ -212,16 +262,11 @@ fn start(seat: Seat) -> Result<(JoinHandle<Result<(), Failure>>, Ready), Failure
     let name = format!("shard-{}", seat.id.0);
     let thread = Builder::new()
         .name(name)
-        .spawn(move || match seat.sit_down() {
-            Ok((shard, ready, orders)) => {
-                let _ = tell.send(Ok(ready));
-                work(shard, &orders);
-                Ok(())
-            }
-            Err(failure) => {
+        .spawn(move || {
+            if let Err(failure) = seat.live(&tell) {
                 let _ = tell.send(Err(failure));
-                Ok(())
             }
+            Ok(())
         })
         .map_err(|e| {
             Failure::os("a shard's thread", &e.to_string(), "raise the limit of processes (ulimit -u)")
@@ -234,17 +279,32 @@ fn start(seat: Seat) -> Result<(JoinHandle<Result<(), Failure>>, Ready), Failure
 }
 
 impl Seat {
-    /// On the shard's own thread: the ring must be made by whoever uses it.
-    fn sit_down(self) -> Result<(Shard<Uring>, Ready, Arc<Orders>), Failure> {
+    /// On the shard's own thread: the ring must be made by whoever uses it. Says when it listens, and ends with the shard.
+    fn live(mut self, tell: &mpsc::Sender<Result<Ready, Failure>>) -> Result<(), Failure> {
         if !core_affinity::set_for_current(core_affinity::CoreId { id: self.cpu as usize }) {
             eprintln!(
                 "postlane: shard {} could not be pinned to CPU {}; it runs unpinned",
                 self.id.0, self.cpu
             );
         }
-        let net = Uring::new(self.uring, self.arenas, self.rings)
+        let opened_max = self.uring.opened_max;
+        let ring = Uring::new(self.uring.clone(), self.arenas.clone(), self.rings.clone())
             .map_err(|error: uring::Error| Failure { exit: 71, message: error.to_string() })?;
-        let features = net.features().to_string();
+        let ready = Ready { features: ring.features().to_string() };
+        let Some(bypass) = self.bypass.take() else { return self.work(ring, ready, tell) };
+        let Bypass { interface, queues, handover } = bypass;
+        let net = Xdp::new(ring, self.id, interface, queues, handover, opened_max).map_err(|error| {
+            Failure::os("kernel bypass", &error.to_string(), "see netlink(7) for what may be refused")
+        })?;
+        self.work(net, ready, tell)
+    }
+
+    fn work<N: Net>(
+        self,
+        net: N,
+        ready: Ready,
+        tell: &mpsc::Sender<Result<Ready, Failure>>,
+    ) -> Result<(), Failure> {
         let mut dispatch = Dispatch::new(self.options, self.stats[self.id.index()].clone(), unix_at_zero());
         dispatch.set_scoreboard(self.scoreboard);
         let mut shard = Shard::new(self.id, net, dispatch, self.mailbox, self.orders.clone(), self.stats);
@@ -255,7 +315,9 @@ impl Seat {
                 .listen(ListenerId(place as u16), address)
                 .map_err(|error| Failure::listen(&format!("shard {}", self.id.0), address, &error))?;
         }
-        Ok((shard, Ready { features }, self.orders))
+        let _ = tell.send(Ok(ready));
+        work(shard, &self.orders);
+        Ok(())
     }
 }
 

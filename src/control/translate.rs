@@ -8,11 +8,21 @@ use crate::config::{Config, ShardBy};
 use crate::dispatch::options::{self, Options};
 use crate::dispatch::owner;
 use crate::handle::ShardId;
+use crate::net::uring::UringOptions;
 use crate::protocol::server;
 use crate::route::{Routes, Rule};
+use crate::sys::arena::BUFFER_BYTES;
 
 /// Protocol errors after which a session is closed.
 const FAULTS_MAX: u32 = 20;
+
+/// Fewer buffers than this and a shard could not work.
+const BUFFERS_MIN: u64 = 512;
+
+/// Buffers of one shard, those lent to the kernel included.
+pub(super) fn buffers(config: &Config, shards: u16) -> usize {
+    (config.memory / u64::from(shards) / BUFFER_BYTES as u64).max(BUFFERS_MIN) as usize
+}
 
 /// What all shards have in common, without listeners, pools and routes.
 pub(super) fn base(config: &Config, shards: u16, epoch_ms: u64) -> Options {
@@ -27,6 +37,7 @@ pub(super) fn base(config: &Config, shards: u16, epoch_ms: u64) -> Options {
         epoch_ms,
         seed: epoch_ms,
         bounce_from: config.delivery.bounce_from.clone(),
+        buffers: buffers(config, shards) - usize::from(UringOptions::default().receive_buffers),
         listeners: Vec::new(),
         pools: Vec::new(),
         routes: Arc::default(),

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use super::layout::{Layout, PoolSeat, UpstreamSeat};
 use crate::balance::board::{self, Said};
 use crate::observe::status::{Status, status};
-use crate::observe::{Names, PoolStanding, PoolStats, Standing, State, Stats, UpstreamStats};
+use crate::observe::{Bypass, Names, PoolStanding, PoolStats, Standing, State, Stats, UpstreamStats};
 use crate::shard::Orders;
 
 /// What the control thread's tasks share.
@@ -16,6 +16,7 @@ pub struct View {
     /// What is wanted of the shards.
     pub orders: Arc<Orders>,
     started: Instant,
+    bypass: Option<Bypass>,
     shared: Mutex<Shared>,
 }
 
@@ -41,9 +42,14 @@ pub(super) struct Watched {
 }
 
 impl View {
-    pub(super) fn new(layout: Layout, stats: Arc<[Arc<Stats>]>, orders: Arc<Orders>) -> View {
+    pub(super) fn new(
+        layout: Layout,
+        stats: Arc<[Arc<Stats>]>,
+        orders: Arc<Orders>,
+        bypass: Option<Bypass>,
+    ) -> View {
         let shared = Shared { layout, stats, edition: 0, watched: HashMap::new(), pools: HashMap::new() };
-        let view = View { orders, started: Instant::now(), shared: Mutex::new(shared) };
+        let view = View { orders, started: Instant::now(), bypass, shared: Mutex::new(shared) };
         view.lock().welcome("it has been so since the start");
         view
     }
@@ -65,7 +71,8 @@ impl View {
             shared.watched.get(&upstream.serial).map(|watched| watched.standing.clone()).unwrap_or_default()
         };
         let of_pool = |pool: &PoolSeat| shared.pools.get(&pool.options.serial).copied().unwrap_or_default();
-        (Names { edition: shared.edition, ..shared.layout.names(of_pool, standing) }, shared.stats.clone())
+        let names = shared.layout.names(of_pool, standing);
+        (Names { edition: shared.edition, bypass: self.bypass.clone(), ..names }, shared.stats.clone())
     }
 
     /// Every shard's counters.

@@ -5,6 +5,8 @@
 //! it asks for nothing of a file that a request under way makes or removes.
 
 pub mod sim;
+pub mod store;
+pub(crate) mod uring;
 
 use crate::handle::{Extent, FileId, Part, Ticket};
 
@@ -12,12 +14,18 @@ use crate::handle::{Extent, FileId, Part, Ticket};
 pub trait Disk {
     /// Writes the parts, one after the other, from octet `at` on. Completes when all of it is durable, with the
     /// octets written. Bytes are copied; extents must stay until then.
-    fn write<'a>(&mut self, ticket: Ticket, file: FileId, at: u64, parts: impl Iterator<Item = Part<'a>>);
+    fn write_file<'a>(
+        &mut self,
+        ticket: Ticket,
+        file: FileId,
+        at: u64,
+        parts: impl Iterator<Item = Part<'a>>,
+    );
     /// Fills the extents, one after the other, from octet `at` on; completes with the octets read. Nobody may look
     /// at them until then.
-    fn read(&mut self, ticket: Ticket, file: FileId, at: u64, extents: &[Extent]);
+    fn read_file(&mut self, ticket: Ticket, file: FileId, at: u64, extents: &[Extent]);
     /// Makes a file of so many zeroes, or makes it that if it is there; completes when that, and the name, is durable.
-    fn create(&mut self, ticket: Ticket, file: FileId, bytes: u64);
+    fn create_file(&mut self, ticket: Ticket, file: FileId, bytes: u64);
     /// Removes a file; completes when that is durable. `ENOENT` if it is not there.
-    fn remove(&mut self, ticket: Ticket, file: FileId);
+    fn remove_file(&mut self, ticket: Ticket, file: FileId);
 }

@@ -2,6 +2,7 @@
 //! leaves by BDAT, and the other way round.
 
 use super::message::Message;
+use super::streaming::Part;
 use crate::handle::{Buffers, Extent};
 use crate::protocol::wire::data::{Form, Shape};
 
@@ -51,6 +52,25 @@ impl<'a> Pieces<'a> {
             (Form::Plain, false) => (size, b"\r\n.\r\n"),
         };
         Pieces { body, at: 0, left, shape, at_line_start: true, tail }
+    }
+}
+
+impl<'a> Pieces<'a> {
+    /// Of a streamed body's part that came plain: as DATA has it.
+    pub(super) fn of_part(part: &'a Part) -> Pieces<'a> {
+        let tail: &[u8] = match (part.is_last, part.shape.ends_line) {
+            (false, _) => b"",
+            (true, true) => b".\r\n",
+            (true, false) => b"\r\n.\r\n",
+        };
+        Pieces {
+            body: &part.extents,
+            at: 0,
+            left: part.size,
+            shape: part.shape,
+            at_line_start: part.starts_line,
+            tail,
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
+use super::delivery::DeliveryId;
 use super::owner::Way;
+use super::streaming::Part;
 pub use crate::handle::MessageId;
 use crate::handle::{Buffers, Extent, ShardId};
 use crate::limits::HEAD_KEPT_BYTES_MAX;
@@ -30,37 +32,36 @@ pub struct Message {
     pub size: u64,
     /// How they stand.
     pub shape: Shape,
+    /// It leaves while it is still arriving: its body goes in parts, and `body` stays empty.
+    pub streamed: bool,
+    /// Of a streamed message to several: our line and its header, plain, for a notice when the body is gone.
+    pub beginning: Vec<u8>,
     /// Made here (a notice): nobody waits for an answer, and no notice is ever made of it.
     pub internal: bool,
 }
 
 impl Message {
     /// Octets of the message that upstreams are sent, without stuffed dots and final dot (RFC 1870 section 5).
+    ///
+    /// Of a streamed message: what was announced, or had come when it began to leave.
     pub fn plain_size(&self) -> u64 {
         let body = match self.shape.form {
+            _ if self.streamed => self.size.max(self.envelope.mail().size.unwrap_or(0)),
             Form::Stuffed => self.size.saturating_sub(self.shape.dots + b".\r\n".len() as u64),
             Form::Plain => self.size,
         };
         body + self.head.len() as u64
     }
 
-    /// Adds a piece of the body; the buffer is retained. Small pieces are copied behind the last if they fit.
+    /// The same as an upstream is told of it beforehand; 0: not known.
+    pub fn declared_size(&self) -> u64 {
+        if self.streamed && self.envelope.mail().size.is_none() { 0 } else { self.plain_size() }
+    }
+
+    /// Adds a piece of the body; the buffer is retained.
     pub(super) fn push_body(&mut self, piece: Extent, buffers: &mut impl Buffers) {
         self.size += u64::from(piece.len);
-        if let Some(last) = self.body.last_mut() {
-            if last.buffer == piece.buffer && last.start + last.len == piece.start {
-                last.len += piece.len;
-                return;
-            }
-            if piece.len <= crate::limits::APPEND_BYTES_MAX
-                && let Some(grown) = buffers.append(*last, piece)
-            {
-                *last = grown;
-                return;
-            }
-        }
-        buffers.retain(piece.buffer);
-        self.body.push(piece);
+        append(&mut self.body, piece, buffers);
     }
 
     /// Lets go of the body's buffers.
@@ -78,8 +79,28 @@ impl Message {
         self.source = 0;
         self.size = 0;
         self.shape = Shape::default();
+        self.streamed = false;
+        self.beginning.clear();
         self.internal = false;
     }
+}
+
+/// Adds a piece to a body; its buffer is retained. Small pieces are copied behind the last if they fit.
+pub(super) fn append(body: &mut Vec<Extent>, piece: Extent, buffers: &mut impl Buffers) {
+    if let Some(last) = body.last_mut() {
+        if last.buffer == piece.buffer && last.start + last.len == piece.start {
+            last.len += piece.len;
+            return;
+        }
+        if piece.len <= crate::limits::APPEND_BYTES_MAX
+            && let Some(grown) = buffers.append(*last, piece)
+        {
+            *last = grown;
+            return;
+        }
+    }
+    buffers.retain(piece.buffer);
+    body.push(piece);
 }
 
 /// Messages that are not in use, kept for their allocations.
@@ -155,6 +176,26 @@ pub struct Outcome {
     pub relayed: Vec<Word>,
 }
 
+/// A group of recipients: those of a transaction that one shard delivers by one pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GroupId {
+    /// The shard that took the message.
+    pub origin: ShardId,
+    /// Its transaction there.
+    pub transaction: TransactionId,
+    /// By which pool.
+    pub pool: u16,
+}
+
+/// Where a group of a streamed message stands, at the shard that delivers it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LegId {
+    /// Its place there.
+    pub delivery: DeliveryId,
+    /// Tells this offer to an upstream from earlier and later ones.
+    pub stamp: u64,
+}
+
 /// Mail between shards.
 #[derive(Debug)]
 pub enum Letter {
@@ -173,6 +214,8 @@ pub enum Letter {
     },
     /// "This is what became of it."
     Verdict {
+        /// Who delivered.
+        shard: ShardId,
         /// The asker's transaction.
         transaction: TransactionId,
         /// The message goes home, so that its allocations can be used again.
@@ -181,5 +224,39 @@ pub enum Letter {
         pool: u16,
         /// What became of it.
         outcome: Outcome,
+    },
+    /// "The upstream waits for the body of this streamed message", from its start.
+    Ready {
+        /// Who delivers.
+        shard: ShardId,
+        /// For whom.
+        group: GroupId,
+        /// Where its parts are to go.
+        leg: LegId,
+    },
+    /// "This part of it comes next."
+    Part {
+        /// For whom.
+        group: GroupId,
+        /// Where to.
+        leg: LegId,
+        /// The part.
+        part: Arc<Part>,
+    },
+    /// "That part has been sent."
+    PartSent {
+        /// Who delivers.
+        shard: ShardId,
+        /// For whom.
+        group: GroupId,
+        /// Which part.
+        number: u32,
+    },
+    /// "No more of it comes: nobody is to get it." The verdict follows all the same.
+    Withdraw {
+        /// For whom.
+        group: GroupId,
+        /// What its recipients are told, if anybody is.
+        reply: ReplyBuf,
     },
 }

@@ -16,6 +16,7 @@ pub mod owner;
 mod received;
 mod router;
 mod session;
+mod streaming;
 mod tend;
 mod transaction;
 mod verdict;
@@ -40,11 +41,13 @@ pub use form::{Piece, Pieces};
 use link::Link;
 use lookout::Lookout;
 use message::Spares;
-pub use message::{Letter, Message, MessageId, Outcome, Place, TransactionId, Word};
+pub use message::{GroupId, LegId, Letter, Message, MessageId, Outcome, Place, TransactionId, Word};
 use options::Options;
 use owner::{Owners, Way};
 use router::Router;
 use session::Session;
+pub use streaming::Part;
+use streaming::Queues;
 use transaction::Transaction;
 
 /// What the shard is to do, in this order.
@@ -65,6 +68,14 @@ pub enum Command<'a> {
         message: Arc<Message>,
         /// In which form: as it is, or [`Message::converted`].
         form: Form,
+    },
+    /// Write a part of a streamed body, as DATA has it, and a mark; its extents stay until that is told by `Sent`, or
+    /// `Closed`.
+    WritePart {
+        /// Where.
+        stream: StreamId,
+        /// What.
+        part: Arc<Part>,
     },
     /// Have `handle_sent` called when all written so far has left.
     Mark(StreamId),
@@ -101,6 +112,7 @@ pub enum Command<'a> {
 enum Queued {
     Write { stream: StreamId, from: usize, to: usize },
     WriteBody { stream: StreamId, message: Arc<Message>, form: Form },
+    WritePart { stream: StreamId, part: Arc<Part> },
     Open { link: LinkId, address: SocketAddr, source: Option<IpAddr> },
     Mark(StreamId),
     Pause(StreamId),
@@ -160,7 +172,13 @@ pub struct Dispatch {
     /// Where the text of an answer is put together.
     text: Vec<u8>,
     /// Outcomes for this shard's own transactions, dealt with when the fact at hand has been.
-    outcomes: VecDeque<(TransactionId, u16, Outcome)>,
+    outcomes: VecDeque<(ShardId, TransactionId, u16, Outcome)>,
+    /// Letters to oneself.
+    inbox: VecDeque<Letter>,
+    /// Streamed messages that something has changed for.
+    flow: Vec<TransactionId>,
+    /// Sessions that are not read because memory is short.
+    queues: Queues,
     spares: Spares,
     spare_lists: Vec<Vec<u16>>,
     /// The groups of the message at hand.
@@ -209,6 +227,9 @@ impl Dispatch {
             out: Vec::new(),
             text: Vec::new(),
             outcomes: VecDeque::new(),
+            inbox: VecDeque::new(),
+            flow: Vec::new(),
+            queues: Queues::default(),
             spares: Spares::default(),
             spare_lists: Vec::new(),
             groups: Vec::new(),
@@ -290,16 +311,24 @@ impl Dispatch {
 
     /// Mail from another shard.
     pub fn handle_letter(&mut self, letter: Letter, now: Instant, buffers: &mut impl Buffers) {
+        self.take_letter(letter, now);
+        self.settle(now, buffers);
+    }
+
+    fn take_letter(&mut self, letter: Letter, now: Instant) {
         match letter {
             Letter::Group { origin, transaction, message, pool, whole } => {
                 self.new_delivery(message, origin, transaction, pool, whole, now);
             }
-            Letter::Verdict { transaction, message, pool, outcome } => {
+            Letter::Verdict { shard, transaction, message, pool, outcome } => {
                 drop(message);
-                self.outcomes.push_back((transaction, pool, outcome));
+                self.outcomes.push_back((shard, transaction, pool, outcome));
             }
+            Letter::Ready { shard, group, leg } => self.leg_ready(shard, group, leg),
+            Letter::Part { group, leg, part } => self.leg_part(group, leg, part, now),
+            Letter::PartSent { shard, group, number } => self.leg_sent(shard, group, number),
+            Letter::Withdraw { group, reply } => self.leg_withdrawn(group, reply, now),
         }
-        self.settle(now, buffers);
     }
 
     /// Deals with all deadlines that have passed.
@@ -329,6 +358,12 @@ impl Dispatch {
 
     /// The next thing to do; `None` when all is done. To be called until then after any `handle_*`.
     pub fn poll_command(&mut self) -> Option<Command<'_>> {
+        // The stream may have ended since, and with it what was written to it, whose buffers receive again.
+        while let Some(Queued::WriteBody { stream, .. }) = self.commands.front()
+            && self.owner_of(*stream) == StreamOwner::Nobody
+        {
+            self.commands.pop_front();
+        }
         let Some(queued) = self.commands.pop_front() else {
             self.out.clear();
             return None;
@@ -336,6 +371,7 @@ impl Dispatch {
         Some(match queued {
             Queued::Write { stream, from, to } => Command::Write { stream, bytes: &self.out[from..to] },
             Queued::WriteBody { stream, message, form } => Command::WriteBody { stream, message, form },
+            Queued::WritePart { stream, part } => Command::WritePart { stream, part },
             Queued::Open { link, address, source } => Command::Open { link, address, source },
             Queued::Mark(stream) => Command::Mark(stream),
             Queued::Pause(stream) => Command::Pause(stream),
@@ -385,11 +421,23 @@ impl Dispatch {
     /// Deals with what the last fact brought about within the shard, until nothing is left.
     fn settle(&mut self, now: Instant, buffers: &mut impl Buffers) {
         loop {
-            while let Some((transaction, pool, outcome)) = self.outcomes.pop_front() {
+            while let Some((shard, transaction, pool, outcome)) = self.outcomes.pop_front() {
                 self.pools[usize::from(pool)].groups -= 1;
+                self.leg_over(Way { shard, pool }, transaction);
                 self.group_ended(transaction, outcome, now, buffers);
             }
+            if let Some(letter) = self.inbox.pop_front() {
+                self.take_letter(letter, now);
+                continue;
+            }
+            if !self.flow.is_empty() {
+                self.flow_on(now, buffers);
+                continue;
+            }
             let Some(pool) = self.pools.iter().position(|pool| pool.stirred) else {
+                if self.let_in_waiting(now, buffers) {
+                    continue;
+                }
                 break;
             };
             self.pools[pool].stirred = false;

@@ -30,6 +30,8 @@ pub struct Options {
     pub seed: u64,
     /// Bounces come from `MAILER-DAEMON` at this address.
     pub bounce_from: String,
+    /// Buffers that can be free at most: the bound of memory for messages.
+    pub buffers: usize,
     /// In configuration order.
     pub listeners: Vec<Listener>,
     /// In configuration order.

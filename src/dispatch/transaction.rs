@@ -8,6 +8,7 @@ use super::notice::{self, Kind, Original, Remote, Settings, Times, Told};
 use super::options::Options;
 use super::owner::Way;
 use super::router::Origin;
+use super::streaming::Streaming;
 use super::{Dispatch, Queued};
 use crate::handle::Buffers;
 use crate::limits::NOTICE_RETURNED_BYTES_MAX;
@@ -20,9 +21,9 @@ const EVERYBODY: u16 = u16::MAX;
 /// A message that this shard took and whose groups have not all ended.
 #[derive(Debug)]
 pub(super) struct Transaction {
-    generation: u32,
-    session: Option<u32>,
-    message: Arc<Message>,
+    pub(super) generation: u32,
+    pub(super) session: Option<u32>,
+    pub(super) message: Arc<Message>,
     groups_left: u16,
     groups: u16,
     /// The first group's words that was accepted.
@@ -31,13 +32,31 @@ pub(super) struct Transaction {
     refused: Vec<Word>,
     /// Recipients accepted of which the sender is to hear, so far.
     relayed: Vec<Word>,
-    mail_at: Instant,
-    ended_at: Instant,
+    pub(super) mail_at: Instant,
+    pub(super) ended_at: Instant,
+    /// Its body is still arriving, or has not all been sent.
+    pub(super) streaming: Option<Box<Streaming>>,
 }
 
 impl Dispatch {
     /// Sends the message's groups on their ways. `session`: who waits for the answer, if anybody does.
     pub(super) fn begin_transaction(
+        &mut self,
+        message: Arc<Message>,
+        session: Option<u32>,
+        mail_at: Instant,
+        now: Instant,
+    ) -> TransactionId {
+        let id = self.open_transaction(message, session, mail_at, now);
+        for i in 0..self.groups.len() {
+            self.ask_group(id, self.groups[i], now);
+        }
+        self.stats.receive.record(now.nanos_since(mail_at));
+        id
+    }
+
+    /// Makes the transaction; none of its groups (in `self.groups`) has been asked for yet.
+    pub(super) fn open_transaction(
         &mut self,
         message: Arc<Message>,
         session: Option<u32>,
@@ -50,7 +69,7 @@ impl Dispatch {
         let slot = self.transactions.insert(Transaction {
             generation,
             session,
-            message: message.clone(),
+            message,
             groups_left: groups,
             groups,
             accepted: None,
@@ -58,23 +77,40 @@ impl Dispatch {
             relayed: Vec::new(),
             mail_at,
             ended_at: now,
+            streaming: None,
         });
-        let transaction = TransactionId { slot: slot as u32, generation };
-        let (origin, whole) = (self.options.shard, groups == 1);
-        for i in 0..self.groups.len() {
-            let Way { shard, pool } = self.groups[i];
-            self.pools[usize::from(pool)].groups += 1;
-            if shard == origin {
-                self.new_delivery(message.clone(), origin, transaction, pool, whole, now);
-            } else {
-                let message = message.clone();
-                let letter = Letter::Group { origin, transaction, message, pool, whole };
-                self.stats.letters.add(1);
-                self.commands.push_back(Queued::Post { shard, letter });
-            }
+        TransactionId { slot: slot as u32, generation }
+    }
+
+    /// Sends one of its groups on its way.
+    pub(super) fn ask_group(&mut self, id: TransactionId, way: Way, now: Instant) {
+        let transaction = &self.transactions[id.slot as usize];
+        let (message, whole) = (transaction.message.clone(), transaction.groups == 1);
+        let (origin, Way { shard, pool }) = (self.options.shard, way);
+        self.pools[usize::from(pool)].groups += 1;
+        if shard == origin {
+            self.new_delivery(message, origin, id, pool, whole, now);
+        } else {
+            let letter = Letter::Group { origin, transaction: id, message, pool, whole };
+            self.stats.letters.add(1);
+            self.commands.push_back(Queued::Post { shard, letter });
         }
-        self.stats.receive.record(now.nanos_since(mail_at));
-        transaction
+    }
+
+    /// So many of its groups have never been asked for, and will not be.
+    pub(super) fn forget_groups(
+        &mut self,
+        id: TransactionId,
+        count: u16,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
+        let slot = id.slot as usize;
+        self.transactions[slot].groups_left -= count;
+        if self.transactions[slot].groups_left == 0 {
+            let transaction = self.transactions.remove(slot);
+            self.end_transaction(transaction, now, buffers);
+        }
     }
 
     /// The ways that recipients of the message go, each once.
@@ -145,6 +181,9 @@ impl Dispatch {
         }
         if internal && !transaction.refused.is_empty() {
             self.stats.bounces_dropped.add(1);
+        }
+        if let Some(streaming) = transaction.streaming.take() {
+            self.end_streaming(streaming, buffers);
         }
         // All groups have ended and with them every send: the buffers can receive again.
         match Arc::get_mut(&mut transaction.message) {

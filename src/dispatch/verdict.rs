@@ -36,6 +36,9 @@ pub(super) enum Phase {
     Leaving { heard: bool },
     /// Its final dot was sent.
     Dotted,
+    /// Some of its body may have been sent while the rest was still arriving: it is streamed. Without its end no upstream
+    /// can have taken it.
+    Parts,
     /// All of it was sent at once, by BDAT; `heard`: and something was answered.
     Whole { heard: bool },
 }
@@ -53,6 +56,8 @@ pub(super) enum Retry {
     Unable,
     /// Another upstream will be quicker; nothing was committed here. Not an attempt.
     Sooner,
+    /// Another upstream might take it, but part of its body is gone: only the client can repeat it, and is told so.
+    ByClient,
     /// The answer is final.
     Never,
 }
@@ -79,6 +84,14 @@ pub(super) struct Fault {
     pub(super) blame: Blame,
     /// What the client is told if nobody else takes it.
     pub(super) reply: ReplyBuf,
+}
+
+impl Fault {
+    /// What it comes to when some of a streamed body has been sent and released: whatever happened, in whatever phase,
+    /// the message cannot be offered again from here. The client still has it: what is not refused for good is put off.
+    pub(super) fn without_body(self) -> Fault {
+        if self.retry == Retry::Never { self } else { Fault { retry: Retry::ByClient, ..self } }
+    }
 }
 
 /// Judges. `reused`: the link had served before and was idle when this message got it.
@@ -151,7 +164,7 @@ fn retry_of_loss(phase: Phase, reused: bool) -> Retry {
     match phase {
         Phase::Dotted | Phase::Whole { .. } => Retry::InDoubt,
         Phase::Envelope { heard: false } | Phase::Leaving { heard: false } if reused => Retry::FreshLink,
-        Phase::Opening | Phase::Envelope { .. } | Phase::Leaving { .. } => Retry::Elsewhere,
+        Phase::Opening | Phase::Envelope { .. } | Phase::Leaving { .. } | Phase::Parts => Retry::Elsewhere,
     }
 }
 
@@ -233,6 +246,27 @@ mod tests {
         let what = Reply { code: 354, enhanced: None, text: b"go on" };
         assert_eq!(retry(Trouble::Said(what), Phase::Dotted, false), Retry::InDoubt);
         assert_eq!(retry(Trouble::Said(what), heard, false), Retry::Elsewhere);
+    }
+
+    #[test]
+    fn what_is_gone_only_the_client_can_repeat() {
+        let parts = Phase::Parts;
+        for trouble in [Trouble::Lost, Trouble::TimedOut] {
+            for reused in [false, true] {
+                let fault = judge(trouble, parts, reused);
+                assert_eq!(fault.retry, Retry::Elsewhere, "all of it is still here");
+                let gone = fault.without_body();
+                assert_eq!((gone.retry, gone.reply.as_reply().code), (Retry::ByClient, 451));
+            }
+        }
+        let later = Reply::new(450, Enhanced(4, 2, 0), "busy");
+        let gone = judge(Trouble::Said(later), parts, false).without_body();
+        assert_eq!((gone.retry, gone.reply.as_reply().code), (Retry::ByClient, 451));
+        let no = Reply::new(552, Enhanced(5, 3, 4), "too big");
+        assert_eq!(judge(Trouble::Said(no), parts, false).without_body().retry, Retry::Never);
+        // Its end was sent and no answer came: in doubt, and told as 451 all the same.
+        let doubt = judge(Trouble::Lost, Phase::Dotted, false);
+        assert_eq!((doubt.retry, doubt.without_body().retry), (Retry::InDoubt, Retry::ByClient));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Byte streams by completion. The seam that `uring` and `sim` (and later `xdp`) stand behind.
+//! Byte streams by completion. The seam that `uring`, `xdp` and `sim` stand behind.
 //!
 //! One [`Net`] belongs to one shard and one thread. Everything written in a turn to one stream leaves as one
 //! send where the backend can. Calls never block and never fail in place: a fault is a [`Event::Closed`].
@@ -12,11 +12,12 @@
 
 pub mod sim;
 pub mod uring;
+pub mod xdp;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::handle::{Buffers, Extent, ListenerId, ShardId, StreamId};
+use crate::handle::{Buffers, Extent, ListenerId, ShardId, StreamId, Ticket};
 use crate::time::Instant;
 
 pub use crate::handle::Cause;
@@ -46,8 +47,8 @@ pub enum Event {
         extent: Extent,
     },
     /// All that was written before the oldest marks not yet told has been taken by the transport: no extent before
-    /// them is in use any more. One event for all that were passed at a time. A mark passed before the stream ended
-    /// is told before `Closed`; one never told was not passed.
+    /// them is in use any more. One event for all that were passed at a time. At its end a stream tells every mark
+    /// that all had left before; one never told was not passed.
     Sent {
         /// On which stream.
         stream: StreamId,
@@ -62,6 +63,28 @@ pub enum Event {
         /// Why.
         cause: Cause,
     },
+    /// A request to the disk ([`crate::disk::Disk`]) has been completed.
+    Disk {
+        /// Which.
+        ticket: Ticket,
+        /// Octets, or the errno.
+        result: Result<u32, i32>,
+    },
+}
+
+/// What a backend that bypasses the kernel has carried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Bypassed {
+    /// TCP segments received for connections of ours.
+    pub received: u64,
+    /// Segments sent.
+    pub sent: u64,
+    /// Of these, sent again because they were lost.
+    pub sent_again: u64,
+    /// Frames that made no sense, or belonged to no connection.
+    pub strangers: u64,
+    /// Frames that arrived at a shard they were not for.
+    pub handed_over: u64,
 }
 
 /// A shard's hands towards the network. `Buffers` because received bytes lie in its arena.
@@ -100,4 +123,8 @@ pub trait Net: Buffers {
     fn turn(&mut self, until: Instant, events_max: usize, events: &mut Vec<Event>) -> Instant;
     /// Reads the clock.
     fn now(&self) -> Instant;
+    /// What it has carried past the kernel since the start: nothing, for most.
+    fn bypassed(&self) -> Bypassed {
+        Bypassed::default()
+    }
 }

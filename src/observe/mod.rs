@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use histogram::{Histogram, Snapshot};
-pub use names::{Episode, ListenerName, Names, PoolName, PoolStanding, Standing, State, UpstreamName};
+pub use names::{
+    Bypass, Episode, ListenerName, Names, PoolName, PoolStanding, Standing, State, UpstreamName,
+};
 pub use scoreboard::{Figures, Scoreboard};
 
 /// Where the scoreboard takes its atomics from; its test under loom has others.
@@ -275,6 +277,10 @@ pub struct Totals {
     pub buffers_held: Counter,
     /// Messages turned away because buffers ran out.
     pub out_of_buffers: Counter,
+    /// Messages that left while they were still arriving.
+    pub streamed: Counter,
+    /// TCP segments that bypassed the kernel: received, sent, sent again; of nobody's; passed on to their shard.
+    pub segments: [Counter; 5],
     /// Turns of the loop.
     pub turns: Counter,
     /// Nanoseconds not spent waiting.

@@ -2,11 +2,26 @@
 
 use std::net::SocketAddr;
 
+use serde::Serialize;
+
+/// The interface that upstream bytes bypass the kernel by.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Bypass {
+    /// Its name.
+    pub interface: String,
+    /// `zero-copy`, `copy` or `generic`: the mode that was to be had.
+    pub mode: String,
+    /// Its queues that are used.
+    pub queues: Vec<u32>,
+}
+
 /// Everything that has a name, in configuration order.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     /// Reloads applied so far.
     pub edition: u64,
+    /// By what the kernel is bypassed, if it is.
+    pub bypass: Option<Bypass>,
     /// Listeners.
     pub listeners: Vec<ListenerName>,
     /// Pools.

@@ -14,6 +14,23 @@ pub fn text(names: &Names, shards: &[Arc<Stats>], busy: &[f64]) -> String {
     let mut page = Page { out: String::with_capacity(16 << 10) };
     page.head("postlane_build_info", "gauge", "The running version.");
     page.line("postlane_build_info", &format!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1);
+    if let Some(bypass) = &names.bypass {
+        let (interface, mode) = (&bypass.interface, &bypass.mode);
+        page.head("postlane_bypass_info", "gauge", "The interface that the kernel is bypassed by.");
+        page.line("postlane_bypass_info", &format!("interface=\"{interface}\",mode=\"{mode}\""), 1);
+        page.head(
+            "postlane_bypass_segments_total",
+            "counter",
+            "TCP segments and frames that bypassed the kernel.",
+        );
+        let kinds = ["received", "sent", "sent_again", "of_nobody", "handed_over"];
+        for (shard, stats) in shards.iter().enumerate() {
+            for (kind, counter) in kinds.iter().zip(&stats.segments) {
+                let label = format!("shard=\"{shard}\",kind=\"{kind}\"");
+                page.line("postlane_bypass_segments_total", &label, counter.get());
+            }
+        }
+    }
     page.head("postlane_reloads_total", "counter", "Reloads applied.");
     page.line("postlane_reloads_total", "", names.edition);
     listeners(&mut page, names, shards);
@@ -174,7 +191,7 @@ fn standings(page: &mut Page, named: &[(usize, &UpstreamName, String)]) {
 fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
     type Total = fn(&Stats) -> &Counter;
     type Times = fn(&Stats) -> &Histogram;
-    let totals: [(&str, &str, Total); 8] = [
+    let totals: [(&str, &str, Total); 9] = [
         ("postlane_in_doubt_total", "Transactions repeated although an upstream may have taken them.", |s| {
             &s.in_doubt
         }),
@@ -190,6 +207,7 @@ fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
         ("postlane_fallbacks_total", "Deliveries that went on to a pool's fallback.", |s| &s.fallbacks),
         ("postlane_letters_total", "Letters between shards.", |s| &s.letters),
         ("postlane_out_of_buffers_total", "Messages refused for want of memory.", |s| &s.out_of_buffers),
+        ("postlane_streamed_total", "Messages that left while they were still arriving.", |s| &s.streamed),
         ("postlane_turns_total", "Turns of the shards' loops.", |s| &s.turns),
     ];
     for (name, help, of) in totals {
@@ -272,6 +290,11 @@ mod tests {
         };
         let names = Names {
             edition: 1,
+            bypass: Some(super::super::Bypass {
+                interface: "eth1".into(),
+                mode: "copy".into(),
+                queues: vec![0],
+            }),
             listeners: vec![super::super::ListenerName { name: "apps".into(), place: 0 }],
             pools: vec![super::super::PoolName {
                 name: "farm".into(),
@@ -296,6 +319,8 @@ mod tests {
             "postlane_pool_panic{pool=\"farm\"} 0",
             "postlane_pool_transitions_total{pool=\"farm\",what=\"fallback\",to=\"begun\"} 0",
             "postlane_shard_busy_ratio{shard=\"1\"} 0.5000",
+            "postlane_bypass_info{interface=\"eth1\",mode=\"copy\"} 1",
+            "postlane_bypass_segments_total{shard=\"1\",kind=\"sent_again\"} 0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}");
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{FailedAt, Names, Part, PoolName, Snapshot, Stage, Stats};
+use super::{Bypass, FailedAt, Names, Part, PoolName, Snapshot, Stage, Stats};
 
 /// The whole instance.
 #[derive(Clone, Debug, Serialize)]
@@ -20,6 +20,10 @@ pub struct Status {
     pub edition: u64,
     /// Seconds since it started.
     pub uptime_seconds: f64,
+    /// How upstream bytes travel: `uring` or `xdp`.
+    pub backend: &'static str,
+    /// By what the kernel is bypassed, if it is.
+    pub bypass: Option<BypassStatus>,
     /// By listener.
     pub listeners: Vec<ListenerStatus>,
     /// By pool.
@@ -28,6 +32,24 @@ pub struct Status {
     pub in_doubt: u64,
     /// Messages being received, waiting or being sent.
     pub under_way: u64,
+}
+
+/// Kernel bypass.
+#[derive(Clone, Debug, Serialize)]
+pub struct BypassStatus {
+    /// The interface.
+    #[serde(flatten)]
+    pub by: Bypass,
+    /// TCP segments received.
+    pub segments_received: u64,
+    /// TCP segments sent.
+    pub segments_sent: u64,
+    /// Of these, sent again because they were lost.
+    pub segments_sent_again: u64,
+    /// Frames of no connection.
+    pub frames_of_nobody: u64,
+    /// Frames that arrived at a shard they were not for.
+    pub frames_handed_over: u64,
 }
 
 /// One listener.
@@ -133,10 +155,24 @@ pub fn status(names: &Names, shards: &[Arc<Stats>], uptime_seconds: f64, time: f
         time,
         uptime_seconds,
         edition: names.edition,
+        backend: if names.bypass.is_some() { "xdp" } else { "uring" },
+        bypass: names.bypass.clone().map(|by| bypass_status(by, shards)),
         listeners: listeners.collect(),
         pools: names.pools.iter().map(|pool| pool_status(pool, shards)).collect(),
         in_doubt: shards.iter().map(|s| s.in_doubt.get()).sum(),
         under_way: shards.iter().map(|s| s.under_way.get()).sum(),
+    }
+}
+
+fn bypass_status(by: Bypass, shards: &[Arc<Stats>]) -> BypassStatus {
+    let sum = |which: usize| shards.iter().map(|stats| stats.segments[which].get()).sum();
+    BypassStatus {
+        by,
+        segments_received: sum(0),
+        segments_sent: sum(1),
+        segments_sent_again: sum(2),
+        frames_of_nobody: sum(3),
+        frames_handed_over: sum(4),
     }
 }
 
@@ -203,6 +239,16 @@ pub fn final_replies(shards: &[Arc<Stats>], pool: usize, upstream: usize) -> Sna
 impl std::fmt::Display for Status {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "postlane {}, {} shards, up {:.0} s", self.version, self.shards, self.uptime_seconds)?;
+        if let Some(BypassStatus { by, segments_received, segments_sent, segments_sent_again, .. }) =
+            &self.bypass
+        {
+            writeln!(
+                f,
+                "bypass {}, {} mode: {segments_received} segments received, {segments_sent} sent, {segments_sent_again} \
+                 of them again",
+                by.interface, by.mode
+            )?;
+        }
         for l in &self.listeners {
             writeln!(
                 f,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use crate::dispatch::{Command, Dispatch, Letter, Message, Piece};
+use crate::dispatch::{Command, Dispatch, Letter, Piece, Pieces};
 use crate::handle::{ListenerId, ShardId, StreamId};
 use crate::net::{Event, Net};
 use crate::observe::Stats;
@@ -191,6 +191,7 @@ impl<N: Net> Shard<N> {
             self.publish_at = self.now + NAP;
             self.dispatch.tend(self.now);
             self.dispatch.publish(self.now);
+            self.publish_bypassed();
         }
         let stats = &self.stats[self.id.index()];
         stats.turns.add(1);
@@ -243,10 +244,18 @@ impl<N: Net> Shard<N> {
             Event::Sent { stream, marks } => {
                 self.dispatch.handle_sent(stream, marks, now, &mut self.net);
             }
+            Event::Disk { .. } => {}
             Event::Closed { stream, cause } => {
                 self.dispatch.handle_closed(stream, cause, now, &mut self.net);
             }
         }
+    }
+
+    fn publish_bypassed(&self) {
+        let now = self.net.bypassed();
+        let all = [now.received, now.sent, now.sent_again, now.strangers, now.handed_over];
+        let counters = &self.stats[self.id.index()].segments;
+        counters.iter().zip(all).for_each(|(counter, count)| counter.set(count));
     }
 
     fn sessions_elsewhere(&self, listener: ListenerId) -> u64 {
@@ -263,7 +272,14 @@ impl<N: Net> Shard<N> {
                     self.net.mark(stream);
                 }
                 Command::WriteBody { stream, message, .. } => {
-                    write_converted(&mut self.net, stream, &message, &mut self.copy);
+                    write_pieces(&mut self.net, stream, message.converted(), &mut self.copy);
+                    self.net.mark(stream);
+                }
+                Command::WritePart { stream, part } => {
+                    match part.stuffed() {
+                        None => self.net.write_body(stream, &part.extents),
+                        Some(pieces) => write_pieces(&mut self.net, stream, pieces, &mut self.copy),
+                    }
                     self.net.mark(stream);
                 }
                 Command::Mark(stream) => self.net.mark(stream),
@@ -300,8 +316,7 @@ impl<N: Net> Shard<N> {
 }
 
 /// Writes a body in the form that it did not come in.
-fn write_converted<N: Net>(net: &mut N, stream: StreamId, message: &Message, copy: &mut Vec<u8>) {
-    let mut pieces = message.converted();
+fn write_pieces<N: Net>(net: &mut N, stream: StreamId, mut pieces: Pieces<'_>, copy: &mut Vec<u8>) {
     while let Some(piece) = pieces.next(net) {
         match piece {
             Piece::Kept(extent) => net.write_body(stream, &[extent]),

@@ -202,7 +202,7 @@ fn state_of<'a>(entry: &'a Entry, clock: &Clock) -> State<'a> {
         pool: entry.pool,
         due_unix_ms: if entry.active { 0 } else { clock.unix_ms(entry.due) },
         remaining: entry.remaining.clone(),
-        reply: entry.reply.as_deref().unwrap_or_default(),
+        reply: entry.reply.as_deref().map(Vec::as_slice).unwrap_or_default(),
     }
 }
 

@@ -36,10 +36,10 @@ pub(super) struct Entry {
     /// Encoded facts and envelope.
     pub(super) facts: Box<[u8]>,
     /// The last reply it was put off with, encoded.
-    pub(super) reply: Option<Box<[u8]>>,
+    #[allow(clippy::box_collection, reason = "few have one, and an entry is to be small")]
+    pub(super) reply: Option<Box<Vec<u8>>>,
     pub(super) remaining: Remaining,
     pub(super) number: u64,
-    pub(super) created_unix_ms: u64,
     pub(super) due: Instant,
     pub(super) generation: u32,
     /// Where its record is: the segment's place in the log's table, and how far in, in units of 8 octets.
@@ -91,7 +91,9 @@ impl Entry {
     }
 
     fn heap_bytes(&self) -> usize {
-        self.facts.len() + self.reply.as_ref().map_or(0, |reply| reply.len()) + self.remaining.heap_bytes()
+        self.facts.len()
+            + self.reply.as_ref().map_or(0, |reply| size_of::<Vec<u8>>() + reply.capacity())
+            + self.remaining.heap_bytes()
     }
 }
 
@@ -102,7 +104,6 @@ impl Default for Entry {
             reply: None,
             remaining: Remaining::NONE,
             number: 0,
-            created_unix_ms: 0,
             due: Instant::NEVER,
             generation: 0,
             segment: NIL,
@@ -163,9 +164,9 @@ impl Index {
     }
 
     /// Replaces the last reply.
-    pub(super) fn set_reply(&mut self, slot: u32, reply: Option<Box<[u8]>>) {
+    pub(super) fn set_reply(&mut self, slot: u32, reply: Option<Vec<u8>>) {
         let before = self[slot].heap_bytes();
-        self[slot].reply = reply;
+        self[slot].reply = reply.map(Box::new);
         self.heap_bytes = self.heap_bytes - before + self[slot].heap_bytes();
     }
 

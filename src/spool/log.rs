@@ -87,6 +87,8 @@ pub(super) struct Log {
     /// The next file's number.
     pub(super) file_next: u32,
     salt: u64,
+    /// Octets of a new file.
+    segment_bytes: u64,
     /// Messages of this log that are in the index.
     pub(super) entries: usize,
     queue: VecDeque<Pending>,
@@ -113,16 +115,17 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn new(number: u16, own: bool, salt: u64) -> Log {
+    pub(super) fn new(number: u16, own: bool, options: &Options) -> Log {
         Log {
             number,
+            segment_bytes: options.segment_bytes,
             own,
             segments: Segments::default(),
             head: None,
             sequence_next: 1,
             number_next: 1,
             file_next: 1,
-            salt,
+            salt: options.salt,
             entries: 0,
             queue: VecDeque::new(),
             queued_bytes: 0,
@@ -152,7 +155,7 @@ impl Log {
 
     /// Is there room for a message whose record takes so many octets?
     pub(super) fn admit(&self, bytes: u64, options: &Options, now: Instant) -> Result<(), Refusal> {
-        let usable = options.segment_bytes - BLOCK;
+        let usable = self.segment_bytes - BLOCK;
         let files = self.files_max(options, now) as u64;
         // Something of what there is must stay free for moves to have an effect.
         let live_max = files.saturating_sub(RESERVE as u64) * usable / 8 * 7;
@@ -261,18 +264,27 @@ impl Log {
 
     // Space.
 
-    /// The most files there can be, as far as is known.
+    /// The files there may be.
+    fn files_wanted(&self, options: &Options) -> usize {
+        (options.bytes_max / self.segment_bytes).max(RESERVE as u64 + 3) as usize
+    }
+
+    /// The most files there can be, as far as is known. Those that failed do not count.
     fn files_max(&self, options: &Options, now: Instant) -> usize {
-        let wanted = (options.bytes_max / options.segment_bytes).max(RESERVE as u64 + 3) as usize;
+        let sound = self.segments.len() - self.segments.suspects();
         match (self.own, self.create.is_pausing(now)) {
-            (_, true) => self.segments.len(),
-            (true, false) => wanted,
-            (false, false) => self.segments.len().max(RESERVE) + RESERVE,
+            (_, true) => sound,
+            (true, false) => self.files_wanted(options),
+            (false, false) => sound.max(RESERVE) + RESERVE,
         }
     }
 
     fn can_create(&self, options: &Options, now: Instant) -> bool {
-        !self.create.is_pausing(now) && self.segments.len() < self.files_max(options, now)
+        // That a message is over must always fit, so where nothing is free one more may be made. Only what failed
+        // can bring a log there.
+        let sound = self.segments.len() - self.segments.suspects();
+        let room = sound < self.files_max(options, now) || self.segments.free.is_empty();
+        !self.create.is_pausing(now) && room
     }
 
     /// The file to be made now, if one should.
@@ -288,12 +300,12 @@ impl Log {
         Some(FileId { log: self.number, number })
     }
 
-    pub(super) fn created(&mut self, result: Result<u32, i32>, options: &Options, now: Instant) {
+    pub(super) fn created(&mut self, result: Result<u32, i32>, now: Instant) {
         let Some(number) = self.creating.take() else { return };
         match result {
             Ok(_) => {
                 self.create = Trouble::default();
-                let at = self.segments.insert(Segment::new(number, options.segment_bytes, 0));
+                let at = self.segments.insert(Segment::new(number, self.segment_bytes, 0));
                 // Nothing was in it, so it may go before the others.
                 self.segments.free.push_front(at);
             }
@@ -302,13 +314,19 @@ impl Log {
     }
 
     /// The file to be removed now, if one should.
-    pub(super) fn poll_remove(&mut self, now: Instant) -> Option<FileId> {
+    pub(super) fn poll_remove(&mut self, options: &Options, now: Instant) -> Option<FileId> {
         if self.removing || self.remove.is_pausing(now) {
             return None;
         }
-        let most = RESERVE + 2 + (self.segments.order.len() / 2).max(2);
-        if self.own && self.segments.leaving.is_empty() && self.segments.free.len() > most {
-            let oldest = self.segments.free.pop_front()?;
+        let beyond = self.segments.len() > self.files_wanted(options);
+        let most = RESERVE + if beyond { 1 } else { 2 + (self.segments.order.len() / 2).max(2) };
+        // Never another than the oldest: what says that its messages are over may lie in the next one.
+        if self.segments.leaving.is_empty()
+            && let Some(&oldest) = self.segments.free.front()
+            && (self.own && self.segments.free.len() > most
+                || self.segments.get(oldest).bytes != self.segment_bytes)
+        {
+            self.segments.free.pop_front();
             self.segments.leaving.push_back(oldest);
         }
         self.retire();
@@ -347,7 +365,7 @@ impl Log {
     }
 
     /// Segments that nothing needs any more are free, the oldest first.
-    pub(super) fn reclaim(&mut self, options: &Options) {
+    pub(super) fn reclaim(&mut self) {
         while let Some(&oldest) = self.segments.order.front() {
             let segment = self.segments.get_mut(oldest);
             let written = self.flying && self.group.segment == oldest;
@@ -355,23 +373,8 @@ impl Log {
                 return;
             }
             self.segments.order.pop_front();
-            let segment = self.segments.get_mut(oldest);
-            if segment.suspect || segment.bytes != options.segment_bytes {
-                self.segments.leaving.push_back(oldest);
-            } else {
-                self.segments.free.push_back(oldest);
-            }
+            self.segments.free.push_back(oldest);
         }
-    }
-
-    /// After a replay: what nothing is left in is free, and what has another size than files have now goes.
-    pub(super) fn settle(&mut self, options: &Options) {
-        for at in std::mem::take(&mut self.segments.free) {
-            let fits = self.segments.get(at).bytes == options.segment_bytes;
-            let segments = &mut self.segments;
-            if fits { segments.free.push_back(at) } else { segments.leaving.push_back(at) }
-        }
-        self.reclaim(options);
     }
 
     /// The segment whose messages are to be moved, if one's are.
@@ -386,7 +389,7 @@ impl Log {
         let used = segments.used_bytes();
         let garbage = used.saturating_sub(segments.live_bytes);
         let files = self.files_max(options, now);
-        let spare = segments.free.len() + files.saturating_sub(segments.len());
+        let spare = segments.free.len() + files.saturating_sub(segments.len() - segments.suspects());
         let pressed = spare < RESERVE + 1 + files / 16;
         let worth = segments.order.len() >= 4 && garbage > used / 2 || pressed && garbage > used / 16;
         worth.then_some(oldest)
@@ -434,7 +437,12 @@ impl Log {
         if *begun || self.segments.free.len() <= leave || !self.segments.leaving.is_empty() {
             return None;
         }
-        let next = self.segments.free.pop_front()?;
+        let next = *self.segments.free.front()?;
+        if self.segments.get(next).bytes != self.segment_bytes {
+            // Of a time with another size: it goes first.
+            return None;
+        }
+        self.segments.free.pop_front();
         self.begin_segment(next);
         *begun = true;
         Some(self.frame())
@@ -547,7 +555,6 @@ impl Log {
         &mut self,
         result: Result<u32, i32>,
         shared: &mut Shared,
-        options: &Options,
         now: Instant,
         buffers: &mut impl Buffers,
     ) {
@@ -577,7 +584,7 @@ impl Log {
             }
         }
         self.group.members = members;
-        self.reclaim(options);
+        self.reclaim();
     }
 
     /// The head takes no more.

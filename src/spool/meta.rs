@@ -16,8 +16,6 @@ use crate::protocol::{
 
 /// Octets of a reply's text that are kept.
 const REPLY_TEXT_MAX: usize = 200;
-/// In place of a length: there is none.
-const NONE: u16 = u16::MAX;
 
 /// How a message stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,7 +55,7 @@ pub(super) fn decode_state(bytes: &[u8]) -> Option<(State<'_>, &[u8])> {
 }
 
 /// A reply as it is kept: codes and the text's beginning.
-pub(super) fn encode_reply(reply: &Reply<'_>) -> Box<[u8]> {
+pub(super) fn encode_reply(reply: &Reply<'_>) -> Vec<u8> {
     let Enhanced(class, subject, detail) = reply.enhanced.unwrap_or(Enhanced(0, 0, 0));
     let mut out = Vec::with_capacity(7 + reply.text.len().min(REPLY_TEXT_MAX));
     out.extend_from_slice(&reply.code.to_le_bytes());
@@ -65,7 +63,7 @@ pub(super) fn encode_reply(reply: &Reply<'_>) -> Box<[u8]> {
     out.extend_from_slice(&subject.to_le_bytes());
     out.extend_from_slice(&detail.to_le_bytes());
     out.extend_from_slice(&reply.text[..reply.text.len().min(REPLY_TEXT_MAX)]);
-    out.into()
+    out
 }
 
 pub(super) fn decode_reply(bytes: &[u8]) -> Option<ReplyBuf> {
@@ -75,27 +73,24 @@ pub(super) fn decode_reply(bytes: &[u8]) -> Option<ReplyBuf> {
     Some(Reply { code, enhanced: (enhanced.0 > 0).then_some(enhanced), text: read.0 }.to_buf())
 }
 
-/// Encodes what never changes of a message.
+/// Encodes what never changes of a message. Numbers are as short as they can be: all of it stays in memory.
 pub(super) fn encode_facts(kept: &Kept<'_>, out: &mut Vec<u8>) {
-    out.extend_from_slice(&kept.id.epoch_ms.to_le_bytes());
-    out.extend_from_slice(&kept.id.shard.0.to_le_bytes());
-    out.extend_from_slice(&kept.id.number.to_le_bytes());
-    out.extend_from_slice(&kept.created_unix_ms.to_le_bytes());
-    out.extend_from_slice(&kept.size.to_le_bytes());
-    out.extend_from_slice(&kept.source_key.to_le_bytes());
-    out.extend_from_slice(&kept.shape.dots.to_le_bytes());
     let plain = kept.shape.form == Form::Plain;
-    out.push(u8::from(plain) | u8::from(kept.shape.ends_line) << 1 | u8::from(kept.internal) << 2);
+    let source = match kept.source {
+        None => 0,
+        Some(IpAddr::V4(_)) => 1,
+        Some(IpAddr::V6(_)) => 2,
+    };
+    let bits = u8::from(plain) | u8::from(kept.shape.ends_line) << 1 | u8::from(kept.internal) << 2;
+    out.push(bits | source << 3);
+    let Kept { id, size, created_unix_ms, .. } = *kept;
+    let numbers = [id.epoch_ms, id.shard.0.into(), id.number, created_unix_ms, size, kept.shape.dots];
+    numbers.iter().for_each(|&number| put_number(number, out));
+    out.extend_from_slice(&kept.source_key.to_le_bytes());
     match kept.source {
-        None => out.push(0),
-        Some(IpAddr::V4(address)) => {
-            out.push(4);
-            out.extend_from_slice(&address.octets());
-        }
-        Some(IpAddr::V6(address)) => {
-            out.push(16);
-            out.extend_from_slice(&address.octets());
-        }
+        None => {}
+        Some(IpAddr::V4(address)) => out.extend_from_slice(&address.octets()),
+        Some(IpAddr::V6(address)) => out.extend_from_slice(&address.octets()),
     }
     put_bytes(kept.listener.as_bytes(), out);
     encode_envelope(kept.envelope, out);
@@ -103,7 +98,6 @@ pub(super) fn encode_facts(kept: &Kept<'_>, out: &mut Vec<u8>) {
 
 fn encode_envelope(envelope: &Envelope, out: &mut Vec<u8>) {
     let mail = envelope.mail();
-    put_bytes(envelope.sender(), out);
     let body = match mail.body {
         BodyKind::SevenBit => 0,
         BodyKind::EightBit => 1,
@@ -113,16 +107,19 @@ fn encode_envelope(envelope: &Envelope, out: &mut Vec<u8>) {
         Some(Return::Full) => 1,
         Some(Return::Headers) => 2,
     };
-    out.extend_from_slice(&[body, u8::from(mail.utf8), ret]);
-    out.extend_from_slice(&mail.size.map_or(0, |size| size.saturating_add(1)).to_le_bytes());
+    out.push(body | ret << 2 | u8::from(mail.utf8) << 4);
+    put_bytes(envelope.sender(), out);
+    put_number(mail.size.map_or(0, |size| size.saturating_add(1)), out);
     put_option(mail.envid, out);
-    // When it may go is part of how it stands.
-    let (bits, seconds) = mail.by.map_or((0, 0), |by| {
-        (1 | u8::from(by.mode == ByMode::Return) << 1 | u8::from(by.trace) << 2, by.seconds)
-    });
-    out.push(bits);
-    out.extend_from_slice(&seconds.to_le_bytes());
-    out.extend_from_slice(&(envelope.len() as u16).to_le_bytes());
+    // HOLDFOR and HOLDUNTIL are in the due time.
+    match mail.by {
+        None => out.push(0),
+        Some(by) => {
+            out.push(1 | u8::from(by.mode == ByMode::Return) << 1 | u8::from(by.trace) << 2);
+            out.extend_from_slice(&by.seconds.to_le_bytes());
+        }
+    }
+    put_number(envelope.len() as u64, out);
     for recipient in (0..envelope.len()).map(|i| envelope.recipient(i)) {
         put_bytes(recipient.path, out);
         out.push(recipient.notify.map_or(0, |notify| {
@@ -136,14 +133,16 @@ fn encode_envelope(envelope: &Envelope, out: &mut Vec<u8>) {
 /// The facts at the front, and the envelope's octets after them.
 pub(super) fn decode_facts(bytes: &[u8]) -> Option<(MessageFacts<'_>, &[u8])> {
     let mut read = Reader(bytes);
-    let id = MessageId { epoch_ms: read.u64()?, shard: ShardId(read.u16()?), number: read.u64()? };
-    let (created_unix_ms, size, source_key, dots) = (read.u64()?, read.u64()?, read.u64()?, read.u64()?);
     let bits = read.byte()?;
+    let (epoch_ms, shard, number) = (read.number()?, read.number()?, read.number()?);
+    let id = MessageId { epoch_ms, shard: ShardId(shard.try_into().ok()?), number };
+    let (created_unix_ms, size, dots) = (read.number()?, read.number()?, read.number()?);
+    let source_key = read.u64()?;
     let form = if bits & 1 != 0 { Form::Plain } else { Form::Stuffed };
-    let source = match read.byte()? {
+    let source = match bits >> 3 {
         0 => None,
-        4 => Some(IpAddr::from(read.array::<4>()?)),
-        16 => Some(IpAddr::from(read.array::<16>()?)),
+        1 => Some(IpAddr::from(read.array::<4>()?)),
+        2 => Some(IpAddr::from(read.array::<16>()?)),
         _ => return None,
     };
     let listener = std::str::from_utf8(read.bytes()?).ok()?;
@@ -165,34 +164,34 @@ impl EncodedEnvelope<'_> {
 
     /// How many recipients it has, those done with among them.
     pub fn recipients(&self) -> usize {
-        mail_of(&mut Reader(self.0)).map_or(0, |(_, recipients)| recipients.into())
+        mail_of(&mut Reader(self.0)).map_or(0, |(_, recipients)| recipients as usize)
     }
 }
 
 /// Sender and parameters, and how many recipients follow.
-fn mail_of<'a>(read: &mut Reader<'a>) -> Option<(Mail<'a>, u16)> {
-    let path = read.bytes()?;
-    let body = match read.byte()? {
+fn mail_of<'a>(read: &mut Reader<'a>) -> Option<(Mail<'a>, u64)> {
+    let bits = read.byte()?;
+    let body = match bits & 3 {
         0 => BodyKind::SevenBit,
         1 => BodyKind::EightBit,
         _ => return None,
     };
-    let utf8 = read.byte()? != 0;
-    let ret = match read.byte()? {
+    let ret = match bits >> 2 & 3 {
         0 => None,
         1 => Some(Return::Full),
         2 => Some(Return::Headers),
         _ => return None,
     };
-    let size = read.u64()?.checked_sub(1);
+    let utf8 = bits & 16 != 0;
+    let path = read.bytes()?;
+    let size = read.number()?.checked_sub(1);
     let envid = read.option()?;
-    let (bits, seconds) = (read.byte()?, i32::from_le_bytes(read.array()?));
+    let bits = read.byte()?;
+    let seconds = if bits & 1 != 0 { i32::from_le_bytes(read.array()?) } else { 0 };
     let mode = if bits & 2 != 0 { ByMode::Return } else { ByMode::Notify };
     let by = (bits & 1 != 0).then_some(DeliverBy { seconds, mode, trace: bits & 4 != 0 });
-    Some((
-        Mail { path, parameters: MailParameters { size, body, utf8, ret, envid, by, hold: None } },
-        read.u16()?,
-    ))
+    let parameters = MailParameters { size, body, utf8, ret, envid, by, hold: None };
+    Some((Mail { path, parameters }, read.number()?))
 }
 
 fn decode_envelope(bytes: &[u8], into: &mut Envelope) -> Option<()> {
@@ -210,17 +209,24 @@ fn decode_envelope(bytes: &[u8], into: &mut Envelope) -> Option<()> {
     Some(())
 }
 
+/// Seven bits to an octet, the low ones first; the top bit says that more follow.
+fn put_number(mut number: u64, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
 fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
-    debug_assert!(bytes.len() < usize::from(NONE));
-    out.extend_from_slice(&(bytes.len() as u16).to_le_bytes());
+    put_number(bytes.len() as u64, out);
     out.extend_from_slice(bytes);
 }
 
+/// Nothing is 0, something its length and one more.
 fn put_option(bytes: Option<&[u8]>, out: &mut Vec<u8>) {
-    match bytes {
-        Some(bytes) => put_bytes(bytes, out),
-        None => out.extend_from_slice(&NONE.to_le_bytes()),
-    }
+    put_number(bytes.map_or(0, |bytes| bytes.len() as u64 + 1), out);
+    out.extend_from_slice(bytes.unwrap_or_default());
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -248,15 +254,31 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
+    fn number(&mut self) -> Option<u64> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            let bits = u64::from(byte & 0x7f);
+            if bits << shift >> shift != bits {
+                return None;
+            }
+            number |= bits << shift;
+            if byte < 0x80 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
     fn bytes(&mut self) -> Option<&'a [u8]> {
-        let len = self.u16()?;
-        self.take(len.into())
+        let len = self.number()?;
+        self.take(usize::try_from(len).ok()?)
     }
 
     fn option(&mut self) -> Option<Option<&'a [u8]>> {
-        match self.u16()? {
-            NONE => Some(None),
-            len => self.take(len.into()).map(Some),
+        match self.number()?.checked_sub(1) {
+            None => Some(None),
+            Some(len) => self.take(usize::try_from(len).ok()?).map(Some),
         }
     }
 }

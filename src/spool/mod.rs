@@ -320,7 +320,7 @@ impl Spool {
     /// An empty one. `unix_at_zero_ms`: milliseconds since 1970 when the shard's clock was zero.
     pub fn new(options: Options, unix_at_zero_ms: u64) -> Spool {
         assert!(options.segment_bytes.is_multiple_of(record::BLOCK), "segments are whole blocks");
-        let own = Log::new(options.shard.0, true, options.salt);
+        let own = Log::new(options.shard.0, true, &options);
         let shared = Shared {
             index: Index::default(),
             events: VecDeque::new(),
@@ -372,7 +372,6 @@ impl Spool {
             facts: facts.into(),
             remaining: Remaining::of(kept.remaining),
             number: log.number_next,
-            created_unix_ms: kept.created_unix_ms,
             due: now,
             head_len,
             body_len,
@@ -479,8 +478,9 @@ impl Spool {
     /// How long ago it came, by the calendar.
     pub fn age(&self, id: EntryId, now: Instant) -> Option<Duration> {
         let slot = self.find(id)?;
+        let created_unix_ms = meta::decode_facts(&self.shared.index[slot].facts)?.0.created_unix_ms;
         let unix_ms = self.shared.clock().unix_ms(now);
-        Some(Duration::from_millis(unix_ms.saturating_sub(self.shared.index[slot].created_unix_ms)))
+        Some(Duration::from_millis(unix_ms.saturating_sub(created_unix_ms)))
     }
 
     /// Its sender has been told of the delay.
@@ -520,7 +520,7 @@ impl Spool {
             active: entry.active,
             delay_warned: entry.flags & flag::DELAY_WARNED != 0,
             remaining: &entry.remaining,
-            reply: entry.reply.as_deref(),
+            reply: entry.reply.as_deref().map(Vec::as_slice),
         })
     }
 

@@ -94,7 +94,7 @@ impl Spool {
                 let bytes = self.options.segment_bytes;
                 return Some(Request::Create { ticket: kind::CREATE | number, file, bytes });
             }
-            if let Some(file) = log.poll_remove(now) {
+            if let Some(file) = log.poll_remove(&self.options, now) {
                 return Some(Request::Remove { ticket: kind::REMOVE | number, file });
             }
             self.start_moves(at, now, buffers);
@@ -103,7 +103,7 @@ impl Spool {
             let reading = &self.reads[key];
             if reading.bytes == 0 {
                 // There is nothing to read; not even to be asked for.
-                self.handle_read(key, Ok(0), now, buffers);
+                self.handle_read(key, Ok(0), buffers);
                 continue;
             }
             let reading = &self.reads[key];
@@ -123,13 +123,13 @@ impl Spool {
     ) {
         let which = ticket & !kind::MASK;
         if ticket & kind::MASK == kind::READ {
-            return self.handle_read(which as usize, result, now, buffers);
+            return self.handle_read(which as usize, result, buffers);
         }
         let Some(at) = self.logs.iter().position(|log| u64::from(log.number) == which) else { return };
         let log = &mut self.logs[at];
         match ticket & kind::MASK {
-            kind::WRITE => log.written(result, &mut self.shared, &self.options, now, buffers),
-            kind::CREATE => log.created(result, &self.options, now),
+            kind::WRITE => log.written(result, &mut self.shared, now, buffers),
+            kind::CREATE => log.created(result, now),
             _ => log.removed(result, now),
         }
         if self.logs[at].is_gone() {
@@ -137,13 +137,7 @@ impl Spool {
         }
     }
 
-    fn handle_read(
-        &mut self,
-        key: usize,
-        result: Result<u32, i32>,
-        now: Instant,
-        buffers: &mut impl Buffers,
-    ) {
+    fn handle_read(&mut self, key: usize, result: Result<u32, i32>, buffers: &mut impl Buffers) {
         let reading = &mut self.reads[key];
         let whole = result.is_ok_and(|octets| u64::from(octets) == reading.bytes)
             && data_crc(&[], &reading.extents, buffers) == reading.crc;
@@ -175,8 +169,7 @@ impl Spool {
             None => self.not_moved(reading, buffers),
         }
         let log = &mut self.logs[at.expect("a log outlives its reads")];
-        log.reclaim(&self.options);
-        let _ = now;
+        log.reclaim();
     }
 
     /// A message that was to be moved cannot be read. It stays where it is and is told of, at once or when whoever

@@ -113,6 +113,18 @@ impl Header {
     }
 }
 
+/// Might these octets have been a header of that life, at that place, before something happened to it?
+pub(super) fn resembles(bytes: &[u8], life: Life, position: u64) -> bool {
+    let Some(bytes) = bytes.get(..HEADER_BYTES) else { return false };
+    let signs = [
+        bytes[..4] == MAGIC_BYTES,
+        u64_at(bytes, 8) == life.sequence,
+        u64_at(bytes, 16) == life.salt,
+        u64_at(bytes, 24) == position,
+    ];
+    signs.iter().filter(|&&sign| sign).count() >= 3
+}
+
 /// A segment's first block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct SegmentHeader {

@@ -49,6 +49,12 @@ pub trait Source {
     fn read(&mut self, file: FileId, at: u64, into: &mut [u8]) -> Result<(), i32>;
 }
 
+impl<F: FnMut(FileId, u64, &mut [u8]) -> Result<(), i32>> Source for F {
+    fn read(&mut self, file: FileId, at: u64, into: &mut [u8]) -> Result<(), i32> {
+        self(file, at, into)
+    }
+}
+
 /// Something that was acknowledged and is not sound.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Damage {
@@ -121,7 +127,7 @@ impl Spool {
         numbers.dedup();
         for number in numbers.into_iter().filter(|number| number % shards == own) {
             let files: Vec<Found> = found.iter().filter(|found| found.file.log == number).copied().collect();
-            let log = Log::new(number, number == own, spool.options.salt);
+            let log = Log::new(number, number == own, &spool.options);
             let mut replay = Replay {
                 log,
                 source,
@@ -219,9 +225,7 @@ impl<S: Source> Replay<'_, S> {
         }
         if blank && unreadable.is_empty() {
             let at = self.log.segments.insert(Segment::new(file.number, found.bytes, 0));
-            let fits = found.bytes == self.spool.options.segment_bytes;
-            let segments = &mut self.log.segments;
-            if fits { segments.free.push_back(at) } else { segments.leaving.push_back(at) }
+            self.log.segments.free.push_back(at);
         } else {
             self.damage(file, 0..found.bytes, "no segment of this spool; it is left alone".into(), None);
         }
@@ -289,6 +293,11 @@ impl<S: Source> Replay<'_, S> {
             _ if newest => last_group,
             _ => end,
         };
+        let mut faults = faults;
+        let seen = faults.last().map_or(end, |(range, _)| range.end.max(end));
+        if seen.next_multiple_of(BLOCK) < acknowledged {
+            faults.push((seen..acknowledged, Fault::NoHeader));
+        }
         let torn = faults.iter().any(|(range, _)| range.start >= acknowledged);
         self.report.torn += u64::from(torn && newest);
         self.log.segments.get_mut(place).end = if torn && newest { acknowledged } else { end };
@@ -317,14 +326,13 @@ impl<S: Source> Replay<'_, S> {
             }
             return;
         }
-        let Some(created_unix_ms) = meta::decode_facts(facts).map(|(facts, _)| facts.created_unix_ms) else {
+        if meta::decode_facts(facts).is_none() {
             return;
-        };
+        }
         let slot = known.unwrap_or_else(|| {
             let entry = Entry {
                 facts: facts.into(),
                 number,
-                created_unix_ms,
                 log: self.log.number,
                 life: Stage::Kept,
                 ..Entry::default()
@@ -347,7 +355,7 @@ impl<S: Source> Replay<'_, S> {
         // A calendar that jumped must neither hold anything back for long nor make up for lost time.
         let wait_max = self.spool.options.retry.iter().max().copied().unwrap_or_default();
         let wait = Duration::from_millis(state.due_unix_ms.saturating_sub(unix_now)).min(wait_max);
-        let reply = (!state.reply.is_empty()).then(|| state.reply.into());
+        let reply = (!state.reply.is_empty()).then(|| state.reply.to_vec());
         let index = &mut self.spool.shared.index;
         index.set_reply(slot, reply);
         index.set_remaining(slot, state.remaining);
@@ -389,7 +397,7 @@ impl<S: Source> Replay<'_, S> {
                 self.spool.schedule.push(slot, entry.pool, entry.due);
             }
         }
-        self.log.settle(&self.spool.options);
+        self.log.reclaim();
     }
 }
 

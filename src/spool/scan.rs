@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use memchr::memmem;
 
-use super::record::{ALIGN, BLOCK, HEADER_BYTES, Header, Kind, Life, MAGIC_BYTES};
+use super::record::{ALIGN, BLOCK, HEADER_BYTES, Header, Kind, Life, MAGIC_BYTES, resembles};
 
 /// What is wrong with a piece of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,7 +53,12 @@ pub(super) fn scan<'a>(
                     scan.faults.push((at..next, Fault::NoHeader));
                     at = next;
                 }
-                Skip::End => break,
+                Skip::End => {
+                    if resembles(&bytes[at as usize..], life, at) {
+                        scan.faults.push((at..at + HEADER_BYTES as u64, Fault::NoHeader));
+                    }
+                    break;
+                }
             }
             continue;
         };

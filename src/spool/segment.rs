@@ -78,6 +78,11 @@ impl Segments {
         self.table.len()
     }
 
+    /// Those among them that failed.
+    pub(super) fn suspects(&self) -> usize {
+        self.table.iter().filter(|(_, segment)| segment.suspect).count()
+    }
+
     /// Octets they take on disk.
     pub(super) fn bytes(&self) -> u64 {
         self.table.iter().map(|(_, segment)| segment.bytes).sum()

@@ -1,6 +1,8 @@
 //! What one send carries: copied bytes and extents in order, as an iovec for the kernel.
 #![allow(unsafe_code)]
 
+use std::fmt;
+
 use crate::handle::Extent;
 use crate::sys::arena::Arenas;
 
@@ -94,6 +96,11 @@ impl Batch {
         (self.told - before) as u32
     }
 
+    /// Pieces that are left, for a log.
+    fn left(&self) -> usize {
+        self.iovecs.len() - self.at
+    }
+
     /// Nothing is added any more: makes the iovecs.
     pub(crate) fn seal(&mut self) {
         let bytes = self.bytes.as_ptr();
@@ -122,6 +129,13 @@ impl Batch {
         }
     }
 
+    /// What to write next to a file (or, of extents alone, to fill from one): pieces and their number; `None` if all
+    /// has been.
+    pub(crate) fn next_vector(&mut self) -> Option<(*const libc::iovec, u32)> {
+        let left = &self.iovecs[self.at..];
+        (!left.is_empty()).then(|| (left.as_ptr(), left.len().min(IOV_MAX) as u32))
+    }
+
     /// `sent` bytes have left. True: all have.
     pub(crate) fn advance(&mut self, mut sent: usize) -> bool {
         self.sent += sent;
@@ -148,6 +162,12 @@ impl Batch {
         self.marks.clear();
         self.marks.shrink_to(IOV_MAX);
         (self.len, self.sent, self.told, self.at) = (0, 0, 0, 0);
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch").field("left", &self.left()).finish_non_exhaustive()
     }
 }
 

@@ -1,7 +1,9 @@
-//! How many files the process may have open.
+//! Files: how many may be open, and what the standard library does not do with them.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Raises the soft limit of open files to the hard one, and returns it.
 ///
@@ -21,4 +23,22 @@ pub fn raise_limit() -> io::Result<u64> {
         }
     }
     Ok(limit.rlim_cur)
+}
+
+/// Takes possession of a descriptor that a completion brought.
+pub(crate) fn adopt(descriptor: RawFd) -> OwnedFd {
+    // SAFETY: the kernel just opened it for the request that the completion is of; nobody else has it.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
+}
+
+/// Lets the cache forget a file, as far as it is clean, so that what is read next is what is on the disk.
+///
+/// # Errors
+/// What posix_fadvise(2) says.
+pub fn forget_cached(file: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open; nothing else is given.
+    match unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
 }

@@ -6,9 +6,10 @@
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
+use std::ffi::CStr;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
@@ -302,6 +303,65 @@ impl Ring {
     pub(crate) fn message(&mut self, ring: RawFd, their_tag: u64, tag: u64) {
         let entry = opcode::MsgRingData::new(Fd(ring), 0, their_tag, None).build();
         self.push(entry.user_data(tag).flags(squeue::Flags::SKIP_SUCCESS));
+    }
+
+    /// Completes each time the file becomes readable, until it says that no more follow.
+    pub(crate) fn watch(&mut self, file: RawFd, tag: u64) {
+        let entry = opcode::PollAdd::new(Fd(file), libc::POLLIN as u32).multi(true).build();
+        self.push(entry.user_data(tag));
+    }
+
+    // Files, by ordinary descriptors.
+
+    /// Writes what is next of a sealed batch, durably if wanted (RWF_DSYNC). False: nothing is left.
+    pub(crate) fn write_at(
+        &mut self,
+        file: BorrowedFd<'_>,
+        batch: &mut Batch,
+        at: u64,
+        durable: bool,
+        tag: u64,
+    ) -> bool {
+        let Some((pieces, count)) = batch.next_vector() else { return false };
+        let flags = if durable { libc::RWF_DSYNC } else { 0 };
+        let entry =
+            opcode::Writev::new(Fd(file.as_raw_fd()), pieces, count).offset(at).rw_flags(flags).build();
+        self.push(entry.user_data(tag));
+        true
+    }
+
+    /// Fills what is next of a sealed batch of extents. False: nothing is left.
+    pub(crate) fn read_at(&mut self, file: BorrowedFd<'_>, batch: &mut Batch, at: u64, tag: u64) -> bool {
+        let Some((pieces, count)) = batch.next_vector() else { return false };
+        let entry = opcode::Readv::new(Fd(file.as_raw_fd()), pieces, count).offset(at).build();
+        self.push(entry.user_data(tag));
+        true
+    }
+
+    /// Writes bytes that live for ever.
+    pub(crate) fn write_static(&mut self, file: BorrowedFd<'_>, bytes: &'static [u8], at: u64, tag: u64) {
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let entry = opcode::Write::new(Fd(file.as_raw_fd()), bytes.as_ptr(), len).offset(at).build();
+        self.push(entry.user_data(tag));
+    }
+
+    /// Makes a file's (or directory's) content durable.
+    pub(crate) fn sync(&mut self, file: BorrowedFd<'_>, tag: u64) {
+        self.push(opcode::Fsync::new(Fd(file.as_raw_fd())).build().user_data(tag));
+    }
+
+    /// Opens a file for reading and writing, made if wanted; completes with its descriptor.
+    pub(crate) fn open_at(&mut self, directory: BorrowedFd<'_>, name: &CStr, make: bool, tag: u64) {
+        let flags = libc::O_RDWR | libc::O_CLOEXEC | if make { libc::O_CREAT } else { 0 };
+        let entry =
+            opcode::OpenAt::new(Fd(directory.as_raw_fd()), name.as_ptr()).flags(flags).mode(0o600).build();
+        self.push(entry.user_data(tag));
+    }
+
+    /// Removes a file's name.
+    pub(crate) fn unlink_at(&mut self, directory: BorrowedFd<'_>, name: &CStr, tag: u64) {
+        let entry = opcode::UnlinkAt::new(Fd(directory.as_raw_fd()), name.as_ptr()).build();
+        self.push(entry.user_data(tag));
     }
 
     // Completions.

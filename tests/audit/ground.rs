@@ -34,6 +34,9 @@ pub(crate) struct Ground {
     load: JoinHandle<load::LoadResult>,
 }
 
+/// Of memory for bodies: never short.
+const BUFFERS: usize = 4_096;
+
 impl Ground {
     pub(crate) fn new(exchange: Exchange, size: &str, recipients: usize) -> Ground {
         let sinks: Vec<sink::Handle> = (0..SINKS)
@@ -43,7 +46,7 @@ impl Ground {
             })
             .collect();
         let stats = Arc::new(Stats::new(1, &[SINKS]));
-        let arenas = Arenas::new(1, 4_096).unwrap();
+        let arenas = Arenas::new(1, BUFFERS).unwrap();
         let net = Uring::new(UringOptions::default(), arenas, RingTable::new(1)).unwrap();
         let dispatch = Dispatch::new(options(&sinks), stats.clone(), 1_700_000_000);
         let mailbox = mailboxes::<Letter>(1).remove(0);
@@ -107,6 +110,7 @@ fn options(sinks: &[sink::Handle]) -> Options {
         epoch_ms: 1_700_000_000_000,
         seed: 1,
         bounce_from: "MAILER-DAEMON@lane.test".into(),
+        buffers: BUFFERS - usize::from(UringOptions::default().receive_buffers),
         listeners: vec![options::Listener {
             name: "lane".into(),
             trusted: vec!["127.0.0.0/8".parse().unwrap()],

@@ -21,6 +21,12 @@ pub(crate) enum FarState {
 /// A backend with something to talk to.
 pub(crate) trait Ground: Sized {
     type Net: Net;
+    /// Its streams are only ever opened: what a case wants to accept, is opened instead.
+    const OPENS: bool = false;
+    /// Why there is no such ground here, if there is none.
+    fn absent() -> Option<String> {
+        None
+    }
     /// One shard with that many buffers, of which the kernel may have `lent_max` at a time.
     fn with_buffers(buffers: usize, lent_max: u16) -> Self;
     fn net(&mut self) -> &mut Self::Net;
@@ -108,7 +114,10 @@ impl<G: Ground> Stage<G> {
             | Event::Opened { stream }
             | Event::Received { stream, .. }
             | Event::Sent { stream, .. }
-            | Event::Closed { stream, .. }) = event;
+            | Event::Closed { stream, .. }) = event
+            else {
+                panic!("nothing was asked of a disk: {event:?}");
+            };
             assert!(!self.closed.contains_key(&stream), "{event:?} after the stream's last event");
             match event {
                 Event::Accepted { listener, stream, peer } => {
@@ -131,6 +140,7 @@ impl<G: Ground> Stage<G> {
                     assert!(marks > 0);
                     *self.sent.entry(stream).or_default() += marks as usize;
                 }
+                Event::Disk { .. } => {}
                 Event::Closed { stream, cause } => {
                     self.closed.insert(stream, cause);
                 }
@@ -173,6 +183,13 @@ impl<G: Ground> Stage<G> {
 
     /// A far client, accepted.
     pub(crate) fn accept_one(&mut self) -> (StreamId, Far) {
+        if G::OPENS {
+            let at = self.ground.listen();
+            let (stream, far) = self.open_one(at);
+            self.accepted.push(stream);
+            self.ground.unlisten(at);
+            return (stream, far);
+        }
         let before = self.accepted.len();
         let far = self.ground.connect(self.listener);
         self.until("accepted", |stage| stage.accepted.len() > before);

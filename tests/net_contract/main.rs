@@ -1,15 +1,18 @@
 //! What every `Net` promises, written once and run on each backend: `sim` in virtual time, `uring` against
-//! ordinary sockets on the loopback.
+//! ordinary sockets on the loopback, `xdp` against ordinary sockets behind a veth (where there may be one).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
 mod cases;
 mod churn;
 mod ground;
+#[path = "../network/mod.rs"]
+mod network;
 mod refusals;
 mod sim;
 mod uring;
 mod world;
+mod xdp;
 
 /// Runs each case on each ground.
 macro_rules! contract {
@@ -25,6 +28,9 @@ macro_rules! contract {
         }
         mod on_plain_uring {
             $(#[test] fn $case() { crate::cases::$case::<crate::uring::PlainGround>() })*
+        }
+        mod on_xdp {
+            $(#[test] fn $case() { crate::xdp::if_there_is(crate::cases::$case::<crate::xdp::XdpGround>) })*
         }
     };
 }

@@ -12,8 +12,8 @@ use postlane::sys::ring_table::RingTable;
 
 use crate::ground::{Far, FarState, Ground};
 
-struct FarEnd {
-    stream: Option<TcpStream>,
+pub(crate) struct FarEnd {
+    pub(crate) stream: Option<TcpStream>,
     pending: Vec<u8>,
     received: Vec<u8>,
     paused: bool,
@@ -32,6 +32,29 @@ impl FarEnd {
             closing: None,
             state: FarState::Open,
         }
+    }
+
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.pending.extend(bytes);
+        self.pump();
+    }
+
+    pub(crate) fn take_received(&mut self, into: &mut Vec<u8>) {
+        into.append(&mut self.received);
+    }
+
+    pub(crate) fn state(&mut self) -> FarState {
+        self.pump();
+        self.state
+    }
+
+    pub(crate) fn close(&mut self, how: Shutdown) {
+        self.closing = Some(how);
+        self.pump();
+    }
+
+    pub(crate) fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
     }
 
     /// Sends and reads what goes without waiting.
@@ -65,12 +88,112 @@ impl FarEnd {
     }
 }
 
-pub(crate) struct UringGround {
-    net: Uring,
-    fars: Vec<FarEnd>,
+/// Ordinary sockets as far ends, whatever is on the near side.
+#[derive(Default)]
+pub(crate) struct Sockets {
+    pub(crate) fars: Vec<FarEnd>,
     /// Those whose socket is open.
     live: Vec<usize>,
-    listeners: Vec<TcpListener>,
+    pub(crate) listeners: Vec<TcpListener>,
+}
+
+impl Sockets {
+    pub(crate) fn add(&mut self, stream: TcpStream) -> Far {
+        self.live.push(self.fars.len());
+        self.fars.push(FarEnd::new(stream));
+        Far(self.fars.len() - 1)
+    }
+
+    pub(crate) fn pump(&mut self) {
+        self.live.retain(|&far| {
+            self.fars[far].pump();
+            self.fars[far].stream.is_some()
+        });
+    }
+
+    pub(crate) fn listen(&mut self, at: SocketAddr) -> SocketAddr {
+        let listener = TcpListener::bind(at).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let at = listener.local_addr().unwrap();
+        self.listeners.push(listener);
+        at
+    }
+
+    pub(crate) fn unlisten(&mut self, at: SocketAddr) {
+        self.listeners.retain(|listener| listener.local_addr().unwrap() != at);
+    }
+
+    pub(crate) fn accept(&mut self, at: SocketAddr) -> Option<Far> {
+        let listener = self.listeners.iter().find(|listener| listener.local_addr().unwrap() == at)?;
+        let (stream, _) = listener.accept().ok()?;
+        Some(self.add(stream))
+    }
+
+    pub(crate) fn reset(&mut self, far: Far) {
+        if let Some(stream) = self.fars[far.0].stream.take() {
+            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+    }
+}
+
+/// What a ground of sockets does by them.
+macro_rules! by_sockets {
+    () => {
+        fn quiet_steps(&self) -> usize {
+            30
+        }
+
+        fn unlisten(&mut self, at: SocketAddr) {
+            self.sockets.unlisten(at);
+        }
+
+        fn accept(&mut self, at: SocketAddr) -> Option<Far> {
+            self.sockets.accept(at)
+        }
+
+        fn connect(&mut self, to: SocketAddr) -> Far {
+            self.sockets.add(TcpStream::connect(to).unwrap())
+        }
+
+        fn send(&mut self, far: Far, bytes: &[u8]) {
+            self.sockets.fars[far.0].send(bytes);
+        }
+
+        fn take_received(&mut self, far: Far, into: &mut Vec<u8>) {
+            self.sockets.fars[far.0].take_received(into);
+        }
+
+        fn state(&mut self, far: Far) -> FarState {
+            self.sockets.fars[far.0].state()
+        }
+
+        fn close(&mut self, far: Far) {
+            self.sockets.fars[far.0].close(Shutdown::Both);
+        }
+
+        fn shutdown(&mut self, far: Far) {
+            self.sockets.fars[far.0].close(Shutdown::Write);
+        }
+
+        fn reset(&mut self, far: Far) {
+            self.sockets.reset(far);
+        }
+
+        fn pause(&mut self, far: Far) {
+            self.sockets.fars[far.0].set_paused(true);
+        }
+
+        fn resume(&mut self, far: Far) {
+            self.sockets.fars[far.0].set_paused(false);
+        }
+    };
+}
+
+pub(crate) use by_sockets;
+
+pub(crate) struct UringGround {
+    net: Uring,
+    sockets: Sockets,
 }
 
 impl UringGround {
@@ -86,13 +209,7 @@ impl UringGround {
         };
         let net = Uring::new(options, Arenas::new(1, buffers).unwrap(), RingTable::new(1)).unwrap();
         assert_ne!(net.features().peer_name, plain);
-        UringGround { net, fars: Vec::new(), live: Vec::new(), listeners: Vec::new() }
-    }
-
-    fn add(&mut self, stream: TcpStream) -> Far {
-        self.live.push(self.fars.len());
-        self.fars.push(FarEnd::new(stream));
-        Far(self.fars.len() - 1)
+        UringGround { net, sockets: Sockets::default() }
     }
 }
 
@@ -108,16 +225,9 @@ impl Ground for UringGround {
     }
 
     fn step(&mut self, events_max: usize, events: &mut Vec<Event>) {
-        self.live.retain(|&far| {
-            self.fars[far].pump();
-            self.fars[far].stream.is_some()
-        });
+        self.sockets.pump();
         let until = self.net.now() + Duration::from_millis(1);
         self.net.turn(until, events_max, events);
-    }
-
-    fn quiet_steps(&self) -> usize {
-        30
     }
 
     fn streams(&mut self) -> usize {
@@ -128,65 +238,11 @@ impl Ground for UringGround {
         self.net.buffers_held()
     }
 
-    fn connect(&mut self, to: SocketAddr) -> Far {
-        self.add(TcpStream::connect(to).unwrap())
-    }
-
     fn listen(&mut self) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let at = listener.local_addr().unwrap();
-        self.listeners.push(listener);
-        at
+        self.sockets.listen("127.0.0.1:0".parse().unwrap())
     }
 
-    fn unlisten(&mut self, at: SocketAddr) {
-        self.listeners.retain(|listener| listener.local_addr().unwrap() != at);
-    }
-
-    fn accept(&mut self, at: SocketAddr) -> Option<Far> {
-        let listener = self.listeners.iter().find(|listener| listener.local_addr().unwrap() == at)?;
-        let (stream, _) = listener.accept().ok()?;
-        Some(self.add(stream))
-    }
-
-    fn send(&mut self, far: Far, bytes: &[u8]) {
-        self.fars[far.0].pending.extend(bytes);
-        self.fars[far.0].pump();
-    }
-
-    fn take_received(&mut self, far: Far, into: &mut Vec<u8>) {
-        into.append(&mut self.fars[far.0].received);
-    }
-
-    fn state(&mut self, far: Far) -> FarState {
-        self.fars[far.0].pump();
-        self.fars[far.0].state
-    }
-
-    fn close(&mut self, far: Far) {
-        self.fars[far.0].closing = Some(Shutdown::Both);
-        self.fars[far.0].pump();
-    }
-
-    fn shutdown(&mut self, far: Far) {
-        self.fars[far.0].closing = Some(Shutdown::Write);
-        self.fars[far.0].pump();
-    }
-
-    fn reset(&mut self, far: Far) {
-        if let Some(stream) = self.fars[far.0].stream.take() {
-            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
-        }
-    }
-
-    fn pause(&mut self, far: Far) {
-        self.fars[far.0].paused = true;
-    }
-
-    fn resume(&mut self, far: Far) {
-        self.fars[far.0].paused = false;
-    }
+    by_sockets!();
 }
 
 /// The same, with only what Linux 6.1 has.
@@ -277,7 +333,7 @@ fn opens_from_the_source_address() {
         far = stage.ground.accept(at);
         far.is_some()
     });
-    let peer = stage.ground.fars[far.unwrap().0].stream.as_ref().unwrap().peer_addr().unwrap();
+    let peer = stage.ground.sockets.fars[far.unwrap().0].stream.as_ref().unwrap().peer_addr().unwrap();
     assert_eq!(peer.ip().to_string(), "127.0.0.7");
     let stream = stage.net().open(at, Some("192.0.2.9".parse().unwrap()));
     assert_eq!(stage.until_closed(stream), postlane::net::Cause::NotOpened(libc::EADDRNOTAVAIL));
@@ -318,7 +374,7 @@ fn a_warm_relay_allocates_nothing_and_enters_once_per_turn() {
     let (mut allocations, mut turns, mut enters) = (0, 0, 0);
     for round in 0..300 {
         let mut arrived = vec![0; body.len() + 2];
-        let client = stage.ground.fars[far_down.0].stream.as_mut().unwrap();
+        let client = stage.ground.sockets.fars[far_down.0].stream.as_mut().unwrap();
         client.set_nonblocking(false).unwrap();
         client.write_all(&body).unwrap();
         let mut left = body.len();
@@ -360,7 +416,7 @@ fn a_warm_relay_allocates_nothing_and_enters_once_per_turn() {
             turns += turns_taken;
             enters += net.enters() - enters_before;
         }
-        let upstream = stage.ground.fars[far_up.0].stream.as_mut().unwrap();
+        let upstream = stage.ground.sockets.fars[far_up.0].stream.as_mut().unwrap();
         upstream.set_nonblocking(false).unwrap();
         upstream.read_exact(&mut arrived).unwrap();
         assert!(arrived.starts_with(&body) && arrived.ends_with(b".\n"));

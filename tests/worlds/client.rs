@@ -238,7 +238,7 @@ impl Client {
             }
             self.ops.push_back(op(&mail, What::Other, !eager || !pipelining));
             for recipient in &message.recipients {
-                let line = format!("RCPT TO:<{recipient}>\r\n");
+                let line = format!("RCPT TO:<{recipient}>{}\r\n", message.notify);
                 self.ops.push_back(op(&line, What::Other, !pipelining));
             }
             if self.habits.chunking {

@@ -253,30 +253,6 @@ fn a_drain_in_mid_load_loses_nothing() {
     assert_eq!(unanswered.count(), 0, "whoever had sent a final dot was answered");
 }
 
-#[test]
-fn without_buffers_mail_is_put_off_and_then_taken_again() {
-    let mut setup = Setup::new(7, 1);
-    setup.buffers = 24;
-    let mut play = world(&setup, vec![Manner::slow(200 * MS)]);
-    play.add_clients(12, &Habits::plain(3), 3, 60_000);
-    play.serve_all();
-    let put_off: Vec<&str> = play
-        .clients
-        .iter()
-        .flat_map(|client| &client.finals)
-        .filter(|(_, text)| !text.starts_with("250"))
-        .map(|(_, text)| text.as_str())
-        .collect();
-    assert!(put_off.len() > 3, "{put_off:?}");
-    assert!(put_off.iter().all(|text| text.starts_with("452 4.3.1 ")), "{put_off:?}");
-    let before = play.messages.len();
-    play.add_clients(1, &Habits::plain(5), 5, 60_000);
-    play.serve_all();
-    let later = &play.messages[before..];
-    assert!(later.iter().all(|message| message.fate == Fate::Answered(250)));
-    play.finish();
-}
-
 /// Clients that push on while they wait for an answer hold buffers too: links must hear their replies all the same.
 #[test]
 fn eager_clients_cannot_starve_the_links() {

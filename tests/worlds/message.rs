@@ -20,6 +20,8 @@ pub(crate) struct Message {
     /// MAIL's parameters.
     pub(crate) parameters: &'static str,
     pub(crate) recipients: Vec<String>,
+    /// The parameter of each RCPT.
+    pub(crate) notify: &'static str,
     /// In wire form, without the final `.CRLF`.
     pub(crate) data: Vec<u8>,
     /// It holds what may not be forwarded.
@@ -46,7 +48,8 @@ impl Message {
         let len = match dice.below(20) {
             0 | 1 => 0,
             2..=11 => dice.between(1, 4_000),
-            12..=17 => dice.between(4_000, 40_000),
+            12..=16 => dice.between(4_000, 40_000),
+            17 => dice.between(100_000, 600_000),
             18 => dice.between(40_000, 200_000),
             _ if dice.chance(0.2) => 1 << 20,
             _ => 16 * 1024,
@@ -62,7 +65,12 @@ impl Message {
             (false, 1) => " SMTPUTF8",
             _ => "",
         };
-        Message { number, sender, parameters, recipients, data, violation, fate: Fate::Unsent }
+        let notify = match number % 5 {
+            0 => " NOTIFY=SUCCESS,FAILURE",
+            1 => " NOTIFY=NEVER",
+            _ => "",
+        };
+        Message { number, sender, parameters, recipients, notify, data, violation, fate: Fate::Unsent }
     }
 
     /// A plain one: one recipient, so many bytes.
@@ -72,6 +80,7 @@ impl Message {
             sender: format!("m{number}@sender.example"),
             parameters: "",
             recipients: vec![format!("m{number}.r0@d{}.example", dice.below(50))],
+            notify: "",
             data: lines(len, false, dice),
             violation: false,
             fate: Fate::Unsent,

@@ -48,10 +48,12 @@ pub(crate) struct Count {
     pub(crate) repeats: u64,
     pub(crate) in_doubt: u64,
     pub(crate) bounces: u64,
+    pub(crate) relay_notices: u64,
     pub(crate) lost_links: u64,
     /// Recipients whose mail went to another pool than the first, by a rule; and to a fallback.
     pub(crate) routed: u64,
     pub(crate) fallen_back: u64,
+    pub(crate) streamed: u64,
 }
 
 impl Count {
@@ -65,9 +67,11 @@ impl Count {
         self.repeats += other.repeats;
         self.in_doubt += other.in_doubt;
         self.bounces += other.bounces;
+        self.relay_notices += other.relay_notices;
         self.lost_links += other.lost_links;
         self.routed += other.routed;
         self.fallen_back += other.fallen_back;
+        self.streamed += other.streamed;
     }
 }
 
@@ -189,23 +193,34 @@ impl Play {
             messages: self.messages.len() as u64,
             in_doubt: stage.sum(|stats| stats.in_doubt.get()),
             bounces: stage.sum(|stats| stats.bounces.get()),
+            relay_notices: stage.sum(|stats| stats.relay_notices.get()),
             lost_links: stage.sum(|stats| stats.pools.iter().flatten().map(|u| u.lost_links.get()).sum()),
+            streamed: stage.sum(|stats| stats.streamed.get()),
             ..Count::default()
         };
         let mut by_recipient: HashMap<&str, Vec<&Taken>> = HashMap::new();
         let mut repeated: HashSet<*const Taken> = HashSet::new();
-        for taken in self.upstreams.iter().flat_map(|upstream| &upstream.taken) {
+        // Those that were in doubt: a group that was may have been split when it was repeated.
+        let mut doubted: HashSet<*const Taken> = HashSet::new();
+        let mut takings: Vec<&Taken> = self.upstreams.iter().flat_map(|upstream| &upstream.taken).collect();
+        takings.sort_by_key(|taken| taken.at);
+        for taken in takings {
             count.taken += 1;
             let mut again = false;
             for recipient in &taken.recipients {
                 let earlier = by_recipient.entry(recipient).or_default();
                 // A bounce is a message of its own to that address.
                 let same = |other: &&Taken| other.mail == taken.mail && other.data == taken.data;
-                again |= earlier.iter().any(same);
+                let doubts =
+                    earlier.iter().filter(|other| same(other)).map(|other| std::ptr::from_ref(*other));
+                let before = doubted.len();
+                let is_repeat = doubts.clone().next().is_some();
+                again |= is_repeat;
+                doubted.extend(doubts);
+                count.repeats += (doubted.len() - before) as u64;
                 earlier.push(taken);
             }
             if again {
-                count.repeats += 1;
                 repeated.insert(taken);
             }
             if self.trace && again {
@@ -227,7 +242,7 @@ impl Play {
         for message in &self.messages {
             let (unexplained, missing) = self.judge_message(message, &by_recipient, &repeated, &mut count);
             refused_but_taken += unexplained;
-            excused += missing;
+            excused += missing + self.judge_notices(message, &by_recipient);
         }
         let dropped = stage.sum(|stats| stats.bounces_dropped.get());
         assert!(
@@ -354,14 +369,42 @@ impl Play {
 
     /// Was the sender told of all these recipients?
     fn is_told(&self, message: &Message, missing: &[&String], taken: &HashMap<&str, Vec<&Taken>>) -> bool {
-        let bounces = taken.get(message.sender.as_str()).map_or(&[][..], |list| list);
-        missing.iter().all(|recipient| {
-            let line = format!("\r\nFinal-Recipient: rfc822; {recipient}\r\nAction: failed\r\n");
-            bounces
-                .iter()
-                .any(|bounce| bounce.mail.starts_with("<>") && find(&bounce.data, line.as_bytes()).is_some())
-        })
+        missing.iter().all(|recipient| is_noticed(message, recipient, "failed", taken))
     }
+
+    /// What the sender was told: nothing it did not ask for or that is not so. 1 if it was not told all that it asked for.
+    fn judge_notices(&self, message: &Message, taken: &HashMap<&str, Vec<&Taken>>) -> u64 {
+        let n = message.number;
+        let mut untold = false;
+        for recipient in &message.recipients {
+            let noticed = |action| is_noticed(message, recipient, action, taken);
+            let takings = taken.get(recipient.as_str()).map_or(&[][..], |list| list);
+            let by = |dsn: bool| takings.iter().any(|taken| taken.dsn == dsn);
+            let is_asked = message.notify.contains("SUCCESS");
+            if noticed("relayed") {
+                assert!(is_asked, "message {n}: its sender did not ask to hear of {recipient}");
+                assert!(by(false), "message {n}: it was not taken without DSN for {recipient}");
+            } else if is_asked && !message.sender.is_empty() && message.fate == Fate::Answered(250) {
+                // In doubt it may be with one and fail elsewhere; then it was said to have failed.
+                untold |= by(false) && !by(true) && !noticed("failed");
+            }
+            let is_never = message.notify.contains("NEVER");
+            assert!(!is_never || !noticed("failed"), "message {n}: NEVER, and told of {recipient}");
+        }
+        if untold && self.trace {
+            println!("message {n} was handed on, and nobody was told");
+        }
+        untold.into()
+    }
+}
+
+/// Has a notice said this of the recipient to the message's sender?
+fn is_noticed(message: &Message, recipient: &str, action: &str, taken: &HashMap<&str, Vec<&Taken>>) -> bool {
+    let notices = taken.get(message.sender.as_str()).map_or(&[][..], |list| list);
+    let lines = format!("\r\nFinal-Recipient: rfc822; {recipient}\r\nAction: {action}\r\n");
+    let says =
+        |notice: &&&Taken| notice.mail.starts_with("<>") && find(&notice.data, lines.as_bytes()).is_some();
+    notices.iter().any(|notice| says(&notice))
 }
 
 /// What was taken is what was sent, with one `Received:` on top.

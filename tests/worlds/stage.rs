@@ -82,6 +82,7 @@ impl Setup {
             epoch_ms: 1_700_000_000_000,
             seed: self.seed.wrapping_add(u64::from(shard.0)),
             bounce_from: "MAILER-DAEMON@out1.example.net".into(),
+            buffers: self.buffers,
             listeners: vec![self.listener.clone()],
             pools: self.pools().cloned().collect(),
             routes: Arc::new(Routes::new(self.rules.clone(), 0)),

@@ -110,6 +110,8 @@ pub(crate) struct Taken {
     pub(crate) recipients: Vec<String>,
     /// In wire form, without the final `.CRLF`.
     pub(crate) data: Vec<u8>,
+    /// On a link that DSN had been offered on.
+    pub(crate) dsn: bool,
 }
 
 enum Act {
@@ -133,6 +135,8 @@ struct Link {
     /// What it will say and do, in order.
     acts: VecDeque<(Instant, Act)>,
     phase: Phase,
+    /// DSN was offered.
+    dsn: bool,
     mail: String,
     recipients: Vec<String>,
     /// What is being taken by BDAT.
@@ -252,6 +256,7 @@ impl Upstream {
             input: Vec::new(),
             acts: VecDeque::new(),
             phase: Phase::Hello,
+            dsn: false,
             mail: String::new(),
             recipients: Vec::new(),
             chunk: None,
@@ -367,7 +372,9 @@ impl Upstream {
             ("EHLO" | "HELO", Phase::Hello) => {
                 if !self.misbehave(link, Moment::Hello, now) {
                     link.phase = Phase::Ready;
-                    let reply = self.hello(upper.starts_with("EHLO"));
+                    let extended = upper.starts_with("EHLO");
+                    link.dsn = extended && self.manner.dsn;
+                    let reply = self.hello(extended);
                     self.say(link, now, &reply);
                 }
             }
@@ -442,7 +449,7 @@ impl Upstream {
     fn rcpt(&mut self, link: &mut Link, line: &str, now: Instant) {
         let lower = line.to_ascii_lowercase();
         let dsn = lower.contains(" notify=") || lower.contains(" orcpt=");
-        if dsn && !self.manner.dsn || !lower.starts_with("rcpt to:<") {
+        if dsn && !link.dsn || !lower.starts_with("rcpt to:<") {
             self.breaches.push(format!("not offered, or no RCPT: {line:?}"));
         }
         let is = |name: Option<&str>| name.is_some_and(|name| lower["rcpt to:<".len()..].starts_with(name));
@@ -515,6 +522,7 @@ impl Upstream {
             mail: std::mem::take(&mut link.mail),
             recipients: std::mem::take(&mut link.recipients),
             data,
+            dsn: link.dsn,
         };
         let now = now + self.manner.dot_delay;
         match self.fate(Moment::Dot) {

@@ -4,6 +4,7 @@ mod listener;
 mod names;
 mod pool;
 mod route;
+mod xdp;
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use super::error::{Place, Report};
 use super::section::{Located, Section};
 use super::tree::Table;
-use super::{Admin, Config, CpuList, Delivery, Errors, Machine, Mode, ShardBy, Shards};
+use super::{Admin, Backend, Config, CpuList, Delivery, Errors, Machine, Mode, ShardBy, Shards};
 
 /// Most shards: a shard's number takes ten bits in handles.
 pub(super) const SHARDS_MAX: usize = 1024;
@@ -45,7 +46,14 @@ fn top(tree: &Table, report: &mut Report, machine: &Machine) -> Option<Config> {
     let shards = shards(&mut section, machine);
     let shard_by =
         section.choice("shard_by", &[("address", ShardBy::Address), ("domain", ShardBy::Domain)], &[]);
-    section.choice("backend", &[("uring", ())], &["xdp"]);
+    let backend = section.choice("backend", &[("uring", Backend::Uring), ("xdp", Backend::Xdp)], &[]);
+    let backend = backend.unwrap_or(Backend::Uring);
+    let xdp = section.table("xdp").and_then(|table| xdp::read(table, section.report));
+    if let Some(at) = section.key_at("backend").filter(|_| backend == Backend::Xdp)
+        && section.key_at("xdp").is_none()
+    {
+        section.report.wrong(at, "`backend = \"xdp\"` needs `[xdp]` with `interface = \"eth1\"`");
+    }
     let hour = Duration::from_secs(3600);
     let drain_timeout = section.duration("drain_timeout", Duration::from_secs(30), Duration::ZERO..=hour);
     let memory = memory(&mut section, machine);
@@ -77,6 +85,8 @@ fn top(tree: &Table, report: &mut Report, machine: &Machine) -> Option<Config> {
         hostname: hostname?,
         shards: shards?,
         shard_by: shard_by.unwrap_or(ShardBy::Address),
+        backend,
+        xdp,
         drain_timeout,
         memory,
         admin,
@@ -91,7 +101,6 @@ fn top(tree: &Table, report: &mut Report, machine: &Machine) -> Option<Config> {
 fn later(section: &mut Section<'_, '_>) {
     let remove = "remove it";
     section.later("log", remove);
-    section.later("xdp", remove);
     section.later("source", "remove it; addresses to send from are a pool's `source_addresses`");
     for key in ["provider", "dkim", "suppression", "feedback"] {
         section.later(key, remove);

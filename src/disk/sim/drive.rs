@@ -53,33 +53,42 @@ impl Drive {
         at: u64,
         parts: impl Iterator<Item = Part<'a>>,
         now: Instant,
-    ) {
+    ) -> Instant {
         let pieces = parts.map(|part| match part {
             Part::Bytes(bytes) => Piece::Bytes(bytes.to_vec()),
             Part::Extent(extent) => Piece::Extent(extent),
         });
         let pieces = pieces.collect();
-        self.ask(ticket, What::Write { file, at, pieces }, now);
+        self.ask(ticket, What::Write { file, at, pieces }, now)
     }
 
-    pub(crate) fn read(&mut self, ticket: Ticket, file: FileId, at: u64, extents: &[Extent], now: Instant) {
-        self.ask(ticket, What::Read { file, at, extents: extents.to_vec() }, now);
+    pub(crate) fn read(
+        &mut self,
+        ticket: Ticket,
+        file: FileId,
+        at: u64,
+        extents: &[Extent],
+        now: Instant,
+    ) -> Instant {
+        self.ask(ticket, What::Read { file, at, extents: extents.to_vec() }, now)
     }
 
-    pub(crate) fn create(&mut self, ticket: Ticket, file: FileId, bytes: u64, now: Instant) {
-        self.ask(ticket, What::Create { file, bytes }, now);
+    pub(crate) fn create(&mut self, ticket: Ticket, file: FileId, bytes: u64, now: Instant) -> Instant {
+        self.ask(ticket, What::Create { file, bytes }, now)
     }
 
-    pub(crate) fn remove(&mut self, ticket: Ticket, file: FileId, now: Instant) {
-        self.ask(ticket, What::Remove { file }, now);
+    pub(crate) fn remove(&mut self, ticket: Ticket, file: FileId, now: Instant) -> Instant {
+        self.ask(ticket, What::Remove { file }, now)
     }
 
-    fn ask(&mut self, ticket: Ticket, what: What, now: Instant) {
+    /// When it will be completed.
+    fn ask(&mut self, ticket: Ticket, what: What, now: Instant) -> Instant {
         let mut inner = self.platter.inner();
         let range = inner.faults.delay_min.as_nanos() as u64..=inner.faults.delay_max.as_nanos() as u64;
         let due = now + Duration::from_nanos(inner.random.within(range));
         drop(inner);
         self.asked.push(Asked { ticket, due, what });
+        due
     }
 
     /// Requests under way.

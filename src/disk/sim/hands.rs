@@ -55,19 +55,25 @@ impl Drop for SimDisk {
 }
 
 impl Disk for SimDisk {
-    fn write<'a>(&mut self, ticket: Ticket, file: FileId, at: u64, parts: impl Iterator<Item = Part<'a>>) {
+    fn write_file<'a>(
+        &mut self,
+        ticket: Ticket,
+        file: FileId,
+        at: u64,
+        parts: impl Iterator<Item = Part<'a>>,
+    ) {
         self.drive.write(ticket, file, at, parts, self.now);
     }
 
-    fn read(&mut self, ticket: Ticket, file: FileId, at: u64, extents: &[Extent]) {
+    fn read_file(&mut self, ticket: Ticket, file: FileId, at: u64, extents: &[Extent]) {
         self.drive.read(ticket, file, at, extents, self.now);
     }
 
-    fn create(&mut self, ticket: Ticket, file: FileId, bytes: u64) {
+    fn create_file(&mut self, ticket: Ticket, file: FileId, bytes: u64) {
         self.drive.create(ticket, file, bytes, self.now);
     }
 
-    fn remove(&mut self, ticket: Ticket, file: FileId) {
+    fn remove_file(&mut self, ticket: Ticket, file: FileId) {
         self.drive.remove(ticket, file, self.now);
     }
 }

@@ -41,6 +41,7 @@ impl Dispatch {
             }
         }
         match put_off {
+            Some(fault) if delivery.is_gone => self.set_back(pool, id, fault.without_body()),
             Some(fault) => self.set_back(pool, id, fault),
             None => self.give_up(id, ours(0, "nothing is left to deliver"), None),
         }
@@ -55,6 +56,9 @@ impl Dispatch {
         now: Instant,
     ) {
         let upstream = self.leave(pool, id);
+        if self.deliveries[id.0 as usize].withdrawn.is_some() {
+            return self.give_up_withdrawn(id);
+        }
         let stats = self.stats.pools[pool][upstream].clone();
         if fault.blame != Blame::Nobody {
             stats.failures(self.deliveries[id.0 as usize].attempt.failed_at()).add(1);
@@ -62,7 +66,7 @@ impl Dispatch {
         match fault.retry {
             Retry::Never => stats.bounced.add(1),
             Retry::Elsewhere | Retry::InDoubt => stats.deferred.add(1),
-            Retry::FreshLink | Retry::Unable | Retry::Sooner => {}
+            Retry::FreshLink | Retry::Unable | Retry::Sooner | Retry::ByClient => {}
         }
         let is_pressure = fault.blame == Blame::Pressure && self.pools[pool].links[upstream].press();
         if is_pressure {
@@ -90,6 +94,9 @@ impl Dispatch {
         if fault.retry == Retry::InDoubt {
             self.stats.in_doubt.add(1);
         }
+        if self.deliveries[id.0 as usize].is_gone {
+            fault = fault.without_body();
+        }
         self.set_back(pool, id, fault);
     }
 
@@ -98,7 +105,7 @@ impl Dispatch {
         let delivery = &mut self.deliveries[id.0 as usize];
         let by = place(pool, delivery.attempt.upstream);
         match fault.retry {
-            Retry::Never => return self.give_up(id, fault.reply, Some(by)),
+            Retry::Never | Retry::ByClient => return self.give_up(id, fault.reply, Some(by)),
             Retry::FreshLink if delivery.stale_links < STALE_LINKS_MAX => delivery.stale_links += 1,
             Retry::Unable | Retry::Sooner => {
                 delivery.tried.push(delivery.attempt.upstream);
@@ -153,8 +160,18 @@ impl Dispatch {
     /// Back into the queue without blame, from behind a transaction whose link is gone.
     pub(in crate::dispatch) fn unqueue(&mut self, pool: usize, id: DeliveryId) {
         self.leave(pool, id);
+        if self.deliveries[id.0 as usize].withdrawn.is_some() {
+            return self.give_up_withdrawn(id);
+        }
         self.pools[pool].repeats.push_back(id);
         self.pools[pool].stirred = true;
+    }
+
+    /// Nobody is to get it any more.
+    pub(in crate::dispatch) fn give_up_withdrawn(&mut self, id: DeliveryId) {
+        if let Some(reply) = self.deliveries[id.0 as usize].withdrawn.take() {
+            self.give_up(id, reply, None);
+        }
     }
 
     /// Nobody takes it for the recipients that are left.
@@ -181,10 +198,11 @@ impl Dispatch {
         recipients.clear();
         self.spare_lists.push(recipients);
         if origin == self.options.shard {
-            self.outcomes.push_back((transaction, home, outcome));
+            self.outcomes.push_back((origin, transaction, home, outcome));
         } else {
             self.stats.letters.add(1);
-            let letter = Letter::Verdict { transaction, message, pool: home, outcome };
+            let shard = self.options.shard;
+            let letter = Letter::Verdict { shard, transaction, message, pool: home, outcome };
             self.commands.push_back(Queued::Post { shard: origin, letter });
         }
     }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::link::Link;
-use super::message::{Message, Place, TransactionId, Word};
+use super::message::{GroupId, Message, Place, TransactionId, Word};
 use super::owner::Way;
+use super::streaming::Part;
 use super::verdict::{Fault, Retry, ours};
 use super::{Dispatch, PoolState, Queued};
 use crate::balance::{Ask, Pick, Policy, Tried, key};
@@ -27,11 +28,11 @@ pub struct DeliveryId(pub u32);
 #[derive(Debug)]
 pub(in crate::dispatch) struct Delivery {
     pub(in crate::dispatch) message: Arc<Message>,
-    origin: ShardId,
+    pub(in crate::dispatch) origin: ShardId,
     transaction: TransactionId,
     /// The pool that the group was sent to, and the one it is in.
     home: u16,
-    pool: usize,
+    pub(in crate::dispatch) pool: usize,
     /// These are all the recipients there are: then a refusal of one, known before the body is sent, is the
     /// refusal of the message, and nothing has been delivered that the client does not know of.
     pub(in crate::dispatch) whole: bool,
@@ -50,6 +51,14 @@ pub(in crate::dispatch) struct Delivery {
     /// What the last upstream said, for the client if no other takes it.
     last: Option<(ReplyBuf, Option<Place>)>,
     pub(in crate::dispatch) deadline: Instant,
+    /// Of a streamed message: the part that is being sent.
+    pub(in crate::dispatch) part: Option<Arc<Part>>,
+    /// Octets of its last part.
+    pub(in crate::dispatch) last_part_bytes: u64,
+    /// Some of its body has been let go of: it cannot be offered again.
+    pub(in crate::dispatch) is_gone: bool,
+    /// Nobody is to get it any more, and why.
+    pub(in crate::dispatch) withdrawn: Option<ReplyBuf>,
     pub(in crate::dispatch) attempt: Attempt,
 }
 
@@ -57,7 +66,17 @@ impl Delivery {
     /// May the message be sent together with its commands, before it is known who is accepted? Not where the refusal
     /// of one recipient has to keep it from the others, nor a notice, which is kept in the form for DATA.
     pub(in crate::dispatch) fn may_go_whole(&self) -> bool {
-        (self.recipients.len() == 1 || !self.whole) && !self.message.internal
+        (self.recipients.len() == 1 || !self.whole) && !self.message.internal && !self.message.streamed
+    }
+
+    /// Which group it is.
+    pub(in crate::dispatch) fn group(&self) -> GroupId {
+        GroupId { origin: self.origin, transaction: self.transaction, pool: self.home }
+    }
+
+    /// The octets that its last reply was waited for.
+    pub(in crate::dispatch) fn timed_bytes(&self) -> u64 {
+        if self.message.streamed { self.last_part_bytes } else { self.message.plain_size() }
     }
 }
 
@@ -67,6 +86,8 @@ pub(in crate::dispatch) struct Attempt {
     pub(in crate::dispatch) upstream: usize,
     /// Unique: tells this offer from earlier and later ones of the same delivery.
     stamp: u64,
+    /// The link that waits for the parts of a streamed body.
+    pub(in crate::dispatch) flows_on: Option<LinkId>,
     /// When its commands were written.
     pub(in crate::dispatch) begun_at: Instant,
     /// How long the reply to its MAIL took.
@@ -91,6 +112,10 @@ impl Attempt {
         self.refused.clear();
         let refused = std::mem::take(&mut self.refused);
         *self = Attempt { upstream, stamp, refused, ..Attempt::default() };
+    }
+
+    pub(in crate::dispatch) fn stamp(&self) -> u64 {
+        self.stamp
     }
 
     /// How far it had come. (In chunks the body goes with the commands, so having been sent says nothing.)
@@ -152,6 +177,10 @@ impl Dispatch {
             stale_links: 0,
             last: None,
             deadline: now + MESSAGE_TIME_MAX,
+            part: None,
+            last_part_bytes: 0,
+            is_gone: false,
+            withdrawn: None,
             attempt: Attempt::default(),
         });
         let pool = &mut self.pools[usize::from(pool)];
@@ -243,12 +272,27 @@ impl Dispatch {
 
     /// The delivery is on no link any more.
     pub(in crate::dispatch) fn leave(&mut self, pool: usize, id: DeliveryId) -> usize {
-        let attempt = &mut self.deliveries[id.0 as usize].attempt;
-        attempt.stamp = 0;
+        let delivery = &mut self.deliveries[id.0 as usize];
+        delivery.part = None;
+        let attempt = &mut delivery.attempt;
+        (attempt.stamp, attempt.flows_on) = (0, None);
         let upstream = attempt.upstream;
         self.pools[pool].fleet.ended(upstream);
         self.refresh(pool, upstream);
         upstream
+    }
+
+    /// Begins to count its age, or ends that: how long a streamed message takes is its client's doing.
+    pub(in crate::dispatch) fn restamp(&mut self, id: DeliveryId, counts: Option<Instant>) -> u64 {
+        let stamp = u64::from(self.next_generation());
+        let delivery = &mut self.deliveries[id.0 as usize];
+        delivery.attempt.stamp = stamp;
+        let (pool, upstream) = (delivery.pool, delivery.attempt.upstream);
+        if let Some(since) = counts {
+            self.pools[pool].ages[upstream].push_back((since, id, stamp));
+        }
+        self.refresh(pool, upstream);
+        stamp
     }
 
     /// Brings what the fleet says of an upstream up to date; waiting deliveries may go now.

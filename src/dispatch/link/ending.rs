@@ -21,7 +21,7 @@ impl Dispatch {
     }
 
     /// Closes the link's stream; what is on it is dealt with at the stream's end.
-    pub(super) fn end_link(&mut self, id: LinkId, how: fn(StreamId) -> Queued, now: Instant) {
+    pub(in crate::dispatch) fn end_link(&mut self, id: LinkId, how: fn(StreamId) -> Queued, now: Instant) {
         let link = &mut self.links[id.0 as usize];
         let was_opening = matches!(link.state, State::Opening | State::Greeting);
         let by_fault = link.trouble.is_some();
@@ -113,6 +113,7 @@ impl Dispatch {
             (true, _) if !is_sent => Phase::Leaving { heard },
             (true, _) if attempt.chunked => Phase::Whole { heard },
             (true, _) => Phase::Dotted,
+            (false, true) if attempt.flows_on.is_some() => Phase::Parts,
             (false, true) => Phase::Envelope { heard },
             (false, false) => Phase::Opening,
         };
@@ -120,7 +121,8 @@ impl Dispatch {
         let fault = match (&link.early, &link.trouble, cause) {
             // It had answered before all of the body had left; that is its answer.
             (Some(reply), ..) if !reply.as_reply().is_positive() => {
-                judge(Trouble::Said(reply.as_reply()), Phase::Dotted, reused)
+                let phase = if phase == Phase::Parts { phase } else { Phase::Dotted };
+                judge(Trouble::Said(reply.as_reply()), phase, reused)
             }
             (_, Some(Ended::Unwelcome(reply)), _) => {
                 judge(Trouble::Unwelcome(reply.as_reply()), phase, reused)
@@ -135,7 +137,7 @@ impl Dispatch {
                 // Refused before the body was sent, or sent for nobody: that is what counts.
                 let is_all = attempt.failed.is_some() || attempt.refused.len() == recipients;
                 let counts = match phase {
-                    Phase::Dotted => false,
+                    Phase::Dotted | Phase::Parts => false,
                     Phase::Whole { .. } | Phase::Leaving { .. } => is_all,
                     Phase::Opening | Phase::Envelope { .. } => true,
                 };

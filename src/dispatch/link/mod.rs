@@ -9,6 +9,7 @@
 
 mod ending;
 mod overdue;
+mod parts;
 mod replies;
 
 use std::collections::VecDeque;
@@ -242,7 +243,12 @@ impl Dispatch {
             Heard::Recipient(i, reply) => self.heard_recipient(id, i, &reply, now),
             Heard::Data(reply) => self.heard_data(id, &reply, now),
             Heard::Final(reply) => {
-                if link.line.front().is_some_and(|current| current.leaving) {
+                let current = link.line.front();
+                let delivery = current.and_then(|current| self.deliveries.get(current.delivery.0 as usize));
+                if delivery.is_some_and(Delivery::is_midway) {
+                    link.early = Some(reply);
+                    self.end_link(id, Queued::Abort, now);
+                } else if current.is_some_and(|current| current.leaving) {
                     // It need not take the rest; then the link is of no more use.
                     self.link_deadlines.set(id.0 as usize, now + LINGER);
                     link.early = Some(reply);
@@ -300,7 +306,10 @@ impl Dispatch {
     fn note_room(&mut self, id: LinkId, now: Instant) {
         let link = &self.links[id.0 as usize];
         let (pool, upstream) = (link.pool, link.upstream);
-        let takes_more = link.takes_more(&self.options.pools[pool], now);
+        let current = link.line.front().and_then(|ride| self.deliveries.get(ride.delivery.0 as usize));
+        // While a body still arrives nobody knows when the link will be free for the next.
+        let is_flowing = current.is_some_and(|current| current.message.streamed && !current.attempt.dotted);
+        let takes_more = !is_flowing && link.takes_more(&self.options.pools[pool], now);
         let links = &mut self.pools[pool].links[upstream];
         links.not_joinable(id);
         if takes_more {
@@ -339,7 +348,7 @@ impl Dispatch {
         let delivery_id = link.line[nth].delivery;
         let delivery = &mut self.deliveries[delivery_id.0 as usize];
         let message = &delivery.message;
-        let size = message.plain_size();
+        let size = message.declared_size();
         if let Some(lack) = link.client.lacks(&message.envelope, size) {
             let pool = link.pool;
             link.line.remove(nth);
@@ -373,8 +382,14 @@ impl Dispatch {
             ride.leaving = false;
             ride.sent_at = now;
         }
+        if link.line.front().is_none_or(|current| current.leaving) {
+            return;
+        }
+        if let Some(current) = link.line.front().map(|current| current.delivery) {
+            self.leg_part_left(current);
+        }
+        let link = &mut self.links[id.0 as usize];
         if link.state == State::Ready
-            && link.line.front().is_some_and(|current| !current.leaving)
             && let Some(reply) = link.early.take()
         {
             self.heard_final(id, reply, now);

@@ -52,6 +52,8 @@ impl Dispatch {
         let delivery = &self.deliveries[current.0 as usize];
         let (waits, usual, since) = match link.state {
             State::Closing => return None,
+            // It waits for the client.
+            _ if delivery.is_midway() => return None,
             State::Opening | State::Greeting => {
                 (Waits::Current(current), times.connect.nanos(), link.since.max(link.heard_at))
             }
@@ -60,7 +62,7 @@ impl Dispatch {
                 (Waits::Current(current), times.nanos(), since)
             }
             State::Ready => {
-                let bytes = delivery.message.plain_size() as f32;
+                let bytes = delivery.timed_bytes() as f32;
                 let usual = times.nanos() + times.nanos_per_byte() * bytes;
                 // One that went whole, behind it, is committed too.
                 let last = link.line.back().filter(|last| link.line.len() > 1 && last.whole.is_none())?;

@@ -88,10 +88,15 @@ impl Dispatch {
         } else {
             let waited = now.nanos_since(attempt.begun_at);
             let (pool, upstream) = (link.pool, link.upstream);
+            let current = link.line.front().map(|current| current.delivery);
+            let streamed = current.filter(|_| delivery.message.streamed);
             let since_mail = waited.saturating_sub(attempt.mail_nanos);
             self.stats.pools[pool][upstream].stage(Stage::Data).record(waited);
             self.pools[pool].fleet.heard(upstream, Told::Data, since_mail, now);
-            self.write_body(id, now);
+            match streamed {
+                Some(current) => self.leg_goes_ahead(id, current, now),
+                None => self.write_body(id, now),
+            }
         }
     }
 
@@ -139,7 +144,7 @@ impl Dispatch {
             let Some(current) = link.end_current() else { return };
             let waited = now.nanos_since(current.sent_at);
             let dsn = link.client.capabilities().dsn;
-            let bytes = delivery.message.plain_size();
+            let bytes = delivery.timed_bytes();
             let nanos = now.nanos_since(delivery.attempt.body_since());
             let all = now.nanos_since(delivery.attempt.begun_at);
             self.pools[pool].fleet.heard(upstream, Told::Done { bytes }, nanos, now);

@@ -96,7 +96,9 @@ pub struct Original<'a> {
 
 impl<'a> From<&'a Message> for Original<'a> {
     fn from(message: &'a Message) -> Self {
-        let Message { id, envelope, head, body, size, shape, internal, .. } = message;
+        let Message { id, envelope, head, body, size, shape, internal, beginning, .. } = message;
+        // Of a streamed message nothing else may be left.
+        let head = if beginning.is_empty() { head } else { beginning };
         Original { id: *id, envelope, head, body, size: *size, shape: *shape, internal: *internal }
     }
 }

@@ -1,10 +1,10 @@
 //! A message's body comes in, and its answer goes out.
 
-use super::SHUTTING_DOWN;
-use crate::dispatch::message::unshared;
+use super::{OUT_OF_MEMORY, SHUTTING_DOWN};
+use crate::dispatch::message::{TransactionId, unshared};
 use crate::dispatch::{Dispatch, Queued};
 use crate::handle::{Buffers, Extent};
-use crate::limits::BUFFERS_RESERVED;
+use crate::limits::{BUFFERS_RESERVED, REPLIES_HELD_MAX};
 use crate::observe::ListenerStats;
 use crate::protocol::server::Violation;
 use crate::protocol::wire::data::Form;
@@ -17,19 +17,18 @@ const TOO_EAGER: Reply<'static> = Reply::new(421, Enhanced(4, 3, 1), "Out of mem
 impl Dispatch {
     pub(super) fn session_body(&mut self, slot: u32, piece: Extent, buffers: &mut impl Buffers) {
         let session = &mut self.sessions[slot as usize];
-        let Some(message) = &mut session.message else {
-            return;
-        };
-        if session.overflown {
+        if session.refusal.is_some() {
             return;
         }
         if buffers.free() <= BUFFERS_RESERVED {
-            session.overflown = true;
             self.stats.out_of_buffers.add(1);
-            unshared(message).release_body(buffers);
-            return;
+            return self.refuse_body(slot, OUT_OF_MEMORY, buffers);
         }
-        unshared(message).push_body(piece, buffers);
+        if let Some(id) = session.streaming {
+            self.stream_body(id, piece, buffers);
+        } else if let Some(message) = &mut session.message {
+            unshared(message).push_body(piece, buffers);
+        }
     }
 
     /// A chunk that is not the last: refused, it ends the transaction.
@@ -43,7 +42,7 @@ impl Dispatch {
         match self.sessions[slot as usize].refusal_of(end) {
             Some(reply) => {
                 self.forget_message(slot, buffers);
-                self.answer_final(slot, reply, now);
+                self.answer_final(slot, reply.as_reply(), now);
             }
             None => self.answer(slot, CHUNK_OK),
         }
@@ -58,24 +57,33 @@ impl Dispatch {
     ) {
         if let Some(reply) = self.sessions[slot as usize].refusal_of(end) {
             self.forget_message(slot, buffers);
-            self.answer_final(slot, reply, now);
+            self.answer_final(slot, reply.as_reply(), now);
             return;
         }
         let session = &mut self.sessions[slot as usize];
+        if let Some(id) = session.streaming.take() {
+            session.held_back = false;
+            self.stream_complete(id, now);
+            return self.await_verdict(slot, id, now);
+        }
         let Some(mut message) = session.message.take() else {
             return;
         };
         unshared(&mut message).shape = session.server.shape();
         let mail_at = session.mail_at;
         self.receiving -= 1;
-        let is_whole = session.server.shape().form == Form::Plain;
-        self.session_deadlines.set(slot as usize, Instant::NEVER);
-        if is_whole {
-            self.hold_replies(slot, now);
+        if session.server.shape().form == Form::Plain {
+            self.hold_replies(slot);
         }
         let message = self.complete_message(slot, message, now, buffers);
         let transaction = self.begin_transaction(message, Some(slot), mail_at, now);
+        self.await_verdict(slot, transaction, now);
+    }
+
+    fn await_verdict(&mut self, slot: u32, transaction: TransactionId, now: Instant) {
         let session = &mut self.sessions[slot as usize];
+        let until = if session.held.is_empty() { Instant::NEVER } else { now + REPLIES_HELD_MAX };
+        self.session_deadlines.set(slot as usize, until);
         session.waiting = Some(transaction);
         // A client that has said all it has to say may close its sending side, and still wants to hear.
         self.commands.push_back(Queued::Hold(session.stream, true));
@@ -90,6 +98,11 @@ impl Dispatch {
         buffers: &mut impl Buffers,
     ) {
         let session = &mut self.sessions[slot as usize];
+        if session.streaming.take().is_some() {
+            // Its body is still coming: it is swallowed, and this said at its end.
+            session.refusal = Some(reply.to_buf());
+            return self.let_in(slot, now, buffers);
+        }
         session.waiting = None;
         self.commands.push_back(Queued::Hold(session.stream, false));
         self.answer_final(slot, reply, now);
@@ -117,6 +130,12 @@ impl Dispatch {
             unshared(&mut message).release_body(buffers);
             self.spares.put(message);
         }
+        let session = &mut self.sessions[slot as usize];
+        session.refusal = None;
+        if let Some(id) = session.streaming.take() {
+            self.withdraw(id);
+        }
+        self.unhold(slot);
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a client says, fed to the protocol as far as it can be dealt with now.
 
-use super::{OUT_OF_MEMORY, SHUTTING_DOWN};
+use super::SHUTTING_DOWN;
 use crate::dispatch::message::unshared;
 use crate::dispatch::{Dispatch, Queued};
 use crate::handle::{Buffers, Extent};
@@ -45,7 +45,7 @@ impl Dispatch {
             return;
         }
         let idle_timeout = self.options.listeners[usize::from(session.listener.0)].idle_timeout;
-        if session.waiting.is_none() {
+        if session.waiting.is_none() && !session.held_back {
             self.session_deadlines.set(slot as usize, now + idle_timeout);
         }
         if session.waiting.is_some() || session.is_deaf || !session.pending.is_empty() {
@@ -74,9 +74,10 @@ impl Dispatch {
         }
         let bytes: usize = session.pending.iter().map(|e| e.len as usize).sum();
         let much = bytes > PENDING_BYTES_MAX || session.pending.len() > PENDING_EXTENTS_MAX;
-        if !session.paused && (much || buffers.free() <= BUFFERS_RESERVED) {
-            session.paused = true;
-            self.commands.push_back(Queued::Pause(session.stream));
+        let (paused, stream) = (session.paused, session.stream);
+        if !paused && (much || self.is_short(buffers.free())) {
+            self.sessions[slot as usize].paused = true;
+            self.commands.push_back(Queued::Pause(stream));
         }
     }
 
@@ -102,7 +103,7 @@ impl Dispatch {
             at += used;
             if matches!(ask, Ask::Nothing) {
                 debug_assert!(at == len, "without an event all input is taken");
-                return;
+                return self.mind_memory(slot, now, buffers);
             }
             self.carry_out(slot, rest, ask, now, buffers);
         }
@@ -130,7 +131,7 @@ impl Dispatch {
                 unshared(message).source = session.source;
                 unshared(message).envelope.set_sender(&mail);
                 session.mail_at = now;
-                session.overflown = false;
+                session.refusal = None;
                 Ask::Answer(MAIL_OK)
             }
             Some(Event::Recipient(_)) if !session.trusted => Ask::Answer(RELAY_DENIED),
@@ -167,13 +168,7 @@ impl Dispatch {
         match ask {
             Ask::Nothing => {}
             Ask::Answer(reply) => self.answer(slot, reply),
-            Ask::Data => {
-                let room = buffers.free() > BUFFERS_RESERVED;
-                if !room {
-                    self.stats.out_of_buffers.add(1);
-                }
-                self.answer(slot, if room { GO_AHEAD } else { OUT_OF_MEMORY });
-            }
+            Ask::Data => self.answer(slot, GO_AHEAD),
             Ask::Body(range) => self.session_body(slot, input.slice(range), buffers),
             Ask::Chunk(end) => self.session_chunk(slot, end, now, buffers),
             Ask::End(end) => self.session_end(slot, end, now, buffers),
@@ -187,7 +182,7 @@ impl Dispatch {
     }
 
     /// Goes on with the input that came in the meantime.
-    pub(super) fn resume(&mut self, slot: u32, now: Instant, buffers: &mut impl Buffers) {
+    pub(in crate::dispatch) fn resume(&mut self, slot: u32, now: Instant, buffers: &mut impl Buffers) {
         loop {
             let session = &mut self.sessions[slot as usize];
             if session.waiting.is_some() || session.is_deaf || session.closing || session.pending.is_empty() {
@@ -198,7 +193,8 @@ impl Dispatch {
             buffers.release(extent.buffer);
         }
         let session = &mut self.sessions[slot as usize];
-        let listens = session.pending.is_empty() && !session.is_deaf && !session.closing;
+        let is_free = !session.is_deaf && !session.closing && !session.held_back;
+        let listens = session.pending.is_empty() && is_free;
         if session.paused && listens {
             session.paused = false;
             self.commands.push_back(Queued::Resume(session.stream));

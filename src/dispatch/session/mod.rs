@@ -10,9 +10,9 @@ use super::message::{Message, TransactionId};
 use super::{Dispatch, Queued, StreamOwner};
 use crate::balance::key;
 use crate::handle::{Buffers, Extent, ListenerId, StreamId};
-use crate::limits::{LINGER, REPLIES_BYTES_MAX, REPLIES_HELD_BYTES_MAX, REPLIES_HELD_MAX};
+use crate::limits::{LINGER, REPLIES_BYTES_MAX, REPLIES_HELD_BYTES_MAX};
 use crate::protocol::server::{Server, Violation};
-use crate::protocol::wire::reply::{Enhanced, Reply};
+use crate::protocol::wire::reply::{Enhanced, Reply, ReplyBuf};
 use crate::time::Instant;
 
 /// A downstream dialogue.
@@ -28,15 +28,24 @@ pub(in crate::dispatch) struct Session {
     pub(in crate::dispatch) hello: Vec<u8>,
     trusted: bool,
     /// The message being received.
-    message: Option<Arc<Message>>,
-    /// Its body did not fit into memory: it is refused at its end.
-    overflown: bool,
-    mail_at: Instant,
+    pub(in crate::dispatch) message: Option<Arc<Message>>,
+    /// The message being received whose beginning is on its way already.
+    pub(in crate::dispatch) streaming: Option<TransactionId>,
+    /// The message being received comes to nothing: what is said at its end, or its next chunk's.
+    pub(in crate::dispatch) refusal: Option<ReplyBuf>,
+    /// Memory is short: nothing more of its message may come for now.
+    pub(in crate::dispatch) held_back: bool,
+    /// It waits for room in `Dispatch::queues`.
+    pub(in crate::dispatch) queued: bool,
+    /// It is in one of the lists of those that may send.
+    pub(in crate::dispatch) listed: bool,
+    pub(in crate::dispatch) listed_as_flow: bool,
+    pub(in crate::dispatch) mail_at: Instant,
     /// The message whose verdict it waits for.
     waiting: Option<TransactionId>,
     /// Input that came while an answer was due.
-    pending: Vec<Extent>,
-    paused: bool,
+    pub(in crate::dispatch) pending: Vec<Extent>,
+    pub(in crate::dispatch) paused: bool,
     /// Octets of replies written since it was last known to have taken all.
     said: usize,
     /// So many of them stand before a mark that it has not yet passed; 0: there is none.
@@ -44,26 +53,27 @@ pub(in crate::dispatch) struct Session {
     /// Replies to the commands of the message that it waits for, kept for that one's answer.
     held: Vec<u8>,
     /// It has not taken enough of them: nothing more is taken from it until then.
-    is_deaf: bool,
+    pub(in crate::dispatch) is_deaf: bool,
     /// Input that came while it waited had to be thrown away: it is sent away after its answer.
     overrun: bool,
     /// Its stream is being closed; what still comes is ignored.
-    closing: bool,
+    pub(in crate::dispatch) closing: bool,
 }
 
 const SHUTTING_DOWN: Reply<'static> = Reply::new(421, Enhanced(4, 3, 2), "Shutting down, try another server");
 const TOO_MANY_SESSIONS: Reply<'static> =
     Reply::new(421, Enhanced(4, 3, 2), "Too many sessions, try again later");
 const SILENT_TOO_LONG: Reply<'static> = Reply::new(421, Enhanced(4, 4, 2), "Silent for too long, closing");
-const OUT_OF_MEMORY: Reply<'static> =
+pub(in crate::dispatch) const OUT_OF_MEMORY: Reply<'static> =
     Reply::new(452, Enhanced(4, 3, 1), "Out of memory for messages, try again later");
 
 impl Session {
     /// The answer to a chunk or message that is not taken.
-    fn refusal_of(&self, end: Result<u64, Violation>) -> Option<Reply<'static>> {
+    fn refusal_of(&mut self, end: Result<u64, Violation>) -> Option<ReplyBuf> {
+        let refusal = self.refusal.take();
         match end {
-            Err(violation) => Some(violation.reply()),
-            Ok(_) => self.overflown.then_some(OUT_OF_MEMORY),
+            Err(violation) => Some(violation.reply().to_buf()),
+            Ok(_) => refusal,
         }
     }
 }
@@ -94,7 +104,12 @@ impl Dispatch {
             hello: Vec::new(),
             trusted,
             message: None,
-            overflown: false,
+            streaming: None,
+            refusal: None,
+            held_back: false,
+            queued: false,
+            listed: false,
+            listed_as_flow: false,
             mail_at: now,
             waiting: None,
             pending: Vec::new(),
@@ -154,7 +169,7 @@ impl Dispatch {
 
     /// Keeps back the replies that were about to leave, to go with the answer to the message that came with their
     /// commands: one packet instead of two, and for the client one less to acknowledge.
-    fn hold_replies(&mut self, slot: u32, now: Instant) {
+    fn hold_replies(&mut self, slot: u32) {
         let session = &mut self.sessions[slot as usize];
         if let Some(&Queued::Write { stream, from, to }) = self.commands.back()
             && stream == session.stream
@@ -163,7 +178,6 @@ impl Dispatch {
             self.commands.pop_back();
             session.held.extend_from_slice(&self.out[from..to]);
             session.said -= to - from;
-            self.session_deadlines.set(slot as usize, now + REPLIES_HELD_MAX);
         }
     }
 
@@ -192,6 +206,8 @@ impl Dispatch {
         if !session.closing {
             session.closing = true;
             self.commands.push_back(Queued::Close(session.stream));
+            let streaming = session.streaming.take();
+            streaming.into_iter().for_each(|id| self.withdraw(id));
             self.session_deadlines.set(slot as usize, now + LINGER);
         }
     }
@@ -220,7 +236,8 @@ impl Dispatch {
 
     /// Takes leave of all sessions that do not wait for an answer; in `haste`, of those in mid-message too.
     pub(in crate::dispatch) fn dismiss_sessions(&mut self, haste: bool, now: Instant) {
-        let idle = |s: &Session| s.waiting.is_none() && (haste || s.message.is_none());
+        let idle =
+            |s: &Session| s.waiting.is_none() && (haste || s.message.is_none() && s.streaming.is_none());
         let slots: Vec<u32> = self.sessions.iter().filter(|(_, s)| idle(s)).map(|(i, _)| i as u32).collect();
         slots.into_iter().for_each(|slot| self.say_goodbye(slot, SHUTTING_DOWN, now));
     }

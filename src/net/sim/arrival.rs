@@ -12,6 +12,7 @@ impl Fabric {
             Happening::ConnectTimeout { at } => self.on_failure(at, libc::ETIMEDOUT, true),
             Happening::Reset { to } => self.on_failure(to, libc::ECONNRESET, false),
             Happening::Bytes { to, from, bytes } => self.on_bytes(to, from, &bytes),
+            Happening::Disk { shard } => self.shards[shard.index()].active = true,
             Happening::Fin { to } => {
                 if let Some(socket) = self.sockets.get_mut(&to) {
                     socket.fin_in = true;

@@ -48,6 +48,10 @@ pub(super) enum Happening {
     Reset {
         to: SocketId,
     },
+    /// A request to that shard's disk has been completed.
+    Disk {
+        shard: ShardId,
+    },
     /// The other end has read that many bytes.
     Room {
         to: SocketId,
@@ -108,7 +112,7 @@ impl Fabric {
         self.now = time;
     }
 
-    fn at(&mut self, at: Instant, happening: Happening) {
+    pub(super) fn at(&mut self, at: Instant, happening: Happening) {
         self.made += 1;
         self.due.push(Reverse((at, self.made, happening)));
     }

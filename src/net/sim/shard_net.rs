@@ -7,9 +7,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::fabric::{Fabric, Listening};
+use super::fabric::{Fabric, Happening, Listening};
 use super::socket::{Owner, SocketId};
-use crate::handle::{BufferId, Buffers, Extent, ListenerId, ShardId, StreamId};
+use crate::disk::Disk;
+use crate::disk::sim::{Drive, Platter};
+use crate::handle::{BufferId, Buffers, Extent, FileId, ListenerId, Part, ShardId, StreamId, Ticket};
 use crate::net::{Cause, Event, Net};
 use crate::sys::arena::Arenas;
 use crate::sys::pool::Pool;
@@ -66,6 +68,10 @@ pub struct SimNet {
     pub(super) events: VecDeque<Event>,
     /// Bytes wait that no buffer was free for.
     pub(super) starved: bool,
+    /// The disk, if there is one.
+    pub(super) drive: Option<Drive>,
+    /// Buffers that this turn may still fill: as many as a kernel would have been lent.
+    pub(super) lent: usize,
 }
 
 impl SimNet {
@@ -82,7 +88,22 @@ impl SimNet {
             dirty: Vec::new(),
             events: VecDeque::new(),
             starved: false,
+            drive: None,
+            lent: 0,
         }
+    }
+
+    /// From here on it has a disk.
+    pub fn use_disk(&mut self, platter: Platter) {
+        self.drive = Some(Drive::new(platter));
+    }
+
+    /// Asks something of the disk; the shard has a turn when that is done.
+    fn ask(&mut self, what: impl FnOnce(&mut Drive, Instant) -> Instant) {
+        let mut fabric = self.fabric.borrow_mut();
+        let drive = self.drive.as_mut().expect("a shard that asks for a disk was given one");
+        let due = what(drive, fabric.now);
+        fabric.at(due, Happening::Disk { shard: self.shard });
     }
 
     /// Streams that exist: opened or accepted, their `Closed` not yet reported.
@@ -104,6 +125,11 @@ impl SimNet {
             Piece::Mark => 0,
         };
         streams.flat_map(|stream| &stream.backlog).map(len).sum()
+    }
+
+    /// Lends as much as a kernel would have of an arena of this size.
+    pub(super) fn lend(&mut self) {
+        self.lent = (self.pool.arenas().buffers_per_shard() / 16).clamp(4, 128);
     }
 
     pub(super) fn activate(&self) {
@@ -174,6 +200,30 @@ impl Buffers for SimNet {
 
     fn take(&mut self) -> Option<Extent> {
         self.pool.take()
+    }
+}
+
+impl Disk for SimNet {
+    fn write_file<'a>(
+        &mut self,
+        ticket: Ticket,
+        file: FileId,
+        at: u64,
+        parts: impl Iterator<Item = Part<'a>>,
+    ) {
+        self.ask(|drive, now| drive.write(ticket, file, at, parts, now));
+    }
+
+    fn read_file(&mut self, ticket: Ticket, file: FileId, at: u64, extents: &[Extent]) {
+        self.ask(|drive, now| drive.read(ticket, file, at, extents, now));
+    }
+
+    fn create_file(&mut self, ticket: Ticket, file: FileId, bytes: u64) {
+        self.ask(|drive, now| drive.create(ticket, file, bytes, now));
+    }
+
+    fn remove_file(&mut self, ticket: Ticket, file: FileId) {
+        self.ask(|drive, now| drive.remove(ticket, file, now));
     }
 }
 
@@ -296,6 +346,9 @@ impl Net for SimNet {
 impl Drop for SimNet {
     /// What the kernel does for a process that is gone.
     fn drop(&mut self) {
+        if let Some(drive) = &mut self.drive {
+            drive.abandon(self.pool.arenas());
+        }
         // A test that fails inside the world need not fail here as well.
         let Ok(mut fabric) = self.fabric.try_borrow_mut() else {
             return;

@@ -13,12 +13,14 @@ impl SimNet {
     pub(super) fn take_turn(&mut self, events_max: usize, events: &mut Vec<Event>) -> Instant {
         self.fabric.borrow_mut().shards[self.shard.index()].active = false;
         self.slots_free.append(&mut self.slots_resting);
+        self.lend();
         for slot in std::mem::take(&mut self.dirty) {
             if let Some(stream) = self.slots[slot as usize].stream.as_mut() {
                 stream.dirty = false;
                 self.flush(slot);
             }
         }
+        self.complete_files(events_max);
         self.accept(events_max);
         let attended = self.attend(events_max);
         self.report(events_max, events);
@@ -73,6 +75,16 @@ impl SimNet {
                 drop(fabric);
                 self.end(slot, cause);
             }
+        }
+    }
+
+    fn complete_files(&mut self, events_max: usize) {
+        let now = self.fabric.borrow().now;
+        while self.events.len() < events_max
+            && let Some(drive) = &mut self.drive
+            && let Some((ticket, result)) = drive.complete(now, self.pool.arenas())
+        {
+            self.events.push_back(Event::Disk { ticket, result });
         }
     }
 
@@ -162,7 +174,8 @@ impl SimNet {
                 }
                 return;
             }
-            let buffer = if self.events.len() < events_max { self.pool.alloc() } else { None };
+            let may_take = self.events.len() < events_max && self.lent > 0;
+            let buffer = if may_take { self.pool.alloc() } else { None };
             let Some(buffer) = buffer else {
                 if let (Phase::Failed(errno), 0) = (phase, self.pool.free()) {
                     // Its own unsent bodies may be what holds the buffers.
@@ -173,6 +186,7 @@ impl SimNet {
                 fabric.changed(socket);
                 return;
             };
+            self.lent -= 1;
             let mut bytes_max = waiting;
             if waiting > 1 && fabric.random.chance(short_receive) {
                 bytes_max = 1 + fabric.random.index(waiting - 1);

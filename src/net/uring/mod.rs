@@ -10,6 +10,7 @@
 
 mod accept;
 mod close;
+mod disk;
 mod error;
 mod open;
 mod pace;
@@ -22,6 +23,7 @@ mod turn;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 pub use error::Error;
@@ -29,8 +31,9 @@ pub use error::Error;
 use accept::Listener;
 use pace::Pace;
 use stream::{Phase, Streams};
-use tag::SLOT_BITS;
+use tag::{Op, SLOT_BITS, Tag};
 
+use crate::disk::uring::Files;
 use crate::handle::{BufferId, Buffers, Extent, ListenerId, ShardId, StreamId};
 use crate::net::{Cause, Event, Net};
 use crate::sys::arena::Arenas;
@@ -78,6 +81,12 @@ impl Default for UringOptions {
     }
 }
 
+/// A file that wakes the ring when there is something to read.
+struct Watched {
+    file: RawFd,
+    is_readable: bool,
+}
+
 /// A shard's network on its own ring. Made, used and dropped on the shard's thread.
 pub struct Uring {
     options: UringOptions,
@@ -102,11 +111,15 @@ pub struct Uring {
     /// Shards to be woken with the next enter.
     wakes: Vec<ShardId>,
     woken: bool,
+    /// Files that wake it.
+    watched: Vec<Watched>,
     /// Listeners that could not accept try again then.
     retry_at: Instant,
     /// Events that no completion stands for.
     events: VecDeque<Event>,
     completions: Vec<Completion>,
+    /// The disk, if there is one.
+    files: Option<Files>,
     /// Connections closed at once because there were `accepted_max` already.
     turned_away: u64,
     enters: u64,
@@ -159,9 +172,11 @@ impl Uring {
             batches: Vec::new(),
             wakes: Vec::new(),
             woken: false,
+            watched: Vec::new(),
             retry_at: Instant::NEVER,
             events: VecDeque::new(),
             completions: Vec::new(),
+            files: None,
             turned_away: 0,
             enters: 0,
             pace: Pace::new(clock::now()),
@@ -204,6 +219,30 @@ impl Uring {
     /// `io_uring_enter` calls made by turns so far.
     pub fn enters(&self) -> u64 {
         self.enters
+    }
+
+    /// From now on a turn returns when that file becomes readable; the caller then reads all there is. Its place among
+    /// those that are watched.
+    pub(super) fn watch(&mut self, file: RawFd) -> u32 {
+        let place = self.watched.len() as u32;
+        self.watched.push(Watched { file, is_readable: false });
+        self.watch_again(place);
+        place
+    }
+
+    /// Whether the file watched at that place has become readable since the last asking.
+    pub(super) fn take_readable(&mut self, place: u32) -> bool {
+        std::mem::take(&mut self.watched[place as usize].is_readable)
+    }
+
+    fn watch_again(&mut self, place: u32) {
+        let tag = Tag { op: Op::Watch, slot: place, generation: 0 };
+        self.ring.watch(self.watched[place as usize].file, tag.pack());
+    }
+
+    /// The shard's buffers, for a backend that fills them itself.
+    pub(super) fn pool(&mut self) -> &mut Pool {
+        &mut self.pool
     }
 
     /// To be looked at when the next turn begins.

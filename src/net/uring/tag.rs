@@ -20,6 +20,10 @@ pub(super) enum Op {
     Woken,
     /// We could not wake the shard `slot`.
     Wake,
+    /// A file that is watched has something to read; `slot` is its place among them.
+    Watch,
+    /// `slot` is the file operation's.
+    Disk,
     Ignored,
 }
 
@@ -47,6 +51,8 @@ impl Tag {
             7 => Op::Close,
             8 => Op::Woken,
             9 => Op::Wake,
+            10 => Op::Watch,
+            11 => Op::Disk,
             _ => Op::Ignored,
         };
         Tag { op, slot: tag as u32 & ((1 << SLOT_BITS) - 1), generation: (tag >> SLOT_BITS) as u32 }
@@ -69,6 +75,8 @@ mod tests {
             Op::Close,
             Op::Woken,
             Op::Wake,
+            Op::Watch,
+            Op::Disk,
         ] {
             for (slot, generation) in [(0, 0), (5, u32::MAX), ((1 << SLOT_BITS) - 1, 1)] {
                 let tag = Tag { op, slot, generation };

@@ -112,6 +112,15 @@ impl Uring {
                 }
                 return None;
             }
+            Op::Watch => {
+                self.woken = true;
+                self.watched[tag.slot as usize].is_readable = true;
+                if !completion.more && completion.result >= 0 {
+                    self.watch_again(tag.slot);
+                }
+                return None;
+            }
+            Op::Disk => return self.on_disk(tag.slot, completion),
             Op::Ignored => return None,
             Op::PeerName | Op::Connect | Op::Receive | Op::Send | Op::Close => {}
         }
@@ -159,6 +168,7 @@ impl Drop for Uring {
             // Better to leak what the kernel may still write to than to let others have it.
             std::mem::forget(self.pool.arenas().clone());
             std::mem::forget(std::mem::take(&mut self.names));
+            self.files.iter_mut().for_each(|files| files.leak());
             self.streams
                 .slots()
                 .into_iter()
@@ -169,6 +179,6 @@ impl Drop for Uring {
 
 impl Uring {
     fn is_quiet(&self) -> bool {
-        self.streams.live() == 0 && self.listeners.iter().all(Option::is_none)
+        self.streams.live() == 0 && self.file_operations() == 0 && self.listeners.iter().all(Option::is_none)
     }
 }

@@ -115,11 +115,13 @@ impl Script {
         }
         match self.line.front() {
             Some(Transaction { swallow: 1.., .. }) => Expected::Swallow,
-            Some(Transaction { said: true, stage, .. }) if *stage != Stage::Body => match stage {
+            Some(Transaction { said: true, stage, .. }) => match stage {
+                // An answer before the message's end.
+                Stage::Body => Expected::Final,
                 Stage::Mail => Expected::Mail,
                 Stage::Recipient(position) => Expected::Recipient(*position),
                 Stage::Final => Expected::Final,
-                Stage::Data | Stage::Body => Expected::Data,
+                Stage::Data => Expected::Data,
             },
             // A transaction that is still to say something is the last, and what comes before it has come.
             None if self.swallow > 0 => Expected::Swallow,

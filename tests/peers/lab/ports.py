@@ -27,9 +27,9 @@ def free_port():
     raise RuntimeError("no free port between 20000 and 31999")
 
 
-def is_listening(port):
+def is_listening(port, host="127.0.0.1"):
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        socket.create_connection((host, port), timeout=1).close()
         return True
     except OSError:
         return False

@@ -20,10 +20,16 @@ def toml(value):
     return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def config_text(port, upstream_ports, *, shards=1, drain_timeout="10s", listener=(), pool=(), delivery=()):
-    """A configuration with one listener and one pool; the dictionaries override or add keys."""
+def config_text(
+    port, upstream_ports, *, shards=1, drain_timeout="10s", listener=(), pool=(), delivery=(), top=(), xdp=()
+):
+    """A configuration with one listener and one pool; the dictionaries override or add keys.
+
+    An upstream is a port of 127.0.0.1, or an address with its port.
+    """
     sections = [
-        ("", {"hostname": "lane.test", "shards": shards, "drain_timeout": drain_timeout}),
+        ("", {"hostname": "lane.test", "shards": shards, "drain_timeout": drain_timeout, **dict(top)}),
+        *([("[xdp]", dict(xdp))] if xdp else []),
         (
             "[[listener]]",
             {"name": "in", "address": f"127.0.0.1:{port}", "trusted": ["127.0.0.0/8"], **dict(listener)},
@@ -31,7 +37,8 @@ def config_text(port, upstream_ports, *, shards=1, drain_timeout="10s", listener
         ("[[pool]]", {"name": "farm", **dict(pool)}),
     ]
     for number, upstream in enumerate(upstream_ports, start=1):
-        sections.append(("[[pool.upstream]]", {"name": f"mta{number}", "address": f"127.0.0.1:{upstream}"}))
+        address = f"127.0.0.1:{upstream}" if isinstance(upstream, int) else upstream
+        sections.append(("[[pool.upstream]]", {"name": f"mta{number}", "address": address}))
     sections.append(("[delivery]", {"mode": "through", **dict(delivery)}))
 
     lines = []

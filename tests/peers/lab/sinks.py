@@ -12,13 +12,14 @@ from .programs import POSTLANE, Process, need
 class SmtpSink:
     """Postfix's smtp-sink, dumping what it takes to one file. `options` go in as they are."""
 
-    def __init__(self, directory, *options, port=None):
+    def __init__(self, directory, *options, port=None, host="127.0.0.1"):
         self.port = port or free_port()
+        self.host = host
         self.dump = directory / f"sink-{self.port}.dump"
-        command = [need("smtp-sink"), "-4", "-h", f"sink-{self.port}", "-m", "1024", "-D", self.dump, *options]
+        command = [need("smtp-sink"), "-h", f"sink-{self.port}", "-m", "1024", "-D", self.dump, *options]
         if os.getuid() == 0:
             command += ["-u", "root"]  # smtp-sink insists on being told whom to run as
-        command += [f"127.0.0.1:{self.port}", "1024"]
+        command += [f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}", "1024"]
         self.process = Process(command, directory / f"sink-{self.port}.log")
         try:
             wait_until(self._ready, 10, f"smtp-sink on {self.port}")
@@ -28,7 +29,7 @@ class SmtpSink:
 
     def _ready(self):
         assert self.process.alive(), f"smtp-sink ended:\n{self.process.output()}"
-        return is_listening(self.port)
+        return is_listening(self.port, self.host)
 
     def deliveries(self):
         return read_dump(self.dump)

@@ -3,7 +3,7 @@
 from .programs import need, run
 
 
-def smtp_source(port, messages, size, *, sessions=64, reuse=True, sender="sender@source.test", timeout=240, extra=()):
+def smtp_source(port, messages, size, *, sessions=64, reuse=True, sender="sender@source.test", timeout=240, extra=(), to="127.0.0.1"):
     """Sends `messages` of `size` bytes, each to its own recipient (`1rcpt@sink.test`, `2rcpt@…`).
 
     smtp-source stops with an error at the first reply it did not expect, so a run that ends with 0 and
@@ -12,7 +12,7 @@ def smtp_source(port, messages, size, *, sessions=64, reuse=True, sender="sender
     command = [need("smtp-source"), "-4", "-s", sessions, "-m", messages, "-l", size, "-N"]
     command += ["-f", sender, "-t", "rcpt@sink.test", "-M", "source.test"]
     command += ["-d"] if reuse else []
-    return run(*command, *extra, f"127.0.0.1:{port}", timeout=timeout)
+    return run(*command, *extra, f"{to}:{port}", timeout=timeout)
 
 
 def assert_clean(finished):

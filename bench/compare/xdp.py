@@ -1,0 +1,330 @@
+#!/usr/bin/env python3
+"""CPU microseconds per message, side by side: upstream links by io_uring and by AF_XDP over the same veth.
+
+The same smtp-source load goes through `postlane serve` (one shard, pinned to a CPU of its own) into the same smtp-sinks
+in another network namespace; only `backend` differs. Rounds are interleaved. Both namespaces are made and removed here.
+
+What is counted, for the dispatcher alone, from after the warm-up to the last message:
+    user, system   its process's CPU time, without the softirqs that merely ran in its context
+    nic            softirq time spent receiving on its veth, wherever it ran (bpftrace: napi_poll by device)
+    sum            of the three
+The downstream leg goes by io_uring over the loopback in both cases, and is in both sums. The veth receives by NAPI in
+both cases (for io_uring: `gro on`), and its sender's TSO is on unless --no-tso. A round counts only if smtp-source saw
+no error and every message arrived.
+
+    bench/compare/xdp.py                         256 B to 100 KiB, MTU 1500
+    bench/compare/xdp.py --sizes 1024 --mtu 3000 --coalesce
+    bench/compare/xdp.py --no-tso                as on a NIC without segmentation offload
+
+Exit: 0 done, 1 a round failed, 69 a program, privileges or AF_XDP are absent.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+NEAR, FAR = "xdp-bench-near", "xdp-bench-far"
+NEAR_NIC, FAR_NIC = "benchnear", "benchfar"
+ADDRESS = {NEAR: "10.67.0.1", FAR: "10.67.0.2"}
+PORT = 2525
+BACKENDS = ("uring", "xdp")
+PROBES = """
+tracepoint:irq:softirq_entry { @begun[cpu] = nsecs; @last[cpu] = nsecs; }
+tracepoint:napi:napi_poll /@last[cpu]/ {
+    @nic[str(args->dev_name)] = sum(nsecs - @last[cpu]); @last[cpu] = nsecs;
+}
+tracepoint:irq:softirq_exit /@begun[cpu]/ {
+    if (pid == PID) { @own = sum(nsecs - @begun[cpu]); }
+    @begun[cpu] = 0; @last[cpu] = 0;
+}
+END { clear(@begun); clear(@last); }
+"""
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--sizes", default="256,1024,10240,102400", help="bytes of a message's body, one after the other")
+    parser.add_argument("--messages", type=int, default=10_000, help="messages in a round, fewer of large ones (10000)")
+    parser.add_argument("--sessions", type=int, default=32)
+    parser.add_argument("--links", type=int, default=32, help="links to each sink (32)")
+    parser.add_argument("--sinks", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each backend, interleaved (5)")
+    parser.add_argument("--mtu", type=int, default=1500)
+    parser.add_argument("--coalesce", action="store_true", help="interrupts put off for 200 us, for both")
+    parser.add_argument("--no-tso", action="store_true", help="the kernel cuts its segments itself")
+    parser.add_argument("--cpu", type=int, default=0, help="the dispatcher's; all else runs on --load-cpu")
+    parser.add_argument("--load-cpu", type=int, default=1)
+    parser.add_argument("--timeout", type=int, default=120, help="most seconds for one load")
+    parser.add_argument("--postlane", default=str(ROOT / "target/release/postlane"))
+    parser.add_argument("--json", default=str(ROOT / "target/compare-xdp.json"))
+    return parser.parse_args()
+
+
+def run(*command, check=True):
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60)
+    if check and done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))}: {done.stderr.strip()}")
+    return done
+
+
+def inside(namespace, *command):
+    return ["ip", "netns", "exec", namespace, *[str(part) for part in command]]
+
+
+def start(command, cpu, log):
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
+    )
+
+
+def stop(process, number=signal.SIGTERM):
+    if process.poll() is None:
+        process.send_signal(number)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class Network:
+    def __init__(self, options):
+        self.remove()
+        for name in (NEAR, FAR):
+            run("ip", "netns", "add", name)
+        run("ip", "-n", NEAR, "link", "add", NEAR_NIC, "type", "veth", "peer", "name", FAR_NIC, "netns", FAR)
+        for name, nic in ((NEAR, NEAR_NIC), (FAR, FAR_NIC)):
+            run("ip", "-n", name, "link", "set", "lo", "up")
+            run("ip", "-n", name, "addr", "add", f"{ADDRESS[name]}/24", "dev", nic)
+            run("ip", "-n", name, "link", "set", nic, "mtu", options.mtu, "up")
+            run(*inside(name, "ethtool", "-K", nic, "gro", "on"))
+            if options.no_tso:
+                run(*inside(name, "ethtool", "-K", nic, "tso", "off", "gso", "off"))
+            if options.coalesce:
+                script = f"echo 2 > /sys/class/net/{nic}/napi_defer_hard_irqs; echo 200000 > /sys/class/net/{nic}/gro_flush_timeout"
+                run(*inside(name, "sh", "-c", script))
+
+    @staticmethod
+    def remove():
+        for name in (NEAR, FAR):
+            run("ip", "netns", "del", name, check=False)
+
+
+class Sinks:
+    def __init__(self, options, directory):
+        self.logs, self.processes = [], []
+        self.addresses = [f"{ADDRESS[FAR]}:{2600 + number}" for number in range(options.sinks)]
+        for address in self.addresses:
+            log = open(directory / f"sink-{address}.log", "wb")
+            command = inside(FAR, "smtp-sink", "-c", "-m", "2048", "-u", "root", address, "2048")
+            self.processes.append(start(command, options.load_cpu, log))
+            self.logs.append(log)
+        time.sleep(0.5)
+        if any(process.poll() is not None for process in self.processes):
+            raise RuntimeError("smtp-sink did not start: " + Path(self.logs[0].name).read_text(errors="replace"))
+
+    def taken(self):
+        return sum(self._counter(Path(log.name)) for log in self.logs)
+
+    @staticmethod
+    def _counter(path):
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096))
+            counts = re.findall(rb"mesg=(\d+)", file.read())
+        return int(counts[-1]) if counts else 0
+
+    def settled(self, expected):
+        deadline = time.monotonic() + 5
+        while self.taken() < expected and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return self.taken()
+
+    def stop(self):
+        for process in self.processes:
+            stop(process)
+        for log in self.logs:
+            log.close()
+
+
+def configuration(backend, sinks, options, directory):
+    lines = ['hostname = "lane.test"', f'shards = "{options.cpu}"', f'backend = "{backend}"']
+    lines += ["[xdp]", f'interface = "{NEAR_NIC}"'] if backend == "xdp" else []
+    lines += ["[[listener]]", 'name = "in"', f'address = "127.0.0.1:{PORT}"', 'trusted = ["127.0.0.0/8"]']
+    lines += ["[[pool]]", 'name = "farm"', f"links_per_shard = {options.links}", f"idle_links = {options.links}"]
+    lines += ["[pool.health]", 'probe = "off"']
+    for number, address in enumerate(sinks.addresses, 1):
+        lines += ["[[pool.upstream]]", f'name = "mta{number}"', f'address = "{address}"']
+    lines += ["[delivery]", 'mode = "through"']
+    path = directory / f"{backend}.toml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def load(messages, size, options):
+    source = ["smtp-source", "-4", "-N", "-d", "-s", options.sessions, "-m", messages, "-l", size]
+    source += ["-f", "sender@source.test", "-t", "rcpt@sink.test", "-M", "source.test", f"127.0.0.1:{PORT}"]
+    begun = time.monotonic()
+    done = subprocess.run(
+        inside(NEAR, *source),
+        capture_output=True,
+        text=True,
+        timeout=options.timeout,
+        preexec_fn=lambda: os.sched_setaffinity(0, {options.load_cpu}),
+    )
+    if done.returncode or done.stderr.strip():
+        raise RuntimeError(f"smtp-source, exit {done.returncode}: {done.stderr.strip()[:500]}")
+    return time.monotonic() - begun
+
+
+def cpu_times(pid):
+    """Seconds in all, exactly, and the share of user time in it, by ticks."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return time.clock_gettime((~pid << 3) | 2), int(fields[11]), int(fields[12])
+
+
+class Softirqs:
+    """Seconds of softirqs, by bpftrace, from the start to `stop`."""
+
+    def __init__(self, pid, directory, options):
+        program = PROBES.replace("PID", str(pid))
+        self.log = open(directory / "softirqs.json", "w+")
+        self.process = start(["bpftrace", "-f", "json", "-e", program], options.load_cpu, self.log)
+        deadline = time.monotonic() + 20
+        while '"attached_probes"' not in Path(self.log.name).read_text():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("bpftrace: " + Path(self.log.name).read_text()[-500:])
+            time.sleep(0.05)
+
+    def stop(self):
+        stop(self.process, signal.SIGINT)
+        own, nic = 0, 0
+        for line in Path(self.log.name).read_text().splitlines():
+            if not line.startswith("{"):
+                continue
+            data = json.loads(line).get("data", {})
+            if isinstance(data, dict):
+                own = data.get("@own", own)
+                nics = data.get("@nic")
+                nic = nics.get(NEAR_NIC, 0) if isinstance(nics, dict) else nic
+        self.log.close()
+        return own / 1e9, nic / 1e9
+
+
+def one_round(backend, size, sinks, options, directory):
+    messages = max(500, min(options.messages, options.messages * 10_240 // size))
+    config = configuration(backend, sinks, options, directory)
+    with open(directory / f"{backend}.log", "wb") as log:
+        process = start(inside(NEAR, options.postlane, "serve", "--config", config), options.cpu, log)
+        try:
+            deadline = time.monotonic() + 15
+            while "takes mail" not in (said := Path(log.name).read_text()):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"postlane did not start:\n{said[-2000:]}")
+                time.sleep(0.05)
+            mode = re.search(r"upstreams by (.+)", said)
+            before = sinks.taken()
+            warm_up = max(100, messages // 10)
+            load(warm_up, size, options)
+            # `ip netns exec` has become the dispatcher.
+            softirqs = Softirqs(process.pid, directory, options)
+            total, user, system = cpu_times(process.pid)
+            seconds = load(messages, size, options)
+            total_after, user_after, system_after = cpu_times(process.pid)
+            own, nic = softirqs.stop()
+            expected = before + warm_up + messages
+            if (arrived := sinks.settled(expected)) != expected:
+                raise RuntimeError(f"{arrived - before} messages arrived of {expected - before} sent")
+        finally:
+            stop(process)
+    ticks = max(1, user_after - user + system_after - system)
+    spent = total_after - total
+    user_seconds = spent * (user_after - user) / ticks
+    micro = lambda value: value / messages * 1e6
+    return {
+        "user": micro(user_seconds),
+        "system": micro(max(0.0, spent - user_seconds - own)),
+        "nic": micro(nic),
+        "sum": micro(spent - own + nic),
+        "process": micro(spent),
+        "messages_per_second": messages / seconds,
+        "mode": mode.group(1) if mode else "io_uring",
+    }
+
+
+def median(rounds):
+    keys = ("user", "system", "nic", "sum", "process", "messages_per_second")
+    return {key: statistics.median(one[key] for one in rounds) for key in keys}
+
+
+def main():
+    options = arguments()
+    os.environ["PATH"] += ":/usr/sbin:/usr/local/sbin"
+    missing = [name for name in ("ip", "ethtool", "bpftrace", "smtp-source", "smtp-sink") if not shutil.which(name)]
+    if missing or os.geteuid() != 0:
+        print(f"skipped: {'root is needed' if not missing else 'not installed: ' + ', '.join(missing)}", file=sys.stderr)
+        return 69
+    if not shutil.which(options.postlane):
+        print(f"{options.postlane} is not there: cargo build --release", file=sys.stderr)
+        return 69
+    sizes = [int(size) for size in options.sizes.split(",")]
+    rounds = {size: {backend: [] for backend in BACKENDS} for size in sizes}
+    print(f"{'size':>7} {'backend':8} {'user':>7} {'system':>7} {'nic':>7} {'sum':>7} {'msgs/s':>8}   us per message, medians")
+    with tempfile.TemporaryDirectory(prefix="compare-xdp-") as name:
+        directory = Path(name)
+        try:
+            Network(options)
+            sinks = Sinks(options, directory)
+            try:
+                for size in sizes:
+                    for number in range(options.rounds):
+                        for backend in BACKENDS if number % 2 == 0 else reversed(BACKENDS):
+                            rounds[size][backend].append(one_round(backend, size, sinks, options, directory))
+                    for backend in BACKENDS:
+                        one = median(rounds[size][backend])
+                        print(
+                            f"{size:7} {backend:8} {one['user']:7.1f} {one['system']:7.1f} {one['nic']:7.1f} "
+                            f"{one['sum']:7.1f} {one['messages_per_second']:8.0f}",
+                            flush=True,
+                        )
+                    sums = [median(rounds[size][backend])["sum"] for backend in BACKENDS]
+                    print(f"{'':7} xdp / uring {sums[1] / sums[0]:36.2f}")
+            finally:
+                sinks.stop()
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            print(f"round failed: {error}", file=sys.stderr)
+            return 1
+        finally:
+            Network.remove()
+    report = {
+        "kernel": platform.release(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "mode": rounds[sizes[0]]["xdp"][0]["mode"],
+        "options": {key: value for key, value in vars(options).items() if key not in ("json", "postlane")},
+        "medians": {size: {backend: median(all) for backend, all in each.items()} for size, each in rounds.items()},
+        "rounds": rounds,
+    }
+    Path(options.json).parent.mkdir(parents=True, exist_ok=True)
+    Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
+    print(options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+//! A group of a streamed message at the shard that delivers it: parts to the link, and word back.
+
+use std::sync::Arc;
+
+use super::Part;
+use crate::dispatch::delivery::DeliveryId;
+use crate::dispatch::message::{GroupId, LegId, Letter};
+use crate::dispatch::{Dispatch, Queued};
+use crate::handle::LinkId;
+use crate::limits::MESSAGE_TIME_MAX;
+use crate::protocol::wire::reply::ReplyBuf;
+use crate::time::Instant;
+
+impl Dispatch {
+    /// 354 came: the upstream waits for the body.
+    pub(in crate::dispatch) fn leg_goes_ahead(&mut self, link: LinkId, id: DeliveryId, now: Instant) {
+        let delivery = &mut self.deliveries[id.0 as usize];
+        if delivery.withdrawn.is_some() {
+            return self.cut_link(link, now);
+        }
+        delivery.attempt.flows_on = Some(link);
+        let (origin, group) = (delivery.origin, delivery.group());
+        let leg = LegId { delivery: id, stamp: self.restamp(id, None) };
+        // How long the client takes is its session's affair.
+        self.link_deadlines.set(link.0 as usize, Instant::NEVER);
+        self.post(origin, Letter::Ready { shard: self.options.shard, group, leg });
+    }
+
+    /// The next part.
+    pub(in crate::dispatch) fn leg_part(
+        &mut self,
+        group: GroupId,
+        leg: LegId,
+        part: Arc<Part>,
+        now: Instant,
+    ) {
+        let Some(delivery) = self.deliveries.get_mut(leg.delivery.0 as usize) else { return };
+        // It may have lost its link meanwhile; then it asks for the part again, from another.
+        let is_its = delivery.group() == group && delivery.attempt.stamp() == leg.stamp;
+        let Some(link) = delivery.attempt.flows_on.filter(|_| is_its && delivery.message.streamed) else {
+            return;
+        };
+        delivery.is_gone |= part.number > 1;
+        delivery.deadline = now + MESSAGE_TIME_MAX;
+        delivery.part = Some(part.clone());
+        self.write_part(link, leg.delivery, part, now);
+    }
+
+    /// All that was written to the link has left: of a streamed message the part at hand.
+    pub(in crate::dispatch) fn leg_part_left(&mut self, id: DeliveryId) {
+        let delivery = &mut self.deliveries[id.0 as usize];
+        let Some(part) = delivery.part.take() else { return };
+        delivery.is_gone |= delivery.whole && !(part.is_last && part.number == 1);
+        let (origin, group, number) = (delivery.origin, delivery.group(), part.number);
+        if let Some(link) = delivery.attempt.flows_on.filter(|_| !part.is_last) {
+            self.link_deadlines.set(link.0 as usize, Instant::NEVER);
+        }
+        drop(part);
+        self.post(origin, Letter::PartSent { shard: self.options.shard, group, number });
+    }
+
+    /// No more of it comes.
+    pub(in crate::dispatch) fn leg_withdrawn(&mut self, group: GroupId, reply: ReplyBuf, now: Instant) {
+        let Some((at, delivery)) = self
+            .deliveries
+            .iter_mut()
+            .find(|(_, delivery)| delivery.message.streamed && delivery.group() == group)
+        else {
+            return;
+        };
+        let id = DeliveryId(at as u32);
+        delivery.withdrawn = Some(reply);
+        let pool = delivery.pool;
+        if let Some(link) = delivery.attempt.flows_on {
+            return self.cut_link(link, now);
+        }
+        let pool = &mut self.pools[pool];
+        let before = pool.waiting.len() + pool.repeats.len();
+        pool.waiting.retain(|waiting| *waiting != id);
+        pool.repeats.retain(|waiting| *waiting != id);
+        if pool.waiting.len() + pool.repeats.len() < before {
+            self.give_up_withdrawn(id);
+        }
+        // Else it is on its way to a link, and cut off there as soon as its body would be due.
+    }
+
+    fn cut_link(&mut self, link: LinkId, now: Instant) {
+        self.end_link(link, Queued::Abort, now);
+    }
+}

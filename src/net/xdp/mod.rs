@@ -1,0 +1,375 @@
+//! Kernel bypass: streams that are opened over one interface go past the kernel by AF_XDP, with TCP in user space; all
+//! others (listeners, loopback, other interfaces) by the io_uring within.
+//!
+//! A turn: what was written leaves as frames, the ring waits (for its own completions, and for frames to arrive), what
+//! arrived is taken in. A stream's events of a turn are put together: one `Received` for all that came in order.
+
+mod frame;
+mod handover;
+mod interface;
+mod open;
+mod paths;
+mod ports;
+mod receive;
+mod reserve;
+mod stream;
+mod tcp;
+mod transmit;
+mod turn;
+
+use std::collections::VecDeque;
+use std::hash::RandomState;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+pub use handover::{Handover, handovers};
+pub use interface::{Interface, Queue, XdpOptions};
+
+use frame::Head;
+use paths::{Found, Paths};
+use ports::Ports;
+use stream::{Phase, Streams};
+use tcp::Outgoing;
+
+use crate::disk::Disk;
+use crate::handle::{BufferId, Buffers, Extent, FileId, ListenerId, Part, ShardId, StreamId, Ticket};
+use crate::net::uring::Uring;
+use crate::net::{Bypassed, Cause, Event, Net};
+use crate::sys::xdp::netlink::Mac;
+use crate::time::{Deadlines, Instant};
+
+/// A shard's network: its part of the interface, and a ring.
+pub struct Xdp {
+    // Closed before the ring that watches them.
+    sockets: Vec<Queue>,
+    core: Core,
+}
+
+/// All but the sockets, so that both can be used at once.
+struct Core {
+    uring: Uring,
+    shard: ShardId,
+    shared: Arc<Interface>,
+    paths: Paths,
+    ports: Ports,
+    handover: Handover,
+    streams: Streams,
+    /// Most streams that may be open at a time.
+    opened_max: usize,
+    deadlines: Deadlines,
+    dirty: Vec<u32>,
+    touched: Vec<u32>,
+    starved: VecDeque<u32>,
+    events: VecDeque<Event>,
+    /// Resets for segments that belong to no connection.
+    answers: Vec<(Head, Mac, Outgoing)>,
+    /// The ring's events, before they are renamed.
+    from_ring: Vec<Event>,
+    found: Vec<Found>,
+    /// For initial sequence numbers.
+    secret: RandomState,
+    counts: Bypassed,
+    /// There was no room for all that was to leave.
+    is_congested: bool,
+    /// Which of the ring's watched files brings news of the network.
+    news: u32,
+}
+
+/// Streams of the ring have even slots, those of the interface odd ones.
+fn of_ring(stream: StreamId) -> StreamId {
+    StreamId { slot: stream.slot * 2, ..stream }
+}
+
+fn of_interface(stream: StreamId) -> StreamId {
+    StreamId { slot: stream.slot * 2 + 1, ..stream }
+}
+
+/// Whose a stream is, by its own name there.
+enum Owner {
+    Ring(StreamId),
+    Interface(StreamId),
+}
+
+fn owner(stream: StreamId) -> Owner {
+    let inner = StreamId { slot: stream.slot / 2, ..stream };
+    if stream.slot % 2 == 0 { Owner::Ring(inner) } else { Owner::Interface(inner) }
+}
+
+impl Xdp {
+    /// A shard's network, of its ring and its share of the interface; made on the shard's thread. At most `opened_max`
+    /// streams are open over the interface at a time.
+    ///
+    /// # Errors
+    /// What the kernel refuses when asked for its routes and neighbours.
+    pub fn new(
+        mut uring: Uring,
+        shard: ShardId,
+        shared: Arc<Interface>,
+        sockets: Vec<Queue>,
+        handover: Handover,
+        opened_max: u32,
+    ) -> io::Result<Xdp> {
+        let paths = Paths::new(shared.clone())?;
+        let news = uring.watch(paths.descriptor());
+        for queue in &sockets {
+            uring.watch(queue.socket.descriptor());
+        }
+        let core = Core {
+            ports: Ports::new(&shared.division, shard),
+            uring,
+            shard,
+            shared,
+            paths,
+            handover,
+            streams: Streams::default(),
+            opened_max: opened_max as usize,
+            deadlines: Deadlines::default(),
+            dirty: Vec::new(),
+            touched: Vec::new(),
+            starved: VecDeque::new(),
+            events: VecDeque::new(),
+            answers: Vec::new(),
+            from_ring: Vec::new(),
+            found: Vec::new(),
+            secret: RandomState::new(),
+            counts: Bypassed::default(),
+            is_congested: false,
+            news,
+        };
+        Ok(Xdp { sockets, core })
+    }
+
+    /// The ring within.
+    pub fn uring(&self) -> &Uring {
+        &self.core.uring
+    }
+
+    /// The interface that it shares with the other shards.
+    pub fn interface(&self) -> &Interface {
+        &self.core.shared
+    }
+
+    /// Streams that exist: their `Closed` was not yet reported.
+    pub fn streams(&self) -> usize {
+        self.core.uring.streams() + self.core.streams.owned()
+    }
+
+    /// Whether a stream goes by the interface.
+    pub fn is_bypassed(&self, stream: StreamId) -> bool {
+        matches!(owner(stream), Owner::Interface(_))
+    }
+}
+
+impl Core {
+    /// To be looked at when the next turn begins.
+    fn mark(&mut self, slot: u32) {
+        if !std::mem::replace(&mut self.streams.at(slot).dirty, true) {
+            self.dirty.push(slot);
+        }
+    }
+
+    /// To be looked at when all that arrived has been.
+    fn touch(&mut self, slot: u32) {
+        if !std::mem::replace(&mut self.streams.at(slot).touched, true) {
+            self.touched.push(slot);
+        }
+    }
+
+    /// The stream ends for its owner.
+    fn end(&mut self, slot: u32, cause: Cause) {
+        let stream = self.streams.id(slot);
+        let one = self.streams.at(slot);
+        if one.phase != Phase::Owned {
+            return;
+        }
+        one.phase = Phase::Ended;
+        if let Some(extent) = one.receipt.take() {
+            self.events.push_back(Event::Received { stream: of_interface(stream), extent });
+        }
+        // Whether it arrived is not known: it may have.
+        let marks = one.pass_marks(one.connection.sent());
+        if marks > 0 {
+            self.events.push_back(Event::Sent { stream: of_interface(stream), marks });
+        }
+        self.events.push_back(Event::Closed { stream: of_interface(stream), cause });
+        self.mark(slot);
+    }
+}
+
+impl Buffers for Xdp {
+    fn bytes(&self, extent: Extent) -> &[u8] {
+        self.core.uring.bytes(extent)
+    }
+
+    fn retain(&mut self, buffer: BufferId) {
+        self.core.uring.retain(buffer);
+    }
+
+    fn release(&mut self, buffer: BufferId) {
+        self.core.uring.release(buffer);
+    }
+
+    fn append(&mut self, tail: Extent, piece: Extent) -> Option<Extent> {
+        self.core.uring.append(tail, piece)
+    }
+
+    fn take(&mut self) -> Option<Extent> {
+        self.core.uring.take()
+    }
+
+    fn free(&self) -> usize {
+        self.core.uring.free()
+    }
+}
+
+/// The ring within has the disk.
+impl Disk for Xdp {
+    fn write_file<'a>(
+        &mut self,
+        ticket: Ticket,
+        file: FileId,
+        at: u64,
+        parts: impl Iterator<Item = Part<'a>>,
+    ) {
+        self.core.uring.write_file(ticket, file, at, parts);
+    }
+
+    fn read_file(&mut self, ticket: Ticket, file: FileId, at: u64, extents: &[Extent]) {
+        self.core.uring.read_file(ticket, file, at, extents);
+    }
+
+    fn create_file(&mut self, ticket: Ticket, file: FileId, bytes: u64) {
+        self.core.uring.create_file(ticket, file, bytes);
+    }
+
+    fn remove_file(&mut self, ticket: Ticket, file: FileId) {
+        self.core.uring.remove_file(ticket, file);
+    }
+}
+
+impl Net for Xdp {
+    fn listen(&mut self, listener: ListenerId, address: SocketAddr) -> io::Result<SocketAddr> {
+        self.core.uring.listen(listener, address)
+    }
+
+    fn unlisten(&mut self, listener: ListenerId) {
+        self.core.uring.unlisten(listener);
+    }
+
+    fn open(&mut self, to: SocketAddr, source: Option<IpAddr>) -> StreamId {
+        self.core.open(to, source, &self.sockets)
+    }
+
+    fn write(&mut self, stream: StreamId, bytes: &[u8]) {
+        match owner(stream) {
+            Owner::Ring(stream) => self.core.uring.write(stream, bytes),
+            Owner::Interface(stream) => {
+                if let Some(slot) = self.core.writable(stream) {
+                    self.core.streams.at(slot).connection.write(bytes);
+                }
+            }
+        }
+    }
+
+    fn write_body(&mut self, stream: StreamId, extents: &[Extent]) {
+        match owner(stream) {
+            Owner::Ring(stream) => self.core.uring.write_body(stream, extents),
+            Owner::Interface(stream) => {
+                if let Some(slot) = self.core.writable(stream) {
+                    let one = self.core.streams.at(slot);
+                    extents.iter().for_each(|&extent| one.connection.write_body(extent));
+                }
+            }
+        }
+    }
+
+    fn mark(&mut self, stream: StreamId) {
+        match owner(stream) {
+            Owner::Ring(stream) => self.core.uring.mark(stream),
+            Owner::Interface(stream) => {
+                if let Some(slot) = self.core.writable(stream) {
+                    let one = self.core.streams.at(slot);
+                    one.marks.push_back(one.connection.written());
+                }
+            }
+        }
+    }
+
+    fn pause(&mut self, stream: StreamId) {
+        match owner(stream) {
+            Owner::Ring(stream) => self.core.uring.pause(stream),
+            Owner::Interface(stream) => {
+                if let Some(slot) = self.core.streams.find(stream) {
+                    self.core.streams.at(slot).paused = true;
+                }
+            }
+        }
+    }
+
+    fn resume(&mut self, stream: StreamId) {
+        match owner(stream) {
+            Owner::Ring(stream) => self.core.uring.resume(stream),
+            Owner::Interface(stream) => {
+                if let Some(slot) = self.core.streams.find(stream) {
+                    self.core.streams.at(slot).paused = false;
+                    self.core.mark(slot);
+                }
+            }
+        }
+    }
+
+    fn hold(&mut self, stream: StreamId, held: bool) {
+        match owner(stream) {
+            Owner::Ring(stream) => self.core.uring.hold(stream, held),
+            Owner::Interface(stream) => {
+                if let Some(slot) = self.core.streams.find(stream) {
+                    self.core.streams.at(slot).held = held;
+                    self.core.mark(slot);
+                }
+            }
+        }
+    }
+
+    fn close(&mut self, stream: StreamId) {
+        match owner(stream) {
+            Owner::Ring(stream) => self.core.uring.close(stream),
+            Owner::Interface(stream) => {
+                if let Some(slot) = self.core.streams.find(stream) {
+                    let one = self.core.streams.at(slot);
+                    one.ending = Some(Cause::Local);
+                    one.connection.finish();
+                    self.core.mark(slot);
+                }
+            }
+        }
+    }
+
+    fn abort(&mut self, stream: StreamId) {
+        match owner(stream) {
+            Owner::Ring(stream) => self.core.uring.abort(stream),
+            Owner::Interface(stream) => {
+                if let Some(slot) = self.core.streams.find(stream) {
+                    self.core.streams.at(slot).connection.abort();
+                    self.core.end(slot, Cause::Local);
+                }
+            }
+        }
+    }
+
+    fn wake(&mut self, shard: ShardId) {
+        self.core.uring.wake(shard);
+    }
+
+    fn turn(&mut self, until: Instant, events_max: usize, events: &mut Vec<Event>) -> Instant {
+        self.take_turn(until, events_max, events)
+    }
+
+    fn now(&self) -> Instant {
+        self.core.uring.now()
+    }
+
+    fn bypassed(&self) -> Bypassed {
+        self.core.counts
+    }
+}

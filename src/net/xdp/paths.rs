@@ -1,0 +1,256 @@
+//! How to get to whom: the kernel's routes and neighbours, remembered and followed as they change.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::interface::Interface;
+use super::tcp::RoundTrip;
+use crate::sys::xdp::netlink::{self, Change, Mac, Netlink};
+
+/// Paths remembered; beyond it they are asked for anew.
+const PATHS_MAX: usize = 16 << 10;
+
+/// A neighbour's number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct HopId(u32);
+
+/// Where a stream is to go.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Way {
+    /// Through the kernel: not by our interface.
+    Kernel,
+    /// By our interface.
+    Ours(Path),
+    /// Nowhere: errno.
+    Nowhere(i32),
+}
+
+/// A way by our interface.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Path {
+    pub(super) source: IpAddr,
+    pub(super) hop: HopId,
+    pub(super) mtu: u32,
+}
+
+#[derive(Debug)]
+struct Hop {
+    address: IpAddr,
+    mac: Option<Mac>,
+    /// Streams that go by it.
+    users: u32,
+    /// Segments could not leave as it was not known.
+    is_awaited: bool,
+}
+
+/// What became of a hop that was awaited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Found {
+    Here(HopId),
+    Nowhere(HopId),
+}
+
+/// One shard's knowledge of the network.
+#[derive(Debug)]
+pub(super) struct Paths {
+    shared: Arc<Interface>,
+    requests: Netlink,
+    news: Netlink,
+    interface: netlink::Interface,
+    addresses: Vec<IpAddr>,
+    ways: HashMap<(IpAddr, Option<IpAddr>), Way>,
+    hops: Vec<Hop>,
+    by_address: HashMap<IpAddr, HopId>,
+    /// Kept over the lives of connections.
+    round_trips: HashMap<IpAddr, RoundTrip>,
+}
+
+impl Paths {
+    pub(super) fn new(shared: Arc<Interface>) -> io::Result<Paths> {
+        let mut requests = Netlink::new()?;
+        let mut this = Paths {
+            // First, so that nothing is missed between the asking and the following.
+            news: Netlink::watch()?,
+            interface: requests.interface(shared.index())?,
+            requests,
+            shared,
+            addresses: Vec::new(),
+            ways: HashMap::new(),
+            hops: Vec::new(),
+            by_address: HashMap::new(),
+            round_trips: HashMap::new(),
+        };
+        this.read_addresses()?;
+        Ok(this)
+    }
+
+    /// To be watched for readability.
+    pub(super) fn descriptor(&self) -> std::os::fd::RawFd {
+        self.news.descriptor()
+    }
+
+    /// Our interface's own Ethernet address.
+    pub(super) fn mac(&self) -> Mac {
+        self.interface.mac.unwrap_or_default()
+    }
+
+    /// The neighbour's, if it is known by now; else it is looked for.
+    pub(super) fn mac_of(&mut self, hop: HopId) -> Option<Mac> {
+        let one = &mut self.hops[hop.0 as usize];
+        if one.mac.is_none() && !one.is_awaited {
+            one.is_awaited = true;
+            let address = one.address;
+            // It may be known to the kernel already, and then there is no news of it.
+            self.look_for(hop, address);
+        }
+        self.hops[hop.0 as usize].mac
+    }
+
+    fn look_for(&mut self, hop: HopId, address: IpAddr) {
+        let known = self.requests.neighbours().unwrap_or_default();
+        let ours = |n: &&netlink::Neighbour| n.interface == self.interface.index && n.address == address;
+        if let Some(mac) = known.iter().find(ours).and_then(|neighbour| neighbour.mac) {
+            let one = &mut self.hops[hop.0 as usize];
+            (one.mac, one.is_awaited) = (Some(mac), false);
+        }
+        // Without the right to ask, the connection's own time-out tells.
+        let _ = self.requests.look_for(self.interface.index, address);
+    }
+
+    /// How to get to `to`, from `source` if given.
+    pub(super) fn way(&mut self, to: IpAddr, source: Option<IpAddr>) -> Way {
+        if let Some(&way) = self.ways.get(&(to, source)) {
+            return way;
+        }
+        let way = self.find_way(to, source);
+        if self.ways.len() >= PATHS_MAX {
+            self.ways.clear();
+        }
+        if !matches!(way, Way::Nowhere(_)) {
+            self.ways.insert((to, source), way);
+        }
+        way
+    }
+
+    fn find_way(&mut self, to: IpAddr, source: Option<IpAddr>) -> Way {
+        if to.is_loopback() || source.is_some_and(|source| source.is_ipv4() != to.is_ipv4()) {
+            return Way::Kernel;
+        }
+        let route = match self.requests.route(to, source) {
+            Ok(route) => route,
+            // The kernel says it best.
+            Err(_) => return Way::Kernel,
+        };
+        if route.is_local || route.interface != self.interface.index {
+            return Way::Kernel;
+        }
+        let Some(source) = source.or(route.source) else { return Way::Nowhere(libc::EADDRNOTAVAIL) };
+        if !self.addresses.contains(&source) {
+            // It may be so new that there was no time for the news of it.
+            let _ = self.read_addresses();
+            if !self.addresses.contains(&source) {
+                return Way::Nowhere(libc::EADDRNOTAVAIL);
+            }
+        }
+        let mtu = self.interface.mtu.min(route.mtu.filter(|&mtu| mtu > 0).unwrap_or(u32::MAX));
+        Way::Ours(Path { source, hop: self.hop(route.gateway.unwrap_or(to)), mtu })
+    }
+
+    fn hop(&mut self, address: IpAddr) -> HopId {
+        *self.by_address.entry(address).or_insert_with(|| {
+            self.hops.push(Hop { address, mac: None, users: 0, is_awaited: false });
+            HopId(self.hops.len() as u32 - 1)
+        })
+    }
+
+    pub(super) fn join(&mut self, hop: HopId) {
+        self.hops[hop.0 as usize].users += 1;
+    }
+
+    pub(super) fn leave(&mut self, hop: HopId) {
+        self.hops[hop.0 as usize].users -= 1;
+    }
+
+    /// What earlier connections to that address have learnt.
+    pub(super) fn round_trip(&self, to: IpAddr) -> RoundTrip {
+        self.round_trips.get(&to).copied().map(RoundTrip::of_earlier).unwrap_or_default()
+    }
+
+    pub(super) fn remember(&mut self, to: IpAddr, round_trip: RoundTrip) {
+        if self.round_trips.len() >= PATHS_MAX {
+            self.round_trips.clear();
+        }
+        self.round_trips.insert(to, round_trip);
+    }
+
+    fn read_addresses(&mut self) -> io::Result<()> {
+        let all = self.requests.addresses()?;
+        let now: Vec<IpAddr> = all.into_iter().map(|(_, ip)| ip).filter(|ip| !ip.is_loopback()).collect();
+        for &gone in self.addresses.iter().filter(|address| !now.contains(address)) {
+            self.shared.remove_address(gone);
+        }
+        for &new in now.iter().filter(|address| !self.addresses.contains(address)) {
+            self.shared.add_address(new)?;
+        }
+        self.addresses = now;
+        Ok(())
+    }
+
+    /// Takes in what has changed; hops that were awaited and what became of them.
+    pub(super) fn follow(&mut self, found: &mut Vec<Found>) {
+        let mut changes = Vec::new();
+        self.news.news(|change| changes.push(change));
+        for change in changes {
+            match change {
+                Change::Neighbour(neighbour) => found.extend(self.on_neighbour(&neighbour)),
+                Change::Interface(index) if index != self.interface.index => {}
+                Change::Route => self.ways.clear(),
+                Change::Interface(_) | Change::Address | Change::Everything => {
+                    self.ways.clear();
+                    self.read_again(change, found);
+                }
+            }
+        }
+    }
+
+    fn read_again(&mut self, change: Change, found: &mut Vec<Found>) {
+        if let Ok(interface) = self.requests.interface(self.interface.index) {
+            self.interface = interface;
+        }
+        // What cannot be read now stays as it is until the next news.
+        let _ = self.read_addresses();
+        if change == Change::Everything
+            && let Ok(neighbours) = self.requests.neighbours()
+        {
+            found.extend(neighbours.iter().filter_map(|neighbour| self.on_neighbour(neighbour)));
+        }
+    }
+
+    fn on_neighbour(&mut self, neighbour: &netlink::Neighbour) -> Option<Found> {
+        if neighbour.interface != self.interface.index {
+            return None;
+        }
+        let &hop = self.by_address.get(&neighbour.address)?;
+        let one = &mut self.hops[hop.0 as usize];
+        let was_awaited = one.is_awaited;
+        if neighbour.mac.is_some() {
+            one.mac = neighbour.mac;
+            one.is_awaited = false;
+        } else if neighbour.has_failed {
+            one.mac = None;
+            one.is_awaited = false;
+        }
+        if neighbour.is_stale && one.users > 0 {
+            // The kernel sees none of our traffic, so it would forget whom we speak to.
+            let _ = self.requests.look_for(self.interface.index, neighbour.address);
+        }
+        let is_known = neighbour.mac.is_some();
+        match was_awaited {
+            true if is_known => Some(Found::Here(hop)),
+            true if neighbour.has_failed => Some(Found::Nowhere(hop)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What we know of each stream that goes by the interface, and the table of them.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use super::frame::Head;
+use super::paths::HopId;
+use super::tcp::Connection;
+use crate::handle::{Extent, StreamId};
+use crate::net::Cause;
+
+/// How far a stream is with its owner, and with its peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Phase {
+    /// Nobody's.
+    #[default]
+    Vacant,
+    /// Its owner has it.
+    Owned,
+    /// Its `Closed` waits to be reported.
+    Ended,
+    /// Its owner has forgotten it; its connection is still ending.
+    Orphan,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    /// What its owner calls it.
+    name: Option<StreamId>,
+    pub(super) phase: Phase,
+    pub(super) connection: Connection,
+    /// None: it never had a way, or is over.
+    pub(super) head: Option<Head>,
+    pub(super) hop: Option<HopId>,
+    /// The place among our sockets of the one that it sends by.
+    pub(super) socket: usize,
+    /// The next stream with the same local port.
+    pub(super) next_of_port: Option<u32>,
+    pub(super) paused: bool,
+    pub(super) held: bool,
+    /// In `dirty`: to be looked at when the next turn begins.
+    pub(super) dirty: bool,
+    /// In `touched`: to be looked at when all that arrived has been.
+    pub(super) touched: bool,
+    /// In `starved`: bytes wait for buffers.
+    pub(super) starved: bool,
+    /// Marks not yet told of, by their places in the stream.
+    pub(super) marks: VecDeque<u64>,
+    /// To be closed for that cause once nothing is left to send.
+    pub(super) ending: Option<Cause>,
+    /// What arrived in this turn, so far.
+    pub(super) receipt: Option<Extent>,
+}
+
+impl Stream {
+    /// Takes the marks at `place` and before: how many.
+    pub(super) fn pass_marks(&mut self, place: u64) -> u32 {
+        let mut passed = 0;
+        while self.marks.pop_front_if(|mark| *mark <= place).is_some() {
+            passed += 1;
+        }
+        passed
+    }
+
+    pub(super) fn is_between(&self, local: SocketAddr, remote: SocketAddr) -> bool {
+        self.head.is_some_and(|head| head.local() == local && head.remote() == remote)
+    }
+}
+
+/// What an owner calls a stream. A stream outlives its name: its connection may take long to end.
+#[derive(Clone, Copy, Debug, Default)]
+struct Name {
+    generation: u32,
+    /// Whose it is.
+    slot: Option<u32>,
+}
+
+/// All of a shard's, by slot. Grows to the most that ever were at a time.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    all: Vec<Stream>,
+    free: Vec<u32>,
+    names: Vec<Name>,
+    free_names: Vec<u32>,
+    /// Their `Closed` was in the last turn's events, which may still be being read.
+    resting: Vec<u32>,
+    owned: usize,
+}
+
+impl Streams {
+    /// Those whose `Closed` was not yet reported.
+    pub(super) fn owned(&self) -> usize {
+        self.owned
+    }
+
+    /// A new stream in a slot that is free. Its connection is whatever was there before.
+    pub(super) fn add(&mut self) -> u32 {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.all.push(Stream::default());
+            (self.all.len() - 1) as u32
+        });
+        let place = self.free_names.pop().unwrap_or_else(|| {
+            self.names.push(Name::default());
+            (self.names.len() - 1) as u32
+        });
+        let name = &mut self.names[place as usize];
+        *name = Name { generation: name.generation.wrapping_add(1), slot: Some(slot) };
+        let name = Some(StreamId { slot: place, generation: name.generation });
+        let stream = &mut self.all[slot as usize];
+        let connection = std::mem::take(&mut stream.connection);
+        *stream = Stream { name, phase: Phase::Owned, connection, ..Stream::default() };
+        self.owned += 1;
+        slot
+    }
+
+    /// The `Closed` of the stream of that name has been reported: the name is free from the next turn on. The slot.
+    pub(super) fn report(&mut self, name: StreamId) -> Option<u32> {
+        let slot = self.names[name.slot as usize].slot.take()?;
+        self.resting.push(name.slot);
+        self.all[slot as usize].phase = Phase::Orphan;
+        self.owned -= 1;
+        Some(slot)
+    }
+
+    /// The slot is nobody's.
+    pub(super) fn remove(&mut self, slot: u32) {
+        let stream = &mut self.all[slot as usize];
+        debug_assert!(stream.phase == Phase::Orphan && stream.head.is_none());
+        stream.phase = Phase::Vacant;
+        self.free.push(slot);
+    }
+
+    /// What rested is free now.
+    pub(super) fn next_turn(&mut self) {
+        self.free_names.append(&mut self.resting);
+    }
+
+    /// What the owner of an owned stream calls it.
+    pub(super) fn id(&self, slot: u32) -> StreamId {
+        self.all[slot as usize].name.unwrap_or(StreamId { slot: 0, generation: 0 })
+    }
+
+    pub(super) fn at(&mut self, slot: u32) -> &mut Stream {
+        &mut self.all[slot as usize]
+    }
+
+    pub(super) fn get(&self, slot: u32) -> &Stream {
+        &self.all[slot as usize]
+    }
+
+    /// The slot of that stream, if its owner still has it.
+    pub(super) fn find(&self, id: StreamId) -> Option<u32> {
+        let name = self.names.get(id.slot as usize).filter(|name| name.generation == id.generation)?;
+        name.slot.filter(|&slot| self.all[slot as usize].phase == Phase::Owned)
+    }
+
+    /// The slots of all there are.
+    pub(super) fn slots(&self) -> impl Iterator<Item = u32> + use<> {
+        let slots: Vec<u32> = (0..self.all.len() as u32)
+            .filter(|&slot| self.all[slot as usize].phase != Phase::Vacant)
+            .collect();
+        slots.into_iter()
+    }
+}

@@ -1,0 +1,106 @@
+//! A network of its own for a test: this thread in one namespace, the far ends in another, a veth between them. Nothing
+//! of it is left when the test ends, however it ends.
+
+use std::fs::File;
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// The near end's interface.
+pub(crate) const INTERFACE: &str = "xdpnear";
+const FAR_INTERFACE: &str = "xdpfar";
+
+/// Two namespaces. The thread that made it is in the near one.
+pub(crate) struct Network {
+    near: File,
+    far: File,
+}
+
+fn ip(arguments: &str) -> Result<(), String> {
+    let output = Command::new("ip").args(arguments.split(' ')).output();
+    let output = output.map_err(|error| format!("`ip` cannot be run: {error}"))?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(format!("ip {arguments}: {}", words.trim())) }
+}
+
+impl Network {
+    /// With so many queues at each end; or why there is none here.
+    pub(crate) fn new(queues: u32) -> Result<Network, String> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        if !nix::unistd::Uid::effective().is_root() {
+            return Err("network namespaces need root".to_owned());
+        }
+        let name = format!("xdp-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        ip(&format!("netns add {name}"))?;
+        let made = Self::make(&name, queues);
+        // It lives on by what is open in it.
+        ip(&format!("netns del {name}"))?;
+        made
+    }
+
+    fn make(name: &str, queues: u32) -> Result<Network, String> {
+        let open = |path: &str| File::open(path).map_err(|error| format!("{path}: {error}"));
+        let far = open(&format!("/run/netns/{name}"))?;
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|error| format!("unshare: {error}"))?;
+        let near = open("/proc/thread-self/ns/net")?;
+        let count = format!("numrxqueues {queues} numtxqueues {queues}");
+        ip("link set lo up")?;
+        ip(&format!(
+            "link add {INTERFACE} {count} type veth peer name {FAR_INTERFACE} {count} netns {name}"
+        ))?;
+        ip(&format!("addr add 10.66.0.1/24 dev {INTERFACE}"))?;
+        ip(&format!("addr add fd66::1/64 dev {INTERFACE} nodad"))?;
+        ip(&format!("link set {INTERFACE} up"))?;
+        for command in [
+            "link set lo up".to_owned(),
+            format!("addr add 10.66.0.2/24 dev {FAR_INTERFACE}"),
+            format!("addr add fd66::2/64 dev {FAR_INTERFACE} nodad"),
+            format!("link set {FAR_INTERFACE} up"),
+        ] {
+            ip(&format!("-n {name} {command}"))?;
+        }
+        Ok(Network { near, far })
+    }
+
+    /// Does something in the far namespace; sockets made there stay there.
+    pub(crate) fn far<T>(&self, what: impl FnOnce() -> T) -> T {
+        setns(&self.far, CloneFlags::CLONE_NEWNET).expect("it is open");
+        let done = what();
+        setns(&self.near, CloneFlags::CLONE_NEWNET).expect("it is open");
+        done
+    }
+
+    /// The far end's address, any port.
+    pub(crate) fn far_address(&self) -> SocketAddr {
+        SocketAddr::new(IpAddr::from([10, 66, 0, 2]), 0)
+    }
+
+    /// The same by IPv6.
+    #[allow(dead_code, reason = "not every user needs it")]
+    pub(crate) fn far_address_ipv6(&self) -> SocketAddr {
+        "[fd66::2]:0".parse().expect("an address")
+    }
+
+    /// Runs a command there, for what no system call of ours does.
+    #[allow(dead_code, reason = "not every user needs it")]
+    pub(crate) fn run_far(&self, program: &str, arguments: &str) -> Result<(), String> {
+        self.far(|| {
+            let output = Command::new(program).args(arguments.split(' ')).output();
+            let output = output.map_err(|error| format!("`{program}` cannot be run: {error}"))?;
+            let words = String::from_utf8_lossy(&output.stderr);
+            if output.status.success() {
+                Ok(())
+            } else {
+                Err(format!("{program} {arguments}: {}", words.trim()))
+            }
+        })
+    }
+
+    /// The same on this side.
+    #[allow(dead_code, reason = "not every user needs it")]
+    pub(crate) fn ip(&self, arguments: &str) {
+        ip(arguments).expect("ip(8) can");
+    }
+}

@@ -1,0 +1,188 @@
+"""Kernel bypass: real peers behind a veth, in network namespaces of their own. Skipped, and said, where there can be none."""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+import urllib.request
+
+import pytest
+
+from lab.network import FAR, FAR6, INTERFACE, Network
+from lab.ports import free_port, wait_until
+from lab.programs import POSTLANE, postlane
+from lab.server import config_text
+from lab.source import assert_clean, smtp_source
+
+XDP = {"top": {"backend": "xdp"}, "xdp": {"interface": INTERFACE}}
+
+
+@pytest.fixture
+def network():
+    network = Network()
+    yield network
+    network.stop()
+
+
+@pytest.fixture
+def bypass(lane):
+    """bypass(addresses, **options) → Postlane that reaches them past the kernel, or the test is skipped, saying why."""
+
+    def start(upstreams, **options):
+        options = {"pool": {"links_per_shard": 8}, **XDP, **options}
+        try:
+            server = lane(upstreams, **options)
+        except AssertionError as error:
+            words = str(error)
+            if "exit 71" in words and ("needs privileges" in words or "has no AF_XDP" in words):
+                pytest.skip(words.strip().splitlines()[-1])
+            raise
+        assert f"upstreams by AF_XDP on {INTERFACE}" in server.process.output(), server.process.output()
+        return server
+
+    return start
+
+
+def far_sink(network, smtp_sink, *options, host=FAR, **kwargs):
+    with network.far():
+        return smtp_sink(*options, host=host, **kwargs)
+
+
+def digests(deliveries):
+    return sorted(delivery.body_digest for delivery in deliveries)
+
+
+@pytest.mark.parametrize("size", [256, 1_024, 10_240, 102_400])
+def test_mail_arrives_whole(network, smtp_sink, bypass, size):
+    sinks = [far_sink(network, smtp_sink) for _ in range(2)]
+    server = bypass([f"{FAR}:{sink.port}" for sink in sinks], shards=2)
+    messages = 2_000 if size < 50_000 else 400
+    assert_clean(smtp_source(server.port, messages, size, sessions=32))
+    deliveries = [delivery for sink in sinks for delivery in sink.deliveries()]
+    assert len(deliveries) == messages
+    recipients = sorted(delivery.recipients for delivery in deliveries)
+    assert len(set(recipients)) == messages, "each once"
+    assert len({len(delivery.body) for delivery in deliveries}) <= 2, "all of one size"
+    assert network.program()
+
+
+def test_ipv6(network, smtp_sink, bypass):
+    sink = far_sink(network, smtp_sink, host=FAR6)
+    server = bypass([f"[{FAR6}]:{sink.port}"])
+    assert_clean(smtp_source(server.port, 500, 5_000, sessions=8))
+    assert len(sink.deliveries()) == 500
+
+
+@pytest.mark.parametrize("percent", [0.1, 1, 3])
+def test_lost_packets_lose_no_mail(network, smtp_sink, bypass, say, percent):
+    sink = far_sink(network, smtp_sink)
+    server = bypass([f"{FAR}:{sink.port}"])
+    network.lose(percent)
+    begun = time.monotonic()
+    assert_clean(smtp_source(server.port, 1_000, 10_240, sessions=16))
+    say(f"1000 messages of 10 KiB at {percent} % loss, both ways, in {time.monotonic() - begun:.2f} s")
+    deliveries = sink.deliveries()
+    assert len({delivery.recipients for delivery in deliveries}) == 1_000
+    assert len(deliveries) == 1_000, "none twice: nothing was in doubt"
+
+
+def test_a_link_that_goes_and_comes_loses_no_mail(network, smtp_sink, bypass):
+    sink = far_sink(network, smtp_sink)
+    server = bypass([f"{FAR}:{sink.port}"])
+    results = []
+    source = threading.Thread(target=lambda: results.append(smtp_source(server.port, 3_000, 4_000, sessions=8)))
+    source.start()
+    wait_until(lambda: sink.dump.exists() and sink.dump.stat().st_size > 400_000, 30, "mail arrives")
+    network.set_link("down")
+    time.sleep(0.5)
+    network.set_link("up")
+    source.join(120)
+    assert_clean(results[0])
+    assert len({delivery.recipients for delivery in sink.deliveries()}) == 3_000
+
+
+def test_an_upstream_that_dies_is_passed_by(network, smtp_sink, lane_sink, bypass):
+    with network.far():
+        dying = smtp_sink(host=FAR)
+        other = smtp_sink(host=FAR)
+    server = bypass([f"{FAR}:{dying.port}", f"{FAR}:{other.port}"])
+    results = []
+    source = threading.Thread(target=lambda: results.append(smtp_source(server.port, 3_000, 4_000, sessions=8)))
+    source.start()
+    wait_until(lambda: dying.dump.exists() and dying.dump.stat().st_size > 400_000, 30, "mail arrives")
+    dying.process.kill()
+    source.join(120)
+    assert_clean(results[0])
+    arrived = {delivery.recipients for sink in (dying, other) for delivery in sink.deliveries()}
+    # What the dying one had taken and not written to its dump, nobody knows.
+    assert len(arrived) >= 2_990, len(arrived)
+
+
+def test_killed_and_started_again(network, smtp_sink, bypass, directory):
+    sink = far_sink(network, smtp_sink)
+    for life in (1, 2, 3):
+        server = bypass([f"{FAR}:{sink.port}"])
+        assert_clean(smtp_source(server.port, 200, 2_000, sessions=4))
+        assert len(sink.deliveries()) == 200 * life
+        assert network.program()
+        server.process.signal(signal.SIGKILL)
+        server.process.wait(10)
+        server.stopped = True
+        wait_until(lambda: not network.program(), 10, "the program is gone with the process")
+
+
+def test_an_orderly_end_leaves_nothing(network, smtp_sink, bypass):
+    sink = far_sink(network, smtp_sink)
+    server = bypass([f"{FAR}:{sink.port}"])
+    assert_clean(smtp_source(server.port, 50, 2_000, sessions=4))
+    server.stop()
+    wait_until(lambda: not network.program(), 5, "the program is gone")
+    with network.far():
+        states = subprocess.run(["ss", "-Htn"], capture_output=True, text=True).stdout
+    assert f":{sink.port}" not in states, f"the upstream still has connections:\n{states}"
+
+
+def test_the_kernel_keeps_what_is_its_own(network, smtp_sink, bypass):
+    """ping goes on, and so does the kernel's own TCP over the same interface."""
+    sink = far_sink(network, smtp_sink)
+    server = bypass([f"{FAR}:{sink.port}"])
+    done = subprocess.run(["ping", "-c", "2", "-i", "0.2", "-W", "2", FAR], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_clean(smtp_source(server.port, 50, 2_000, sessions=4))
+    direct = smtp_source(sink.port, 50, 2_000, sessions=4, to=FAR)
+    assert_clean(direct)
+    assert len(sink.deliveries()) == 100
+
+
+def test_what_is_refused_is_said(network, directory):
+    def serve(**xdp):
+        config = directory / "refused.toml"
+        config.write_text(config_text(free_port(), [25], top={"backend": "xdp"}, xdp=xdp))
+        return postlane("serve", "--config", config)
+
+    none = serve(interface="eth77")
+    assert none.returncode == 71 and "there is no interface `eth77`" in none.stderr, none.stderr
+    zero_copy = serve(interface=INTERFACE, mode="zero-copy")
+    assert zero_copy.returncode == 71 and 'write `mode = "auto"`' in zero_copy.stderr, zero_copy.stderr
+    ports = serve(interface=INTERFACE, ports="40000-40999")
+    assert ports.returncode == 71 and "ip_local_reserved_ports" in ports.stderr, ports.stderr
+
+
+def test_without_privileges_it_says_what_it_needs_or_falls_back(network, directory, smtp_sink, lane):
+    config = directory / "bare.toml"
+    config.write_text(config_text(free_port(), [25], **XDP))
+    bare = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"]
+    done = subprocess.run(
+        [*bare, str(POSTLANE), "serve", "--config", str(config)], capture_output=True, text=True, timeout=30
+    )
+    if "setpriv" in done.stderr:
+        pytest.skip(f"setpriv cannot take privileges away: {done.stderr.strip()}")
+    assert done.returncode == 71 and "CAP_NET_ADMIN" in done.stderr, done.stderr
+    # With `fallback` an interface that refuses is no reason not to serve.
+    sink = far_sink(network, smtp_sink)
+    server = lane([f"{FAR}:{sink.port}"], **{**XDP, "xdp": {"interface": "eth77", "fallback": True}})
+    assert "everything goes by the kernel" in server.process.output()
+    assert_clean(smtp_source(server.port, 20, 1_000, sessions=2))
+    assert len(sink.deliveries()) == 20

@@ -1,0 +1,93 @@
+//! A message of a world: its octets follow from its number.
+
+use postlane::handle::{Extent, MessageId, ShardId};
+use postlane::protocol::{Envelope, Mail, MailParameters, Recipient};
+use postlane::sys::pool::Pool;
+
+/// How a message stands, as far as it has to survive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct State {
+    /// A bit for each recipient left.
+    pub remaining: u128,
+    pub attempts: u8,
+    pub suspended: bool,
+}
+
+/// A message's name in the world.
+pub fn id(number: u64) -> MessageId {
+    MessageId { epoch_ms: 77, shard: ShardId(9), number }
+}
+
+fn mix(number: u64) -> u64 {
+    let z = (number ^ 0x1234_5678_9abc_def0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z ^ z >> 29
+}
+
+pub fn recipients(number: u64) -> u16 {
+    match mix(number) % 40 {
+        0 => 100,
+        1 => 65,
+        n => 1 + (n % 3) as u16,
+    }
+}
+
+fn head_len(number: u64) -> usize {
+    (mix(number) >> 8) as usize % 90
+}
+
+fn body_len(number: u64) -> usize {
+    let n = mix(number) >> 16;
+    match n % 64 {
+        0 => 0,
+        1 => 16_000 + (n >> 8) as usize % 20_000,
+        2..6 => (n >> 8) as usize % 5_000,
+        _ => (n >> 8) as usize % 500,
+    }
+}
+
+/// Head and body.
+pub fn octets(number: u64, into: &mut Vec<u8>) -> usize {
+    let (head, body) = (head_len(number), body_len(number));
+    into.clear();
+    let mut word = mix(number);
+    // Some look like records: they must never be taken for any.
+    if word % 7 == 0 && body >= 8 {
+        into.resize(head, b'h');
+        into.extend_from_slice(b"PlRc\x01\x01\0\0");
+    }
+    while into.len() < head + body {
+        word = word.rotate_left(11).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        into.extend_from_slice(&word.to_le_bytes());
+    }
+    into.truncate(head + body);
+    head
+}
+
+pub fn envelope(number: u64, into: &mut Envelope) {
+    into.clear();
+    let sender = format!("s{number}@a.example");
+    into.set_sender(&Mail { path: sender.as_bytes(), parameters: MailParameters::default() });
+    for n in 0..recipients(number) {
+        let path = format!("r{n}.{number}@b.example");
+        into.push_recipient(&Recipient { path: path.as_bytes(), notify: None, orcpt: None });
+    }
+}
+
+/// Puts a body into buffers, in pieces. None: there are not enough.
+pub fn place(body: &[u8], pool: &mut Pool) -> Option<Vec<Extent>> {
+    let mut extents: Vec<Extent> = Vec::new();
+    for piece in body.chunks(9_000) {
+        let Some(buffer) = pool.alloc() else {
+            release(&extents, pool);
+            return None;
+        };
+        extents.push(pool.fill(buffer, piece)?);
+    }
+    Some(extents)
+}
+
+/// Lets go of buffers.
+pub fn release(extents: &[Extent], pool: &mut Pool) {
+    use postlane::handle::Buffers;
+    extents.iter().for_each(|extent| pool.release(extent.buffer));
+}
