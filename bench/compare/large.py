@@ -84,6 +84,7 @@ def configuration(port, admin, sinks, options):
     )
     return f"""hostname = "large.test"
 shards = {options.shards}
+drain_timeout = "10s"
 memory = "{options.memory}"
 [admin]
 listen = "127.0.0.1:{admin}"
@@ -163,7 +164,7 @@ def run(options, directory, started):
     watch.over.set()
     for process in [server, *sinks]:
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        process.wait(60)
     arrived = sum(json.loads(path.read_text())["messages"] for path in counts)
     acknowledged = json.loads(result.read_text())["load"]["acknowledged"] if result.exists() else 0
     return {

@@ -21,6 +21,8 @@ pub struct Said {
     pub is_down: bool,
     /// By an operator.
     pub order: Order,
+    /// Counts, around and around, how often probes have found it well while live mail had it ejected.
+    pub vouched: u8,
     /// Its share.
     pub weight: u32,
 }
@@ -32,7 +34,7 @@ pub struct Mark(AtomicU64);
 impl Mark {
     /// Up and enabled.
     pub fn new(weight: u32) -> Mark {
-        Mark(AtomicU64::new(pack(Said { is_down: false, order: Order::Enable, weight })))
+        Mark(AtomicU64::new(pack(Said { is_down: false, order: Order::Enable, vouched: 0, weight })))
     }
 
     /// The last that was said.
@@ -45,6 +47,7 @@ impl Mark {
                 1 => Order::Drain,
                 _ => Order::Disable,
             },
+            vouched: (word >> 8) as u8,
             weight: (word >> 32) as u32,
         }
     }
@@ -56,7 +59,10 @@ impl Mark {
 }
 
 fn pack(said: Said) -> u64 {
-    u64::from(said.weight) << 32 | (said.order as u64) << 1 | u64::from(said.is_down)
+    u64::from(said.weight) << 32
+        | u64::from(said.vouched) << 8
+        | (said.order as u64) << 1
+        | u64::from(said.is_down)
 }
 
 /// Says that some mark has changed, so that shards need not look at all of them in every turn.
@@ -83,10 +89,10 @@ mod tests {
     #[test]
     fn a_mark_says_what_was_said() {
         let mark = Mark::new(7);
-        assert_eq!(mark.get(), Said { is_down: false, order: Order::Enable, weight: 7 });
+        assert_eq!(mark.get(), Said { is_down: false, order: Order::Enable, vouched: 0, weight: 7 });
         for order in [Order::Enable, Order::Drain, Order::Disable] {
             for is_down in [false, true] {
-                let said = Said { is_down, order, weight: 65_535 };
+                let said = Said { is_down, order, vouched: 255, weight: 65_535 };
                 mark.set(said);
                 assert_eq!(mark.get(), said);
             }

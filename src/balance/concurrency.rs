@@ -26,22 +26,26 @@ const SLOT_TIMES: f32 = 4.0;
 const CYCLE: u64 = 8;
 const TRIAL: u64 = 2;
 const PATIENCE_MAX: u64 = 8;
+const PATIENCE_AT_MOST_MAX: u64 = 16;
 /// From so many on what a side has seen is halved.
 const TALLY_MAX: f32 = 512.0;
 /// Pairs of times, times the squared contrast of the loads, from which a result is believed: times of service that vary
-/// by half of themselves then leave the elasticity uncertain by less than a fifth.
-const ENOUGH: f32 = 8.0;
+/// by half of themselves then leave the elasticity uncertain by a seventh.
+const ENOUGH: f32 = 12.0;
 /// A mean response time so much longer or shorter than at the last result: things have changed.
 const CHANGED: f32 = 2.0;
 /// Messages that the mean is taken over.
 const MEAN_OVER: f32 = 128.0;
 /// Loads less different than this, logarithms, tell nothing.
 const CONTRAST_MIN: f32 = 0.05;
+/// The load in a trial is at most this part of the usual one, or the other way round.
+const LESS: f32 = 0.8;
 /// From this elasticity on there are too many; from this one on the trial's number is the better one.
-const FEWER_FROM: f32 = 0.5;
+const FEWER_FROM: f32 = 0.35;
 const TRIAL_IS_BETTER_FROM: f32 = 0.8;
-/// Below this one there is no sign of a knee.
-const NO_KNEE_BELOW: f32 = 0.15;
+/// Below this elasticity there may be more; below this one there is no sign of a knee.
+const MORE_BELOW: f32 = 0.2;
+const NO_KNEE_BELOW: f32 = 0.12;
 
 /// Response times of one side of an experiment, as logarithms by class of length; and the load meanwhile.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,14 +76,14 @@ impl Tally {
         (self.load, self.count) = (self.load / 2.0, self.count / 2.0);
     }
 
-    fn ln_load(&self) -> f32 {
-        (self.load / self.count).ln()
+    fn mean_load(&self) -> f32 {
+        self.load / self.count
     }
 }
 
 /// The elasticity between two sides, if both have seen enough of each other's like.
 fn elasticity(a: &Tally, b: &Tally) -> Option<f32> {
-    let contrast = a.ln_load() - b.ln_load();
+    let contrast = (a.mean_load() / b.mean_load()).ln();
     let (mut pairs, mut sum) = (0.0, 0.0);
     for ((sum_a, count_a), (sum_b, count_b)) in a.classes.iter().zip(&b.classes) {
         if *count_a > 0.0 && *count_b > 0.0 {
@@ -93,10 +97,21 @@ fn elasticity(a: &Tally, b: &Tally) -> Option<f32> {
     is_enough.then(|| sum / pairs / contrast)
 }
 
+/// What is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Side {
+    Usual,
+    /// Half of it; where one is all there is, that one, while the other shards have less.
+    Down,
+    /// Two where one is all there is.
+    Up,
+}
+
 /// How one experiment ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Step {
     Fewer,
+    None,
     More,
 }
 
@@ -114,11 +129,13 @@ pub struct Concurrency {
     slot_bits: u32,
     /// The mean response time outside trials, nanoseconds.
     nanos: f32,
-    in_trial: bool,
-    /// When the side that is on began.
+    side: Side,
+    /// When that began.
     since: Instant,
     usual: Tally,
     trial: Tally,
+    /// The side that the trial's tally is of.
+    tried: Side,
     patience: u64,
     last: Option<Step>,
     /// The mean response time at the last result.
@@ -136,10 +153,11 @@ impl Concurrency {
             turn: turn as u64,
             slot_bits: SLOT_BITS_MIN,
             nanos: 0.0,
-            in_trial: false,
+            side: Side::Usual,
             since: Instant::default(),
             usual: Tally::default(),
             trial: Tally::default(),
+            tried: Side::Down,
             patience: 1,
             last: None,
             nanos_then: 0.0,
@@ -162,10 +180,10 @@ impl Concurrency {
     /// So many links may be in use now.
     pub fn allowed(&self) -> usize {
         let limit = self.limit();
-        match (self.in_trial, limit) {
-            (false, _) => limit,
-            (true, 1) => 2.min(self.most).min(self.pressed),
-            (true, _) => limit / 2,
+        match self.side {
+            Side::Usual => limit,
+            Side::Down => (limit / 2).max(1),
+            Side::Up => (limit + 1).min(self.most).min(self.pressed),
         }
     }
 
@@ -191,32 +209,49 @@ impl Concurrency {
         }
         let slot = (now.as_nanos() >> self.slot_bits).wrapping_add(self.turn.wrapping_mul(5));
         let cycle = CYCLE * self.patience;
-        let is_due = slot % cycle >= cycle - TRIAL;
-        // There is something to find out only where the bound is what bounds.
-        let in_trial = is_due && self.most > 1 && (self.in_trial || self.usual.count > 0.0);
-        if in_trial == self.in_trial {
+        let is_last = |slots: u64| slot % slots >= slots - TRIAL;
+        let is_one = self.limit() == 1;
+        let side = match self.side {
+            // There is something to find out only where the bound is what bounds.
+            Side::Usual if self.usual.count == 0.0 || self.most == 1 => Side::Usual,
+            _ if is_last(cycle) => Side::Down,
+            _ if is_one && is_last(cycle / 2) => Side::Up,
+            _ => Side::Usual,
+        };
+        if side == self.side {
             return false;
         }
         let before = self.allowed();
-        if self.in_trial {
+        if self.side != Side::Usual {
             self.judge();
         }
-        self.in_trial = in_trial;
-        self.since = now;
+        (self.side, self.since) = (side, now);
         self.allowed() != before
     }
 
     /// A message of so many octets was taken after so many nanoseconds, one of `in_use` links' that were in use; `load`:
     /// all that is in flight there, on the whole machine.
     pub fn observe(&mut self, nanos: u64, bytes: u64, in_use: usize, load: u32, now: Instant) {
-        if !self.in_trial {
+        if self.side == Side::Usual {
             self.follow(nanos);
         }
         let began_before = now.nanos_since(self.since) < nanos;
-        if in_use == self.allowed() && !began_before {
-            let side = if self.in_trial { &mut self.trial } else { &mut self.usual };
-            side.add(nanos, bytes, load);
+        if in_use != self.allowed() || began_before {
+            return;
         }
+        if self.side == Side::Usual {
+            self.usual.add(nanos, bytes, load);
+        } else if self.shows(load) && (self.tried == self.side || self.trial.count == 0.0) {
+            self.tried = self.side;
+            self.trial.add(nanos, bytes, load);
+        }
+    }
+
+    /// Is so little, or so much, in flight on the whole machine that the trial shows? It does not if the other shards
+    /// do not try.
+    fn shows(&self, load: u32) -> bool {
+        let (load, usual) = (load as f32, self.usual.mean_load());
+        if self.side == Side::Up { load * LESS > usual } else { load < usual * LESS }
     }
 
     /// Slots are as long as the mean response time wants them.
@@ -227,7 +262,7 @@ impl Concurrency {
         let slot = (1u64 << self.slot_bits) as f32;
         if wanted > slot && self.slot_bits < SLOT_BITS_MAX {
             self.slot_bits += 1;
-        } else if wanted * 4.0 < slot && self.slot_bits > SLOT_BITS_MIN {
+        } else if wanted * 2.5 < slot && self.slot_bits > SLOT_BITS_MIN {
             self.slot_bits -= 1;
         }
     }
@@ -244,19 +279,31 @@ impl Concurrency {
         let Some(elasticity) = elasticity(&self.usual, &self.trial) else { return };
         let patience = self.patience;
         self.begin_anew();
+        let step = match elasticity {
+            e if e >= FEWER_FROM => Step::Fewer,
+            e if e < MORE_BELOW => Step::More,
+            _ => Step::None,
+        };
         let limit = self.limit();
         let quarter = (limit / 4).max(1);
-        let (step, next) = match elasticity {
-            e if e >= TRIAL_IS_BETTER_FROM => (Step::Fewer, limit / 2),
-            e if e >= FEWER_FROM => (Step::Fewer, limit - quarter),
-            e if e >= NO_KNEE_BELOW => (Step::More, limit + quarter),
-            _ => (Step::More, limit + (limit / 2).max(1)),
+        // Long strides while they lead on in the same direction.
+        let strides = self.last.is_none_or(|last| last == step);
+        let next = match step {
+            Step::Fewer if strides && elasticity >= TRIAL_IS_BETTER_FROM => limit / 2,
+            Step::Fewer => limit - quarter,
+            Step::None => limit,
+            Step::More if strides && elasticity < NO_KNEE_BELOW => limit + (limit / 2).max(1),
+            Step::More => limit + quarter,
         };
         let next = next.clamp(1, self.most);
-        let goes_on = next != limit && self.last.is_none_or(|last| last == step);
-        self.patience = if goes_on { 1 } else { (patience * 2).min(PATIENCE_MAX) };
+        self.patience = match next != limit && strides {
+            true => (patience / 2).max(1),
+            // Where all may be used there is nothing to gain, and a change for the worse shows by itself.
+            false if next == self.most => (patience * 2).min(PATIENCE_AT_MOST_MAX),
+            false => (patience * 2).min(PATIENCE_MAX),
+        };
         self.last = Some(step);
         // While it is pressed, "more" can only be as before.
-        self.limit = if step == Step::More { next.max(self.limit.min(self.most)) } else { next };
+        self.limit = if step == Step::Fewer { next } else { next.max(self.limit) };
     }
 }

@@ -51,6 +51,8 @@ const SILENT_PART: u32 = 10;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Health {
     failures: u32,
+    /// The last of these was that it could not be reached.
+    is_unreached: bool,
     ejections: u32,
     ejected: Option<Ejected>,
     /// The share of failures among the last transactions, and how many it has been taken over.
@@ -60,6 +62,8 @@ pub struct Health {
     silences: u32,
     is_down: bool,
     is_closed: bool,
+    /// How often probes had found it well, as of the last word.
+    vouched: u8,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -70,17 +74,17 @@ struct Ejected {
 }
 
 impl Health {
-    /// A transaction or an opening went well: failures in a row are forgiven. How long it had been ejected, if it
-    /// had been.
-    pub fn success(&mut self) -> Option<Duration> {
+    /// A transaction went well: failures in a row are forgiven. How long it had been ejected, and why, if it had been.
+    pub fn success(&mut self) -> Option<(Duration, Cause)> {
         self.count(0.0);
         (self.failures, self.ejections, self.silences) = (0, 0, 0);
-        self.ejected.take().map(|ejected| ejected.time)
+        self.ejected.take().map(|ejected| (ejected.time, ejected.cause))
     }
 
-    /// One failed by the upstream's fault. True if that ejects it (anew).
-    pub fn failure(&mut self, rules: &Rules, now: Instant) -> bool {
+    /// One failed by the upstream's fault, which could not even be reached or was. True if that ejects it (anew).
+    pub fn failure(&mut self, is_unreached: bool, rules: &Rules, now: Instant) -> bool {
         self.count(1.0);
+        self.is_unreached = is_unreached;
         self.failures = self.failures.saturating_add(1);
         if self.failures < rules.eject_after || self.is_ejected(now) {
             return false;
@@ -132,6 +136,18 @@ impl Health {
     /// Does it fail far more than others, whose middle share is `others`?
     pub(super) fn fails_beyond(&self, others: f32) -> bool {
         self.failing().is_some_and(|share| share > 2.0 * others + SHARE_BEYOND)
+    }
+
+    /// How often probes have found it well although it is ejected. That ends an ejection whose reason a probe would
+    /// see, and live mail tries it: true if so.
+    pub(super) fn vouch(&mut self, vouched: u8, now: Instant) -> bool {
+        let is_news = std::mem::replace(&mut self.vouched, vouched) != vouched;
+        let is_visible = self.is_unreached && self.ejected_for(now) == Some(Cause::InARow);
+        if let Some(ejected) = self.ejected.as_mut().filter(|_| is_news && is_visible) {
+            ejected.until = now;
+            return true;
+        }
+        false
     }
 
     /// What the control thread says. True if it may be used again, which it could not before.

@@ -11,6 +11,19 @@ use std::time::Duration;
 const PATIENCE_MIN_NANOS: u64 = 500_000_000;
 const PATIENCE_MAX_NANOS: u64 = 8_000_000_000;
 
+/// One that is just back and not chosen for a while does not make up for more than so many picks.
+const CREDIT_MAX: f32 = 4.0;
+
+/// On its way to its full share.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ramp {
+    from: Instant,
+    pub(super) to: Instant,
+    credit: f32,
+    /// The fleet's picks when that was counted.
+    picks: u64,
+}
+
 /// One upstream.
 #[derive(Clone, Debug)]
 pub struct Member {
@@ -44,8 +57,8 @@ pub struct Member {
     pub(super) patience_nanos: u64,
     /// Its place in the order of weighted turns.
     pub(super) pass: f64,
-    /// It came back at the first of these, and has its full share from the second on.
-    pub(super) ramp: Option<(Instant, Instant)>,
+    /// It came back a while ago.
+    pub(super) ramp: Option<Ramp>,
 }
 
 impl Member {
@@ -114,18 +127,24 @@ impl Member {
         *self = Member { weight: self.weight, inverse: self.inverse, ..other };
     }
 
-    /// From here on its share grows, and is whole after `time`.
-    pub(super) fn start_slowly(&mut self, time: Duration, now: Instant) {
-        self.ramp = (!time.is_zero()).then_some((now, now + time));
+    /// From here on its share grows, and is whole after `time`. `picks`: the fleet's so far.
+    pub(super) fn start_slowly(&mut self, time: Duration, picks: u64, now: Instant) {
+        let ramp = Ramp { from: now, to: now + time, credit: 1.0, picks };
+        self.ramp = (!time.is_zero()).then_some(ramp);
     }
 
-    /// Just back, it takes part in a growing share of the picks only, at first in one of twenty. `chance`: any
-    /// number.
-    pub(super) fn sits_out(&self, chance: u64, now: Instant) -> bool {
-        let Some((from, to)) = self.ramp else { return false };
-        let share = now.nanos_since(from) as f64 / to.nanos_since(from).max(1) as f64;
-        let chance = chance.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        chance as f64 / f64::from(u32::MAX) >= share.max(0.05)
+    /// Just back, it has no more than a growing part of its fair share of the fleet's picks, at first a twentieth: each
+    /// pick is that much credit, and one of its own costs 1.
+    pub(super) fn sits_out(&mut self, fair: f32, picks: u64, now: Instant) -> bool {
+        let Some(ramp) = &mut self.ramp else { return false };
+        let part = now.nanos_since(ramp.from) as f32 / ramp.to.nanos_since(ramp.from).max(1) as f32;
+        let since = (picks - std::mem::replace(&mut ramp.picks, picks)) as f32;
+        ramp.credit = (ramp.credit + since * fair * part.max(0.05)).min(CREDIT_MAX);
+        if ramp.credit < 1.0 {
+            return true;
+        }
+        ramp.credit -= 1.0;
+        false
     }
 
     /// A transaction ended there after some silence.

@@ -1,6 +1,6 @@
 //! What there is and how it stands: shared by the control thread's tasks, and by whoever wants to look.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,6 +9,9 @@ use crate::balance::board::{self, Said};
 use crate::observe::status::{Status, status};
 use crate::observe::{Bypass, Names, PoolStanding, PoolStats, Standing, State, Stats, UpstreamStats};
 use crate::shard::Orders;
+
+/// How long "lately" is.
+const LATELY_SECONDS: usize = 10;
 
 /// What the control thread's tasks share.
 #[derive(Debug)]
@@ -37,6 +40,8 @@ pub(super) struct Shared {
 pub(super) struct Watched {
     standing: Standing,
     said: Option<Said>,
+    /// What had been delivered there, second by second; the oldest first.
+    delivered: VecDeque<u64>,
     pub(super) good_in_a_row: u32,
     pub(super) bad_in_a_row: u32,
 }
@@ -87,6 +92,11 @@ impl View {
     /// Sees what has changed by itself, and tells of it.
     pub(super) fn look(&self) {
         self.lock().look(None);
+    }
+
+    /// Notes what has been delivered. To be called every second.
+    pub(super) fn note(&self) {
+        self.lock().note();
     }
 
     /// Another layout is in force.
@@ -146,6 +156,19 @@ impl Shared {
         self.pools.retain(|serial, _| pools.contains(serial));
     }
 
+    fn note(&mut self) {
+        for seat in self.layout.pools.iter().flat_map(|pool| &pool.upstreams) {
+            let Some(watched) = self.watched.get_mut(&seat.serial) else { continue };
+            let now = seat.stats.iter().map(|stats| stats.delivered.get()).sum::<u64>();
+            let oldest = watched.delivered.front().copied().unwrap_or_default();
+            watched.standing.lately = now.saturating_sub(oldest);
+            watched.delivered.push_back(now);
+            if watched.delivered.len() > LATELY_SECONDS {
+                watched.delivered.pop_front();
+            }
+        }
+    }
+
     fn seat(&self, serial: u64) -> Option<&UpstreamSeat> {
         self.layout.pools.iter().flat_map(|pool| &pool.upstreams).find(|seat| seat.serial == serial)
     }
@@ -195,10 +218,20 @@ impl Shared {
                     .then(|| format!("{} probes in a row failed, the last: {why}", watched.bad_in_a_row))
             }
         };
+        // Live mail has left it out, and it looks well: where it could not be reached it may be tried again.
+        let is_well = watched.good_in_a_row >= rise && self.is_ejected(serial);
+        let vouched = said.vouched.wrapping_add(u8::from(is_well));
+        if why.is_some() || is_well {
+            self.say(serial, Said { is_down: said.is_down ^ why.is_some(), vouched, ..said });
+        }
         if let Some(why) = why {
-            self.say(serial, Said { is_down: !said.is_down, ..said });
             self.look(Some((serial, why)));
         }
+    }
+
+    /// Has some shard ejected it?
+    fn is_ejected(&self, serial: u64) -> bool {
+        self.seat(serial).is_some_and(|seat| seat.stats.iter().any(|stats| stats.healthy.get() == 0))
     }
 
     /// It is not probed any more: what probes have said of it counts no longer.

@@ -80,6 +80,7 @@ impl Dispatch {
                 None => self.pools.push(PoolState::new(pool)),
             }
         }
+        self.refit_kept();
         self.set_scoreboard(scoreboard);
         self.tell_time(now);
         self.heed_marks(now);
@@ -114,7 +115,9 @@ impl Dispatch {
         let options = &self.options.pools[pool].upstreams[upstream];
         let said = options.mark.get();
         let is_closed = options.is_leaving || said.order != Order::Enable;
-        if self.pools[pool].fleet.mark(upstream, is_closed, said.is_down, now) {
+        let fleet = &mut self.pools[pool].fleet;
+        let is_vouched_for = fleet.vouch(upstream, said.vouched, now);
+        if fleet.mark(upstream, is_closed, said.is_down, now) || is_vouched_for {
             let chance = self.random();
             self.pools[pool].links[upstream].returned(chance, now);
         }
@@ -212,5 +215,6 @@ impl Dispatch {
             stats.deliveries.set(pool.deliveries);
         }
         self.stats.under_way.set(self.under_way() as u64);
+        self.publish_kept();
     }
 }

@@ -67,6 +67,8 @@ pub(super) enum Retry {
 pub(super) enum Blame {
     /// The upstream as a whole: counts towards its ejection and its response time.
     Upstream,
+    /// The same, and it could not be reached: a probe would see that too.
+    Unreached,
     /// The upstream asks for less: fewer links, unless it has none; then it counts like `Upstream`.
     Pressure,
     /// The upstream says nothing at all any more: it is left alone for a moment.
@@ -99,7 +101,7 @@ pub(super) fn judge(trouble: Trouble<'_>, phase: Phase, reused: bool) -> Fault {
     let fault = |retry, blame, reply| Fault { retry, blame, reply };
     match trouble {
         Trouble::NotOpened => {
-            fault(Retry::Elsewhere, Blame::Upstream, ours(1, "no upstream could be reached"))
+            fault(Retry::Elsewhere, Blame::Unreached, ours(1, "no upstream could be reached"))
         }
         Trouble::Unwelcome(reply) => {
             // A refusal in words, so not in doubt even after the dot; on a link grown old it concerns only the link.
@@ -121,7 +123,7 @@ pub(super) fn judge(trouble: Trouble<'_>, phase: Phase, reused: bool) -> Fault {
             let retry = retry_of_loss(phase, reused);
             // A link closed while idle is nobody's fault, also where it cannot be told whether it was.
             let is_stale = retry == Retry::FreshLink || reused && phase == Phase::Whole { heard: false };
-            let blame = if is_stale { Blame::Nobody } else { Blame::Upstream };
+            let blame = if is_stale { Blame::Nobody } else { Blame::Unreached };
             fault(retry, blame, ours(2, "lost the link to the upstream"))
         }
         Trouble::TimedOut => {
@@ -233,12 +235,16 @@ mod tests {
             assert_eq!(retry(Trouble::TimedOut, phase, reused), Retry::InDoubt);
         }
         assert_eq!(judge(Trouble::Lost, unheard, true).blame, Blame::Nobody);
-        assert_eq!(judge(Trouble::Lost, unheard, false).blame, Blame::Upstream);
+        assert_eq!(judge(Trouble::Lost, unheard, false).blame, Blame::Unreached);
         // But a refusal in words says that it was not.
         let closing = Reply::new(421, Enhanced(4, 3, 2), "closing");
         assert_eq!(retry(Trouble::Unwelcome(closing), unheard, true), Retry::FreshLink);
         assert_eq!(retry(Trouble::Unwelcome(closing), begun, true), Retry::Elsewhere);
         assert_eq!(retry(Trouble::NotOpened, Phase::Opening, false), Retry::Elsewhere);
+        for (all, blame) in [(true, Blame::Silence), (false, Blame::Message)] {
+            let fault = judge(Trouble::Overdue { all }, silent, true);
+            assert_eq!((fault.retry, fault.blame), (Retry::Sooner, blame));
+        }
         let no = Reply::new(550, Enhanced(5, 1, 1), "no such user");
         assert_eq!(retry(Trouble::Said(no), Phase::Dotted, true), Retry::Never);
         let later = Reply::new(450, Enhanced(4, 2, 0), "busy");

@@ -5,6 +5,7 @@ mod histogram;
 mod names;
 pub mod prometheus;
 mod scoreboard;
+mod spool;
 pub mod status;
 
 use std::ops::Deref;
@@ -16,6 +17,7 @@ pub use names::{
     Bypass, Episode, ListenerName, Names, PoolName, PoolStanding, Standing, State, UpstreamName,
 };
 pub use scoreboard::{Figures, Scoreboard};
+pub use spool::SpoolStats;
 
 /// Where the scoreboard takes its atomics from; its test under loom has others.
 mod atomics {
@@ -131,6 +133,8 @@ pub struct UpstreamStats {
     pub estimate_nanos: Counter,
     /// Times it asked for less (421, too many connections) and got fewer links.
     pub pressures: Counter,
+    /// Deliveries taken away because it was silent.
+    pub overdue: Counter,
     /// Why it is ejected: 0 it is not, 1 failures in a row, 2 more failures than the others, 3 silence.
     pub ejected_for: Counter,
     /// What `estimate_nanos` is made of, and opening a link, by [`Part`].
@@ -287,6 +291,8 @@ pub struct Totals {
     pub busy_nanos: Counter,
     /// Transactions and deliveries under way now; zero lets a drain end.
     pub under_way: Counter,
+    /// The messages that it keeps.
+    pub spool: SpoolStats,
     /// First octet of MAIL until the final dot has come.
     pub receive: Histogram,
     /// The final dot until the verdict.

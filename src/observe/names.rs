@@ -110,6 +110,8 @@ pub struct Standing {
     pub why: String,
     /// How often it has come into each state, in the order of [`State::ALL`].
     pub entered: [u64; State::ALL.len()],
+    /// Recipients delivered there lately: in the last ten seconds or so.
+    pub lately: u64,
     /// Probes that went well.
     pub probes_good: u64,
     /// Probes that did not.

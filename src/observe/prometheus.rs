@@ -37,6 +37,7 @@ pub fn text(names: &Names, shards: &[Arc<Stats>], busy: &[f64]) -> String {
     pools(&mut page, names);
     upstreams(&mut page, names, shards);
     machine(&mut page, shards, busy);
+    super::spool::write(&mut page, shards);
     page.out
 }
 
@@ -106,7 +107,7 @@ fn upstreams(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
     page.by_part("postlane_deliveries_total", "outcome", &fleet, &outcomes, sum);
     page.head("postlane_upstream_links", "gauge", "Links now, by state.");
     page.by_part("postlane_upstream_links", "state", &fleet, &states, sum);
-    let rest: [(&str, &str, &str, Of); 7] = [
+    let rest: [(&str, &str, &str, Of); 8] = [
         ("postlane_upstream_in_flight", "gauge", "Transactions under way.", |s| &s.in_flight),
         (
             "postlane_upstream_links_limit",
@@ -121,6 +122,9 @@ fn upstreams(page: &mut Page, names: &Names, shards: &[Arc<Stats>]) {
         ("postlane_upstream_links_lost_total", "counter", "Links lost in a transaction.", |s| &s.lost_links),
         ("postlane_upstream_ejections_total", "counter", "Times an upstream was ejected.", |s| &s.ejections),
         ("postlane_upstream_pressure_total", "counter", "Times it asked for fewer links.", |s| &s.pressures),
+        ("postlane_upstream_overdue_total", "counter", "Deliveries taken away because it was silent.", |s| {
+            &s.overdue
+        }),
     ];
     for (name, kind, help, of) in rest {
         page.head(name, kind, help);
@@ -230,16 +234,16 @@ fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
     }
 }
 
-struct Page {
+pub(super) struct Page {
     out: String,
 }
 
 impl Page {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
+    pub(super) fn head(&mut self, name: &str, kind: &str, help: &str) {
         let _ = writeln!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    fn line(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
+    pub(super) fn line(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
         let _ = if labels.is_empty() {
             writeln!(self.out, "{name} {value}")
         } else {
@@ -262,14 +266,20 @@ impl Page {
         }
     }
 
-    fn histogram<'a>(&mut self, name: &str, labels: &str, shards: impl Iterator<Item = &'a Histogram>) {
+    pub(super) fn histogram<'a>(
+        &mut self,
+        name: &str,
+        labels: &str,
+        shards: impl Iterator<Item = &'a Histogram>,
+    ) {
         let mut sum = Snapshot::default();
         shards.for_each(|histogram| histogram.add_to(&mut sum));
         let (bucket, count) = (format!("{name}_bucket"), sum.count());
+        let comma = if labels.is_empty() { "" } else { "," };
         for (bound, up_to) in sum.cumulative() {
-            self.line(&bucket, &format!("{labels},le=\"{}\"", bound as f64 / 1e9), up_to);
+            self.line(&bucket, &format!("{labels}{comma}le=\"{}\"", bound as f64 / 1e9), up_to);
         }
-        self.line(&bucket, &format!("{labels},le=\"+Inf\""), count);
+        self.line(&bucket, &format!("{labels}{comma}le=\"+Inf\""), count);
         self.line(&format!("{name}_sum"), labels, sum.sum_nanos as f64 / 1e9);
         self.line(&format!("{name}_count"), labels, count);
     }
@@ -306,6 +316,8 @@ mod tests {
         let shards: Vec<Arc<Stats>> = (0..2).map(|_| Arc::new(Stats::new(1, &[2]))).collect();
         shards[0].listeners[0].accepted.add(2);
         shards[1].listeners[0].accepted.add(3);
+        shards[0].pools[0][0].limit.set(8);
+        shards[1].pools[0][0].limit.set(3);
         shards[0].pools[0][0].stage(Stage::Eod).record(1_500_000);
         let text = text(&names, &shards, &[0.25, 0.5]);
         for line in [
@@ -314,6 +326,7 @@ mod tests {
             "postlane_upstream_healthy{pool=\"farm\",upstream=\"mta2\"} 0",
             "postlane_upstream_response_seconds_count{pool=\"farm\",upstream=\"mta1\",stage=\"eod\"} 1",
             "postlane_upstream_links{pool=\"farm\",upstream=\"mta1\",state=\"idle\"} 0",
+            "postlane_upstream_links_limit{pool=\"farm\",upstream=\"mta1\"} 11",
             "postlane_in_doubt_total 0",
             "postlane_upstream_transitions_total{pool=\"farm\",upstream=\"mta2\",to=\"down\"} 0",
             "postlane_pool_panic{pool=\"farm\"} 0",

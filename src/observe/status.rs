@@ -105,6 +105,8 @@ pub struct UpstreamStatus {
     pub bounced: u64,
     /// Its share of all deliveries of the pool, 0 to 1.
     pub share: f64,
+    /// The same of the last ten seconds or so.
+    pub share_lately: f64,
     /// The estimate of its response time to a message of nothing, the mean of the shards that have one, seconds; 0
     /// while nothing is known.
     pub estimate_seconds: f64,
@@ -128,6 +130,8 @@ pub struct UpstreamStatus {
     pub ejections: u64,
     /// Times it asked for fewer links.
     pub pressures: u64,
+    /// Deliveries taken away because it was silent.
+    pub overdue: u64,
     /// Failed transactions by how far they had come: `open`, `mail`, `rcpt`, `data`, `eod`.
     pub failures: BTreeMap<&'static str, u64>,
     /// Probes that went well.
@@ -179,6 +183,7 @@ fn bypass_status(by: Bypass, shards: &[Arc<Stats>]) -> BypassStatus {
 fn pool_status(pool: &PoolName, shards: &[Arc<Stats>]) -> PoolStatus {
     let p = pool.place;
     let all: u64 = shards.iter().flat_map(|s| &s.pools[p]).map(|u| u.delivered.get()).sum();
+    let lately: u64 = pool.upstreams.iter().map(|upstream| upstream.standing.lately).sum();
     let upstreams = pool.upstreams.iter().map(|upstream| {
         let u = upstream.place;
         let sum =
@@ -204,6 +209,7 @@ fn pool_status(pool: &PoolName, shards: &[Arc<Stats>]) -> PoolStatus {
             deferred: sum(|u| u.deferred.get()),
             bounced: sum(|u| u.bounced.get()),
             share: delivered as f64 / all.max(1) as f64,
+            share_lately: standing.lately as f64 / lately.max(1) as f64,
             estimate_seconds: mean(&|u| u.estimate_nanos.get()),
             estimates_seconds: Part::ALL.map(|part| (part.label(), mean(&|u| u.estimate(part).get()))).into(),
             in_flight: sum(|u| u.in_flight.get()),
@@ -215,6 +221,7 @@ fn pool_status(pool: &PoolName, shards: &[Arc<Stats>]) -> PoolStatus {
             links_lost: sum(|u| u.lost_links.get()),
             ejections: sum(|u| u.ejections.get()),
             pressures: sum(|u| u.pressures.get()),
+            overdue: sum(|u| u.overdue.get()),
             failures: failures.into_iter().collect(),
             probes_good: standing.probes_good,
             probes_bad: standing.probes_bad,
@@ -272,36 +279,41 @@ impl Status {
         writeln!(f, "pool {}{colon}{}", pool.name, states.join(", "))?;
         writeln!(
             f,
-            "  {:<16} {:<9} {:>8} {:>10} {:>7} {:>10} {:>26} {:>9} {:>29} {:>9} {:>8}",
+            "  {:<16} {:<9} {:>8} {:>10} {:>7} {:>7} {:>10} {:>9} {:>29} {:>9} {:>8}",
             "upstream",
             "state",
             "for",
             "delivered",
             "share",
+            "lately",
             "estimate",
-            "connect mail data eod, ms",
             "in flight",
             "links idle/busy/opening/limit",
             "put off",
             "bounced"
         )?;
         for u in &pool.upstreams {
-            let ms = |part: Part| u.estimates_seconds.get(part.label()).map_or(0.0, |seconds| seconds * 1e3);
             writeln!(
                 f,
-                "  {:<16} {:<9} {:>8} {:>10} {:>6.1}% {:>7.2} ms {:>26} {:>9} {:>29} {:>9} {:>8}",
+                "  {:<16} {:<9} {:>8} {:>10} {:>6.1}% {:>6.1}% {:>7.2} ms {:>9} {:>29} {:>9} {:>8}",
                 u.name,
                 u.state,
                 span(self.time - u.since),
                 u.delivered,
                 u.share * 100.0,
+                u.share_lately * 100.0,
                 u.estimate_seconds * 1e3,
-                Part::ALL.map(|part| format!("{:.2}", ms(part))).join(" "),
                 u.in_flight,
                 format!("{}/{}/{}/{}", u.links_idle, u.links_busy, u.links_opening, u.links_limit),
                 u.deferred,
                 u.bounced
             )?;
+            if u.estimate_seconds > 0.0 {
+                let ms =
+                    |part: Part| u.estimates_seconds.get(part.label()).map_or(0.0, |seconds| seconds * 1e3);
+                let parts = Part::ALL.map(|part| format!("{} {:.2} ms", part.label(), ms(part)));
+                writeln!(f, "    estimates: {}", parts.join(", "))?;
+            }
             let failures: Vec<String> = FailedAt::ALL
                 .iter()
                 .filter_map(|at| {

@@ -129,8 +129,7 @@ impl Batch {
         }
     }
 
-    /// What to write next to a file (or, of extents alone, to fill from one): pieces and their number; `None` if all
-    /// has been.
+    /// Of extents alone: what to fill next from a file, pieces and their number; `None` if all has been.
     pub(crate) fn next_vector(&mut self) -> Option<(*const libc::iovec, u32)> {
         let left = &self.iovecs[self.at..];
         (!left.is_empty()).then(|| (left.as_ptr(), left.len().min(IOV_MAX) as u32))

@@ -65,10 +65,12 @@ impl BufferRing {
         usize::from(self.entries) - self.numbers.len()
     }
 
-    /// Lends the kernel what the pool has, until the ring is full.
-    pub(crate) fn refill(&mut self, pool: &mut Pool) {
+    /// Lends the kernel what the pool has, until it has `most` or the ring is full.
+    pub(crate) fn refill(&mut self, pool: &mut Pool, most: usize) {
         let before = self.tail;
-        while let Some(&number) = self.numbers.last() {
+        while self.lent() < most
+            && let Some(&number) = self.numbers.last()
+        {
             let Some((index, address)) = pool.lend() else {
                 break;
             };

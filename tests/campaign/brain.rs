@@ -1,7 +1,9 @@
 //! Who chooses: Postlane's policies, an oracle, and HAProxy's way.
 
+use std::time::Duration;
+
 use postlane::balance::health::Rules;
-use postlane::balance::{Ask, Fleet, Heard, Pick, Policy, Tried, key};
+use postlane::balance::{Ask, Care, Fleet, Heard, Pick, Policy, Tried, key};
 use postlane::time::Instant;
 
 use super::farm::Upstream;
@@ -47,16 +49,18 @@ pub(crate) enum Brain {
 }
 
 /// As the configuration's defaults.
-const RULES: Rules = Rules { eject_after: 5, eject_for: std::time::Duration::from_secs(10) };
+const RULES: Rules = Rules { eject_after: 5, eject_for: Duration::from_secs(10) };
 
 impl Brain {
-    pub(crate) fn new(way: Way, upstreams: &[Upstream]) -> Brain {
+    pub(crate) fn new(way: Way, upstreams: &[Upstream], slow_start: Duration) -> Brain {
         match way {
             Way::Policy(policy) => {
                 let identity = |i: usize| key(format!("mta{i}").as_bytes());
                 let weights =
                     upstreams.iter().enumerate().map(|(i, upstream)| (upstream.weight, identity(i)));
-                Brain::Fleet(Box::new(Fleet::new(policy, weights)))
+                let mut fleet = Fleet::new(policy, weights);
+                fleet.set_care(Care { slow_start, panic_below_permille: 300 });
+                Brain::Fleet(Box::new(fleet))
             }
             Way::Oracle | Way::Haproxy => Brain::Oracle,
         }
@@ -102,11 +106,28 @@ impl Brain {
         }
     }
 
-    pub(crate) fn failed(&mut self, upstream: usize, now: Nanos) {
+    /// `reached`: it failed although it could be reached.
+    pub(crate) fn failed(&mut self, upstream: usize, reached: bool, now: Nanos) {
         if let Some(fleet) = self.fleet() {
-            fleet.punish(upstream, instant(now));
-            fleet.failed(upstream, &RULES, instant(now));
+            let now = instant(now);
+            fleet.punish(upstream, now);
+            let _ = match reached {
+                true => fleet.failed(upstream, &RULES, now),
+                false => fleet.unreached(upstream, &RULES, now),
+            };
         }
+    }
+
+    /// What probes say of it.
+    pub(crate) fn mark(&mut self, upstream: usize, is_down: bool, vouched: u8, now: Nanos) {
+        if let Some(fleet) = self.fleet() {
+            fleet.vouch(upstream, vouched, instant(now));
+            fleet.mark(upstream, false, is_down, instant(now));
+        }
+    }
+
+    pub(crate) fn is_ejected(&mut self, upstream: usize, now: Nanos) -> bool {
+        self.fleet().is_some_and(|fleet| fleet.members()[upstream].health().is_ejected(instant(now)))
     }
 }
 

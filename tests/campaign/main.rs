@@ -7,6 +7,8 @@ mod brain;
 mod dice;
 mod farm;
 mod haproxy;
+mod knee;
+mod links;
 mod outcome;
 mod play;
 mod report;
@@ -81,6 +83,23 @@ fn nobody_starves() {
     }
 }
 
+/// An upstream that probes find well again need not sit out its ejection; and `slow_start` is what it says.
+#[test]
+fn probes_bring_it_back_and_slow_start_takes_its_time() {
+    let back = |slow_start: u64| {
+        let slow_start = std::time::Duration::from_secs(slow_start);
+        let ours = play::play_with(LRT, Scenario::HalfVanish, 4, None, 1, slow_start);
+        let after = ours.returned_after().expect("it returns");
+        println!("half of them vanish, slow_start {slow_start:?}: back after {:.1} s", ms(after) / 1e3);
+        after
+    };
+    // Two good probes, at worst nearly ten seconds.
+    let at_once = back(0);
+    assert!(at_once <= 10 * SECOND + 500 * MS, "{at_once}");
+    let slowly = back(20);
+    assert!((at_once + 10 * SECOND..at_once + 20 * SECOND).contains(&slowly), "{slowly}");
+}
+
 /// Whatever happens, once it is over everybody gets a fair share again.
 #[test]
 fn all_return() {
@@ -90,6 +109,15 @@ fn all_return() {
         println!("{}: back after {:.0} ms", scenario.label(), ms(after));
         // An ejection that was renewed lasts twenty seconds.
         assert!(after <= 21 * SECOND, "{scenario:?}: {after}");
+    }
+}
+
+/// The table of returns and of links alone: for `POSTLANE_RETURNS=1`.
+#[test]
+fn returns() {
+    if std::env::var_os("POSTLANE_RETURNS").is_some() {
+        report::returns(1);
+        knee::report(1);
     }
 }
 

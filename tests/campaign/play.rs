@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::time::Duration;
 
 use postlane::balance::{Pick, Tried};
 
@@ -29,6 +30,7 @@ enum Event {
     Arrival,
     Served(Token),
     Refused(Token),
+    Probe(usize),
     TimedOut(Token),
     Tick,
 }
@@ -37,6 +39,20 @@ pub(crate) struct Message {
     pub(crate) arrived: Nanos,
     tried: Tried,
     attempts: u8,
+}
+
+/// As configured by default: every five seconds, two good ones in a row bring it up, three bad ones take it down.
+const PROBE_EVERY: Nanos = 5 * SECOND;
+const RISE: u32 = 2;
+const FALL: u32 = 3;
+
+/// What the probes of one upstream have seen.
+#[derive(Clone, Copy, Default)]
+struct Probes {
+    good: u32,
+    bad: u32,
+    is_down: bool,
+    vouched: u8,
 }
 
 struct Attempt {
@@ -57,6 +73,7 @@ pub(crate) struct Play {
     order: u64,
     attempts: HashMap<Token, Attempt>,
     ages: Vec<VecDeque<(Nanos, Token)>>,
+    probes: Vec<Probes>,
     waiting: VecDeque<usize>,
     next_token: Token,
     gap: f64,
@@ -64,6 +81,18 @@ pub(crate) struct Play {
 
 /// Plays one scenario. `rate`: messages a second; `None`: as many as keep the fleet as busy as the scenario says.
 pub(crate) fn play(way: Way, scenario: Scenario, fleet: usize, rate: Option<f64>, seed: u64) -> Outcome {
+    play_with(way, scenario, fleet, rate, seed, Duration::ZERO)
+}
+
+/// The same with so slow a start of those that come back.
+pub(crate) fn play_with(
+    way: Way,
+    scenario: Scenario,
+    fleet: usize,
+    rate: Option<f64>,
+    seed: u64,
+    slow_start: Duration,
+) -> Outcome {
     let upstreams: Vec<Upstream> = (0..fleet)
         .map(|i| {
             let weight = scenario.weight(i);
@@ -76,8 +105,9 @@ pub(crate) fn play(way: Way, scenario: Scenario, fleet: usize, rate: Option<f64>
     let mut play = Play {
         now: 0,
         scenario,
-        brain: Brain::new(way, &upstreams),
+        brain: Brain::new(way, &upstreams, slow_start),
         ages: vec![VecDeque::new(); fleet],
+        probes: vec![Probes::default(); fleet],
         upstreams,
         dice: Dice::new(seed),
         messages: Vec::new(),
@@ -91,6 +121,8 @@ pub(crate) fn play(way: Way, scenario: Scenario, fleet: usize, rate: Option<f64>
     };
     play.at(0, Event::Arrival);
     scenario.changes().into_iter().for_each(|time| play.at(time, Event::Change));
+    let first = |upstream: usize| PROBE_EVERY * (upstream as u64 + 1) / fleet as u64;
+    (0..fleet).for_each(|upstream| play.at(first(upstream), Event::Probe(upstream)));
     play.run();
     play.outcome
 }
@@ -113,6 +145,7 @@ impl Play {
                 Event::Change => self.change(),
                 Event::Served(token) => self.served(token),
                 Event::Refused(token) | Event::TimedOut(token) => self.failed(token),
+                Event::Probe(upstream) => self.probe(upstream),
                 Event::Tick => {}
             }
             self.place_waiting();
@@ -193,7 +226,8 @@ impl Play {
         let Some(attempt) = self.attempts.remove(&token) else { return };
         self.upstreams[attempt.upstream].forget(token);
         self.brain.ended(attempt.upstream);
-        self.brain.failed(attempt.upstream, self.now);
+        let reached = matches!(self.upstreams[attempt.upstream].mode, Mode::FailsFast | Mode::Hangs);
+        self.brain.failed(attempt.upstream, reached, self.now);
         self.tell_links(attempt.upstream);
         self.serve(attempt.upstream);
         let message = &mut self.messages[attempt.message];
@@ -217,6 +251,22 @@ impl Play {
             lost.into_iter().for_each(|token| self.failed(token));
             self.serve(upstream);
         }
+    }
+
+    /// Connect, greeting, EHLO: whoever refuses mail or is slow with it passes.
+    fn probe(&mut self, upstream: usize) {
+        if self.now < END {
+            self.at(self.now + PROBE_EVERY, Event::Probe(upstream));
+        }
+        let is_well = matches!(self.upstreams[upstream].mode, Mode::Well | Mode::Slow(_) | Mode::FailsFast);
+        let probes = &mut self.probes[upstream];
+        (probes.good, probes.bad) = if is_well { (probes.good + 1, 0) } else { (0, probes.bad + 1) };
+        let changes = if probes.is_down { probes.good >= RISE } else { probes.bad >= FALL };
+        probes.is_down ^= changes;
+        if probes.good >= RISE && self.brain.is_ejected(upstream, self.now) {
+            probes.vouched = probes.vouched.wrapping_add(1);
+        }
+        self.brain.mark(upstream, probes.is_down, probes.vouched, self.now);
     }
 
     fn tell_links(&mut self, upstream: usize) {

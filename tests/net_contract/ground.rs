@@ -116,7 +116,7 @@ impl<G: Ground> Stage<G> {
             | Event::Sent { stream, .. }
             | Event::Closed { stream, .. }) = event
             else {
-                panic!("nothing was asked of a disk: {event:?}");
+                panic!("nobody asked the disk: {event:?}");
             };
             assert!(!self.closed.contains_key(&stream), "{event:?} after the stream's last event");
             match event {

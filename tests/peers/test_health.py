@@ -1,9 +1,11 @@
 """Probes, orders for one upstream, pressure: what is shown, and where mail goes."""
 
 import json
+import signal
 import smtplib
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -148,6 +150,34 @@ def test_a_fallback_is_used_and_left_in_words(directory, lane_sink, recorder):
         for to in ("begun", "ended"):
             assert f'postlane_pool_transitions_total{{pool="farm",what="fallback",to="{to}"}} 1\n' in metrics
     finally:
+        live.stop()
+
+
+def test_one_that_is_stopped_holds_nobody_up(directory, lane_sink):
+    """SIGSTOP: what would go there goes to the other one after a moment, and soon nothing is tried there at all."""
+    # What goes whole by BDAT may have been taken, and waits.
+    stopped, other = (lane_sink("--no", "chunking") for _ in range(2))
+    keys = f'balance = "round-robin"\n{QUICK}probe = "off"'
+    pool = {"farm": (keys, {"a": stopped.port, "b": other.port})}
+    live = Live(directory, lambda live: text_of(live, pool, shards=1))
+    try:
+        deliver(live, 10)
+        assert (stopped.taken(), other.taken()) == (5, 5)
+        stopped.process.signal(signal.SIGSTOP)
+        began = time.monotonic()
+        deliver(live, 10)
+        took = time.monotonic() - began
+        live.wait_for("a", "ejected")
+        assert live.upstream("a")["why"] == "it does not answer while the others do (shard 0)"
+        assert took < 3, f"{took:.1f} s"
+        assert other.taken() == 15 and 2 <= live.upstream("a")["overdue"] <= 5
+        stopped.process.signal(signal.SIGCONT)
+        live.wait_for("a", "up")
+        deliver(live, 10)
+        assert stopped.taken() >= 8
+        assert live.status()["in_doubt"] == 0
+    finally:
+        stopped.process.signal(signal.SIGCONT)
         live.stop()
 
 

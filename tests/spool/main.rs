@@ -5,6 +5,7 @@
 
 mod dice;
 mod letter;
+mod memory;
 mod shard;
 mod world;
 
@@ -17,7 +18,7 @@ const SEEDS: u64 = 150;
 
 fn character(seed: u64) -> Character {
     let (errors, small, flips) = (seed & 1 != 0, seed & 2 != 0, seed & 4 != 0);
-    let crash_every = [0, 20, 100, 400][(seed >> 3 & 3) as usize];
+    let crash_every = [0, 40, 150, 500][(seed >> 3 & 3) as usize];
     Character { steps: 1_500, errors, small, flips, crash_every, cut: None }
 }
 

@@ -17,7 +17,7 @@ use crate::letter::{self, State};
 use crate::shard::{BUFFERS, Shard};
 
 const SHARDS_MAX: usize = 3;
-pub const SEGMENT: u64 = 128 << 10;
+pub(crate) const SEGMENT: u64 = 128 << 10;
 /// A no that is put off with.
 const LATER: Reply<'static> = Reply::new(451, Enhanced(4, 4, 1), "later");
 
@@ -55,43 +55,43 @@ impl Known {
 
 /// How a world is.
 #[derive(Clone, Debug, Default)]
-pub struct Character {
-    pub steps: usize,
+pub(crate) struct Character {
+    pub(crate) steps: usize,
     /// Disks that fail.
-    pub errors: bool,
+    pub(crate) errors: bool,
     /// Disks that fill.
-    pub small: bool,
+    pub(crate) small: bool,
     /// Bits flip between runs.
-    pub flips: bool,
+    pub(crate) flips: bool,
     /// Crashes per so many steps; 0: never.
-    pub crash_every: usize,
+    pub(crate) crash_every: usize,
     /// Power is cut when that many requests have been made: with the last one under way, or done.
-    pub cut: Option<(u64, bool)>,
+    pub(crate) cut: Option<(u64, bool)>,
 }
 
 /// What was seen.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct Count {
-    pub messages: u64,
-    pub durable: u64,
-    pub not_kept: u64,
-    pub full: u64,
-    pub failing: u64,
-    pub done: u64,
-    pub loads: u64,
-    pub crashes: u64,
-    pub replayed: u64,
-    pub torn: u64,
-    pub damages: u64,
-    pub lost: u64,
-    pub unreadable: u64,
-    pub requests: u64,
-    pub writes: u64,
-    pub write_errors: u64,
+pub(crate) struct Count {
+    pub(crate) messages: u64,
+    pub(crate) durable: u64,
+    pub(crate) not_kept: u64,
+    pub(crate) full: u64,
+    pub(crate) failing: u64,
+    pub(crate) done: u64,
+    pub(crate) loads: u64,
+    pub(crate) crashes: u64,
+    pub(crate) replayed: u64,
+    pub(crate) torn: u64,
+    pub(crate) damages: u64,
+    pub(crate) lost: u64,
+    pub(crate) unreadable: u64,
+    pub(crate) requests: u64,
+    pub(crate) writes: u64,
+    pub(crate) write_errors: u64,
 }
 
 impl Count {
-    pub fn add(&mut self, other: &Count) {
+    pub(crate) fn add(&mut self, other: &Count) {
         let Count {
             messages,
             durable,
@@ -129,7 +129,7 @@ impl Count {
     }
 }
 
-pub struct World {
+pub(crate) struct World {
     dice: Dice,
     character: Character,
     platter: Platter,
@@ -148,11 +148,11 @@ pub struct World {
     flips: u64,
     scratch: Vec<u8>,
     envelope: Envelope,
-    pub count: Count,
+    pub(crate) count: Count,
 }
 
 impl World {
-    pub fn new(seed: u64, character: Character) -> World {
+    pub(crate) fn new(seed: u64, character: Character) -> World {
         let mut dice = Dice::new(seed);
         let faults =
             Faults { delay_max: Duration::from_micros(dice.pick(&[100, 2_000])), ..Faults::default() };
@@ -183,7 +183,7 @@ impl World {
     }
 
     /// Plays it to the end.
-    pub fn play(mut self) -> Count {
+    pub(crate) fn play(mut self) -> Count {
         for _ in 0..self.character.steps {
             self.step();
         }
@@ -476,7 +476,9 @@ impl World {
     fn due(&mut self) {
         for shard in 0..self.shards.len() {
             let spool = &mut self.shards[shard].spool;
-            while let Some(entry) = spool.next_due(self.now, |pool| pool != 1 || self.number % 2 == 0) {
+            while let Some(entry) =
+                spool.next_due(self.now, |pool| pool != 1 || self.number.is_multiple_of(2))
+            {
                 let number = self.by_entry[&(shard, entry)];
                 let known = self.known.get_mut(&number).unwrap();
                 assert!(!known.active && known.state().is_some_and(|state| !state.suspended));

@@ -7,6 +7,7 @@ mod client;
 mod dice;
 mod focus;
 mod in_flight;
+mod links;
 mod message;
 mod overdue;
 mod play;

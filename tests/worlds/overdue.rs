@@ -58,6 +58,8 @@ fn nothing_waits_for_an_upstream_that_has_not_been_sent_it() {
         let count = play.finish();
         play.all_are(Fate::Answered(250));
         assert!(longest < Duration::from_secs(1), "{moment:?}: {longest:?}");
+        let overdue = play.stage.sum(|stats| stats.pools[0][0].overdue.get());
+        assert!((1..100).contains(&overdue), "{moment:?}: {overdue} were taken away");
         assert_eq!((count.in_doubt, count.repeats), (0, 0), "{moment:?}");
     }
 }

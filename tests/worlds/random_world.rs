@@ -112,6 +112,7 @@ fn draw_manner(dice: &mut Dice) -> Manner {
         delay_min: Duration::ZERO,
         delay_max: millis(dice.pick(&[0, 1, 10, 300])),
         dot_delay: millis(dice.pick(&[0, 1, 5, 50, 1_000])),
+        serial: false,
         pipelining: dice.chance(0.75),
         chunking: dice.chance(0.5),
         eight_bit: dice.chance(0.9),

@@ -47,6 +47,8 @@ pub(crate) struct Manner {
     pub(crate) delay_max: Duration,
     /// Added to the delay of the answer to the final dot.
     pub(crate) dot_delay: Duration,
+    /// One message after the other: a delay begins when the last one's is over, whichever link that was on.
+    pub(crate) serial: bool,
     pub(crate) pipelining: bool,
     pub(crate) chunking: bool,
     pub(crate) eight_bit: bool,
@@ -78,6 +80,7 @@ impl Manner {
             delay_min: Duration::ZERO,
             delay_max: Duration::ZERO,
             dot_delay: Duration::ZERO,
+            serial: false,
             pipelining: true,
             chunking: false,
             eight_bit: true,
@@ -169,6 +172,7 @@ pub(crate) struct Upstream {
     pub(crate) up: bool,
     /// Its process is stopped: the kernel still takes connections and bytes for it, nobody reads them.
     pub(crate) asleep: bool,
+    busy_until: Instant,
     links: Vec<Link>,
     dice: Dice,
     trace: bool,
@@ -188,6 +192,7 @@ impl Upstream {
             mails: Vec::new(),
             up: true,
             asleep: false,
+            busy_until: Instant::default(),
             links: Vec::new(),
             dice,
             trace,
@@ -524,7 +529,9 @@ impl Upstream {
             data,
             dsn: link.dsn,
         };
-        let now = now + self.manner.dot_delay;
+        let begun = if self.manner.serial { now.max(self.busy_until) } else { now };
+        let now = begun + self.manner.dot_delay;
+        self.busy_until = now;
         match self.fate(Moment::Dot) {
             Some(deed) => {
                 if !matches!(deed, Deed::Refuse | Deed::Defer | Deed::Leave)

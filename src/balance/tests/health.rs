@@ -203,3 +203,104 @@ fn a_refit_keeps_what_is_known_of_those_who_stay() {
         assert!(turns(&mut fleet, 200)[0] > 0, "{policy:?}");
     }
 }
+
+/// What a probe would have seen too is over when probes say so; what it would not is not.
+#[test]
+fn a_probe_shortens_an_ejection_that_it_can_judge() {
+    let rules = rules(3, 60_000);
+    let mut fleet = known(Policy::RoundRobin, &[1, 1]);
+    (0..3).for_each(|_| _ = fleet.unreached(0, &rules, at(0)));
+    assert!(fleet.members()[0].health().is_ejected(at(100)));
+    assert!(!fleet.vouch(0, 0, at(100)), "no news");
+    assert!(fleet.vouch(0, 1, at(100)));
+    // One message tries it.
+    assert_eq!(fleet.pick(&ask(0), at(101)), Pick::Now(0));
+    fleet.began(0);
+    assert_eq!(turns(&mut fleet, 5), [0, 5]);
+    // It fails again: a longer ejection, which further good probes end, too.
+    assert_eq!(fleet.unreached(0, &rules, at(102)), Some(Cause::InARow));
+    fleet.ended(0);
+    assert!(!fleet.vouch(0, 1, at(103)));
+    assert!(fleet.vouch(0, 2, at(103)));
+    // It takes mail and refuses it: it looks well to probes, and that says nothing.
+    fleet.heard(0, Heard::Done { bytes: 0 }, MS, at(104));
+    (0..3).for_each(|_| _ = fleet.failed(0, &rules, at(105)));
+    assert!(!fleet.vouch(0, 3, at(106)));
+    assert!(fleet.members()[0].health().is_ejected(at(107)));
+}
+
+/// The time that is configured, however short the ejection was.
+#[test]
+fn one_that_was_ejected_starts_slowly_for_as_long_as_configured() {
+    let mut fleet = known(Policy::RoundRobin, &[1, 1]);
+    fleet.set_care(Care { slow_start: Duration::from_secs(30), panic_below_permille: 0 });
+    assert_eq!(fleet.failed(0, &rules(1, 1_000), at(0)), Some(Cause::InARow));
+    assert_eq!(fleet.pick(&ask(0), at(1_001)), Pick::Now(0), "it is tried");
+    fleet.began(0);
+    fleet.ended(0);
+    fleet.heard(0, Heard::Done { bytes: 0 }, MS, at(1_002));
+    let share = |fleet: &mut Fleet, ms: u64| {
+        let took = |random: u64, fleet: &mut Fleet| fleet.pick(&ask(random), at(ms)) == Pick::Now(0);
+        (0..2_000).filter(|random| took(*random, fleet)).count()
+    };
+    let shares = [1_003, 11_002, 16_002, 31_003].map(|ms| share(&mut fleet, ms));
+    let expected = [0.05, 1.0 / 3.0, 0.5, 1.0].map(|part| part * 1_000.0);
+    for (share, expected) in shares.into_iter().zip(expected) {
+        assert!((share as f64) < expected * 1.3 + 60.0 && share as f64 > expected * 0.6, "{shares:?}");
+    }
+}
+
+/// One that nobody can reach at present is passed over; if it is the only one, nobody is to be waited for.
+#[test]
+fn one_that_is_shut_is_not_waited_for() {
+    for policy in Policy::ALL {
+        let mut fleet = known(policy, &[1, 5]);
+        set_room(&mut fleet, 0, false);
+        fleet.set_rest(0, Rest::Shut);
+        assert_eq!(turns(&mut fleet, 20), [0, 20], "{policy:?}");
+        let mut tried = Tried::default();
+        tried.push(1);
+        assert_eq!(fleet.pick(&Ask { tried: &tried, ..ask(0) }, at(0)), Pick::Nobody, "{policy:?}");
+        // One that is only about to be called is waited for, where there is no other.
+        fleet.set_rest(0, Rest::Brief);
+        assert_eq!(fleet.pick(&Ask { tried: &tried, ..ask(0) }, at(0)), Pick::Wait, "{policy:?}");
+        assert_eq!(turns(&mut fleet, 20), [0, 20], "{policy:?}");
+        fleet.set_rest(0, Rest::No);
+        set_room(&mut fleet, 0, true);
+        assert!(turns(&mut fleet, 400)[0] > 0, "{policy:?}");
+    }
+}
+
+#[test]
+fn two_silences_in_a_row_eject_for_a_moment_and_an_answer_forgives() {
+    let rules = rules(5, 1_000);
+    for policy in Policy::ALL {
+        let mut fleet = known(policy, &[1, 1, 1, 1]);
+        assert!(!fleet.fell_silent(0, &rules, at(0)), "{policy:?}: one may be the message's fault");
+        assert!(fleet.fell_silent(0, &rules, at(1)), "{policy:?}");
+        assert!(!fleet.fell_silent(0, &rules, at(2)), "{policy:?}: it is out already");
+        assert_eq!(fleet.members()[0].health().ejected_for(at(100)), Some(Cause::Silent));
+        for random in 0..50 {
+            let pick = fleet.pick(&ask(random), at(50));
+            assert!(matches!(pick, Pick::Now(1..=3)), "{policy:?} {pick:?}");
+        }
+        // A tenth of `eject_for`, then one message; longer the next time.
+        assert_eq!(fleet.pick(&ask(0), at(102)), Pick::Now(0), "{policy:?}");
+        assert!(fleet.fell_silent(0, &rules, at(102)), "{policy:?}");
+        assert!(fleet.members()[0].health().is_ejected(at(301)));
+        assert!(!fleet.members()[0].health().is_ejected(at(303)));
+        fleet.heard(0, Heard::Done { bytes: 0 }, MS, at(303));
+        assert!(!fleet.fell_silent(0, &rules, at(304)), "{policy:?}: forgiven");
+    }
+}
+
+#[test]
+fn silence_takes_out_at_most_half() {
+    let rules = rules(5, 1_000);
+    let mut fleet = known(Policy::LeastResponseTime, &[1, 1, 1, 1]);
+    let silent = |fleet: &mut Fleet, i| (0..3).any(|_| fleet.fell_silent(i, &rules, at(0)));
+    assert_eq!([0, 1, 2, 3].map(|i| silent(&mut fleet, i)), [true, true, false, false]);
+    assert!(!fleet.panics(at(0)));
+    fleet.set_care(Care { slow_start: Duration::ZERO, panic_below_permille: 600 });
+    assert!(fleet.panics(at(0)), "half is less than 600 of 1000");
+}

@@ -184,3 +184,18 @@ fn what_other_shards_have_learnt_is_believed() {
     assert_eq!(fleet.pick(&ask(0), at(4)), Pick::Now(1));
     assert_eq!(fleet.members()[0].own_nanos(), 5e6, "hearsay is not passed on");
 }
+
+/// Waiting for the best one is no good when many wait: they are served first.
+#[test]
+fn those_that_wait_count_where_there_is_no_room() {
+    let mut fleet = known(Policy::LeastResponseTime, &[5, 20]);
+    fleet.began(0);
+    set_room(&mut fleet, 0, false);
+    let pick = |fleet: &mut Fleet, waiting| fleet.pick(&Ask { waiting, ..ask(0) }, at(1));
+    assert_eq!(pick(&mut fleet, 0), Pick::Wait);
+    assert_eq!(pick(&mut fleet, 1), Pick::Wait);
+    set_room(&mut fleet, 0, false);
+    assert_eq!(pick(&mut fleet, 10), Pick::Wait, "as of the last look");
+    set_room(&mut fleet, 0, false);
+    assert_eq!(pick(&mut fleet, 10), Pick::Now(1));
+}

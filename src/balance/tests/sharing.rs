@@ -32,7 +32,7 @@ proptest! {
 
     #[test]
     fn keys_follow_the_weights(weights in weights()) {
-        assert_shares(&turns(&mut weighted(Policy::SourceHash, &weights), 60_000), &weights)?;
+        assert_shares(&turns(&mut weighted(Policy::SourceHash, &weights), 400_000), &weights)?;
     }
 
     #[test]

@@ -98,3 +98,45 @@ fn keys_are_stable_and_blind_to_case() {
 }
 
 const KEYS: (u64, u64) = (0xeead_eb17_bbe2_9bb3, 0x8f0f_5d7b_75aa_2829);
+
+/// One that is drained or leaves by a reload is as good as gone: its keys are where they would be without it, and no
+/// other moves, then or when its place is given to somebody else.
+#[test]
+fn a_closed_one_is_as_good_as_gone() {
+    let all: Vec<(usize, u32)> = (0..8).map(|n| (n, 1 + n as u32 % 3)).collect();
+    let rest: Vec<(usize, u32)> = all.iter().copied().filter(|(n, _)| *n != 3).collect();
+    for policy in [Policy::RecipientHash, Policy::SourceHash] {
+        let mut fleet = of(policy, &all);
+        let before = places(&mut fleet, &all, 2_000);
+        fleet.mark(3, true, false, at(0));
+        let without = places(&mut of(policy, &rest), &rest, 2_000);
+        assert_eq!(places(&mut fleet, &all, 2_000), without);
+        // Another weight for somebody else is another fleet; the closed one stays closed.
+        let identity = |n: usize| key(format!("mta{n}").as_bytes());
+        fleet.refit(policy, all.iter().map(|(n, weight)| (*weight, identity(*n))), |_| false, at(0));
+        assert_eq!(places(&mut fleet, &all, 2_000), without);
+        fleet.mark(3, false, false, at(0));
+        assert_eq!(places(&mut fleet, &all, 2_000), before);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whoever else can be had or not, a key's upstream is one that can.
+    #[test]
+    fn keys_find_whoever_is_left(
+        weights in prop::collection::vec(1u32..9, 2..40),
+        left in prop::collection::vec(any::<prop::sample::Index>(), 1..4),
+    ) {
+        for policy in [Policy::RecipientHash, Policy::SourceHash] {
+            let mut fleet = weighted(policy, &weights);
+            let left: Vec<usize> = left.iter().map(|left| left.index(weights.len())).collect();
+            (0..weights.len()).for_each(|i| set_room(&mut fleet, i, left.contains(&i)));
+            for n in 0..200 {
+                let Pick::Now(i) = fleet.pick(&ask(n), at(0)) else { unreachable!("somebody has room") };
+                prop_assert!(left.contains(&i));
+            }
+        }
+    }
+}

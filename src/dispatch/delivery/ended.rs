@@ -82,11 +82,14 @@ impl Dispatch {
         if fault.blame != Blame::Nobody && !is_pressure {
             fleet.punish(upstream, now);
         }
-        if matches!(fault.blame, Blame::Upstream | Blame::Pressure) && !is_pressure {
-            let rules = &self.options.pools[pool].health;
-            if fleet.failed(upstream, rules, now).is_some() {
-                stats.ejections.add(1);
-            }
+        let rules = &self.options.pools[pool].health;
+        let ejected = match fault.blame {
+            Blame::Unreached => fleet.unreached(upstream, rules, now),
+            Blame::Upstream | Blame::Pressure if !is_pressure => fleet.failed(upstream, rules, now),
+            _ => None,
+        };
+        if ejected.is_some() {
+            stats.ejections.add(1);
         }
         if fault.blame == Blame::Silence {
             self.fell_silent(pool, upstream, now);

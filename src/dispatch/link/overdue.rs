@@ -32,6 +32,7 @@ impl Dispatch {
             if !self.has_another(pool, upstream, delivery, now) {
                 continue;
             }
+            self.stats.pools[pool][upstream].overdue.add(1);
             let id = LinkId(slot as u32);
             match waits {
                 Waits::Current(_) => {

@@ -55,6 +55,11 @@ impl Dispatch {
         now: Instant,
         buffers: &mut impl Buffers,
     ) {
+        let session = &self.sessions[slot as usize];
+        if session.message.is_some() && session.refusal.is_none() && self.is_crowded(buffers.free()) {
+            self.stats.out_of_buffers.add(1);
+            self.refuse_body(slot, OUT_OF_MEMORY, buffers);
+        }
         if let Some(reply) = self.sessions[slot as usize].refusal_of(end) {
             self.forget_message(slot, buffers);
             self.answer_final(slot, reply.as_reply(), now);
@@ -76,8 +81,9 @@ impl Dispatch {
             self.hold_replies(slot);
         }
         let message = self.complete_message(slot, message, now, buffers);
-        let transaction = self.begin_transaction(message, Some(slot), mail_at, now);
+        let transaction = self.new_transaction(message, Some(slot), mail_at, now);
         self.await_verdict(slot, transaction, now);
+        self.take_on(transaction, now, buffers);
     }
 
     fn await_verdict(&mut self, slot: u32, transaction: TransactionId, now: Instant) {

@@ -7,6 +7,11 @@ use crate::handle::Buffers;
 use crate::net::{Cause, Event};
 use crate::sys::ring::Completion;
 
+/// Of the free buffers this part is lent to the kernel…
+const LENT_PART: usize = 64;
+/// …but at least so many.
+const LENT_MIN: usize = 4;
+
 impl Uring {
     pub(super) fn receive_if_wanted(&mut self, slot: u32) {
         let tag = self.streams.tag(Op::Receive, slot);
@@ -80,7 +85,9 @@ impl Uring {
 
     /// Lends the kernel what was released, and lets as many streams that waited for buffers receive again.
     pub(super) fn refill(&mut self) {
-        self.lent.refill(&mut self.pool);
+        // The fewer there are, the fewer may be filled before anybody can say that it is enough.
+        let most = (self.pool.free() / LENT_PART).max(LENT_MIN);
+        self.lent.refill(&mut self.pool, most);
         for _ in 0..self.lent.lent().min(self.starved.len()) {
             let Some(slot) = self.starved.pop_front() else {
                 return;
