@@ -72,7 +72,7 @@ impl Uring {
             (0, None) => {
                 // Not at once: what is written in answer to this turn's events still leaves.
                 stream.ending.get_or_insert(Cause::Peer);
-                self.mark(slot);
+                self.look_at(slot);
             }
             (libc::ENOBUFS, None) => {
                 stream.starved = true;
