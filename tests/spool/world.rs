@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postlane::disk::sim::{Faults, Platter};
-use postlane::handle::{Buffers, ShardId};
+use postlane::handle::{Buffers, FileId, ShardId};
 use postlane::protocol::wire::data::Shape;
 use postlane::protocol::{Enhanced, Envelope, Reply};
 use postlane::spool::{EntryId, Event, Kept, Options, Refusal, Report};
@@ -144,8 +144,9 @@ pub(crate) struct World {
     number: u64,
     faults: Faults,
     bytes_max: u64,
-    /// Bits flipped so far.
+    /// Bits flipped so far, and where.
     flips: u64,
+    flipped: Vec<(FileId, u64)>,
     scratch: Vec<u8>,
     envelope: Envelope,
     pub(crate) count: Count,
@@ -174,6 +175,7 @@ impl World {
             faults,
             bytes_max,
             flips: 0,
+            flipped: Vec::new(),
             scratch: Vec::new(),
             envelope: Envelope::default(),
             count: Count::default(),
@@ -246,7 +248,6 @@ impl World {
                 let known = before.remove(&number);
                 let possible = known.as_ref().is_some_and(|known| known.history.contains(&Some(state)));
                 if !possible {
-                    eprintln!("message {number} stands like {state:?}; {known:?}");
                     assert!(flips > 0, "message {number} cannot stand like this: {state:?}");
                     strange += 1;
                 }
@@ -270,12 +271,20 @@ impl World {
         for (number, known) in before {
             if !known.history.contains(&None) {
                 assert!(flips > 0, "message {number} is lost: {known:?}, {reports:#?}");
-                assert!(torn + damages > 0, "message {number} is lost and nobody says so");
+                assert!(
+                    torn + damages > 0,
+                    "message {number} is lost and nobody says so: {known:?} {reports:#?} {:?}",
+                    self.flipped
+                );
                 strange += 1;
                 self.count.lost += 1;
             }
         }
-        assert!(strange <= flips, "{flips} flipped bits, {strange} messages: {reports:#?}");
+        assert!(
+            strange <= flips,
+            "{flips} flipped bits, {strange} messages: {reports:#?}, {:?}",
+            self.flipped
+        );
     }
 
     fn step(&mut self) {
@@ -615,7 +624,9 @@ impl World {
         if self.character.flips && self.dice.once_in(2) {
             self.platter.settle();
             for _ in 0..1 + self.dice.below(2) {
-                flips += u64::from(self.platter.flip_any().is_some());
+                let flipped = self.platter.flip_any();
+                flips += u64::from(flipped.is_some());
+                self.flipped.extend(flipped);
             }
         }
         // The disk is well again when somebody looks.
