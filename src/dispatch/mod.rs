@@ -345,6 +345,7 @@ impl Dispatch {
         if self.next_tick <= now {
             self.next_tick = Instant::NEVER;
             self.pools.iter_mut().for_each(|pool| pool.stirred = true);
+            self.make_room(now, buffers);
         }
         self.settle(now, buffers);
     }

@@ -225,6 +225,11 @@ impl<N: Net> Shard<N> {
         &self.net
     }
 
+    /// The hands, when the shard has ended.
+    pub fn into_net(self) -> N {
+        self.net
+    }
+
     /// Tells the wall clock: seconds since 1970 at this clock's zero.
     pub fn set_unix_at_zero(&mut self, seconds: i64) {
         self.dispatch.set_unix_at_zero(seconds);

@@ -314,10 +314,16 @@ impl Ring {
         self.push(entry.user_data(tag).flags(squeue::Flags::SKIP_SUCCESS));
     }
 
-    /// Completes each time the file becomes readable, until it says that no more follow.
+    /// Completes when the file is readable.
     pub(crate) fn watch(&mut self, file: RawFd, tag: u64) {
-        let entry = opcode::PollAdd::new(Fd(file), libc::POLLIN as u32).multi(true).build();
+        let entry = opcode::PollAdd::new(Fd(file), libc::POLLIN as u32).build();
         self.push(entry.user_data(tag));
+    }
+
+    /// Has an AF_XDP socket send what is in its ring. Completes only if it cannot.
+    pub(crate) fn kick(&mut self, socket: RawFd, tag: u64) {
+        let entry = opcode::Send::new(Fd(socket), std::ptr::null(), 0).flags(libc::MSG_DONTWAIT).build();
+        self.push(entry.user_data(tag).flags(squeue::Flags::SKIP_SUCCESS));
     }
 
     // Files, by ordinary descriptors.

@@ -1,4 +1,4 @@
-//! Where a script is played: in the simulator, or over the loopback's TCP on io_uring.
+//! Where a script is played: in the simulator, over the loopback's TCP on io_uring, or past the kernel over a veth.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,16 +6,20 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use postlane::dispatch::Dispatch;
+use postlane::dispatch::{Dispatch, Letter};
 use postlane::handle::{ListenerId, ShardId};
+use postlane::net::Net;
 use postlane::net::sim::{PeerId, PeerState};
 use postlane::net::uring::{Uring, UringOptions};
+use postlane::net::xdp::{Interface, Xdp, XdpOptions, handovers};
 use postlane::observe::Stats;
-use postlane::shard::mailbox::mailboxes;
+use postlane::shard::mailbox::{Mailbox, mailboxes};
 use postlane::shard::{Order, Orders, Shard};
 use postlane::sys::arena::Arenas;
 use postlane::sys::ring_table::RingTable;
+use postlane::sys::xdp::Error;
 
+use crate::network::{INTERFACE, Network};
 use crate::stage::{Setup, Stage, upstream_address};
 
 /// One stream's end that the script plays.
@@ -152,8 +156,9 @@ impl Ground for SimGround {
     }
 }
 
-/// The shards on threads of their own, everybody else on this one.
-pub(crate) struct UringGround {
+/// The shards on threads of their own, everybody else on this one; upstreams behind a veth if the kernel is bypassed.
+pub(crate) struct SystemGround<const BYPASS: bool> {
+    network: Option<Network>,
     inlet: SocketAddr,
     shards: Vec<JoinHandle<()>>,
     orders: Arc<Orders>,
@@ -163,9 +168,49 @@ pub(crate) struct UringGround {
     waited: Duration,
 }
 
+pub(crate) type UringGround = SystemGround<false>;
+pub(crate) type XdpGround = SystemGround<true>;
+
 const GLANCE: Duration = Duration::from_millis(1);
 
-impl UringGround {
+impl XdpGround {
+    /// Why there is no such ground here, if there is none.
+    pub(crate) fn absent() -> Option<String> {
+        // In a thread of its own: whoever makes a network stays in it.
+        let open = || match Network::new(1).map(|network| (Interface::open(&bypass(), 1), network)) {
+            Ok((Ok(_), _)) => None,
+            Ok((Err(error @ (Error::Privileges(..) | Error::NoAfXdp(_))), _)) => Some(error.to_string()),
+            Ok((Err(error), _)) => panic!("{error}"),
+            Err(why) => Some(why),
+        };
+        std::thread::spawn(open).join().unwrap()
+    }
+}
+
+fn bypass() -> XdpOptions {
+    XdpOptions { interface: INTERFACE.to_owned(), queues: None, mode: None, ports: 61_000..=65_535 }
+}
+
+/// A shard's life, on its own thread.
+fn live<N: Net>(net: N, seat: Seat, inlet: SocketAddr, tell: &mpsc::Sender<SocketAddr>) -> N {
+    let Seat { id, dispatch, mailbox, orders, stats } = seat;
+    let mut shard = Shard::new(id, net, dispatch, mailbox, orders, stats);
+    tell.send(shard.listen(ListenerId(0), inlet).unwrap()).unwrap();
+    while !shard.has_ended() {
+        shard.turn();
+    }
+    shard.into_net()
+}
+
+struct Seat {
+    id: ShardId,
+    dispatch: Dispatch,
+    mailbox: Mailbox<Letter>,
+    orders: Arc<Orders>,
+    stats: Arc<[Arc<Stats>]>,
+}
+
+impl<const BYPASS: bool> SystemGround<BYPASS> {
     fn add(&mut self, stream: TcpStream) -> End {
         stream.set_nonblocking(true).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -180,12 +225,29 @@ fn listener(at: SocketAddr) -> TcpListener {
     listener
 }
 
-impl Ground for UringGround {
-    fn new(setup: &Setup) -> UringGround {
+/// At the far end, if there is one.
+fn listen_at(network: Option<&Network>, at: Option<SocketAddr>) -> TcpListener {
+    match network {
+        Some(network) => network.far(|| listener(at.unwrap_or(network.far_address()))),
+        None => listener(at.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)))),
+    }
+}
+
+impl<const BYPASS: bool> Ground for SystemGround<BYPASS> {
+    fn new(setup: &Setup) -> Self {
         let mut setup = setup.clone();
         let mut upstreams = Vec::new();
+        let network = BYPASS.then(|| Network::new(2).unwrap());
+        let mut shares = Vec::new();
+        if BYPASS {
+            let shards = usize::from(setup.shards);
+            let (interface, queues) = Interface::open(&bypass(), shards).unwrap();
+            let interface = Arc::new(interface);
+            shares.extend(queues.into_iter().zip(handovers(shards)).map(|share| (interface.clone(), share)));
+        }
+        let mut shares = shares.into_iter();
         for upstream in &mut setup.pool.upstreams {
-            let listener = listener("127.0.0.1:0".parse().unwrap());
+            let listener = listen_at(network.as_ref(), None);
             upstream.address = listener.local_addr().unwrap();
             upstreams.push((upstream.address, Some(listener)));
         }
@@ -200,8 +262,9 @@ impl Ground for UringGround {
         for (n, mailbox) in mailboxes(setup.shards).into_iter().enumerate() {
             let id = ShardId(n as u16);
             let dispatch = Dispatch::new(setup.options(id), stats[n].clone(), 1_700_000_000);
-            let (arenas, rings, orders, stats) =
-                (arenas.clone(), rings.clone(), orders.clone(), stats.clone());
+            let (arenas, rings) = (arenas.clone(), rings.clone());
+            let seat = Seat { id, dispatch, mailbox, orders: orders.clone(), stats: stats.clone() };
+            let share = shares.next();
             let (tell, told) = mpsc::channel();
             threads.push(std::thread::spawn(move || {
                 let options = UringOptions {
@@ -212,18 +275,25 @@ impl Ground for UringGround {
                     receive_buffers: 32,
                     ..UringOptions::default()
                 };
-                let net = Uring::new(options, arenas, rings).unwrap();
-                let mut shard = Shard::new(id, net, dispatch, mailbox, orders, stats);
-                tell.send(shard.listen(ListenerId(0), inlet).unwrap()).unwrap();
-                while !shard.has_ended() {
-                    shard.turn();
-                }
-                assert_eq!(shard.net().streams(), 0, "streams are left");
-                assert_eq!(shard.net().buffers_held(), 0, "buffers are held");
+                let ring = Uring::new(options, arenas, rings).unwrap();
+                let (streams, held) = match share {
+                    Some((interface, (queues, handover))) => {
+                        let net = Xdp::new(ring, id, interface, queues, handover, 32).unwrap();
+                        let net = live(net, seat, inlet, &tell);
+                        (net.streams(), net.uring().buffers_held())
+                    }
+                    None => {
+                        let net = live(ring, seat, inlet, &tell);
+                        (net.streams(), net.buffers_held())
+                    }
+                };
+                assert_eq!(streams, 0, "streams are left");
+                assert_eq!(held, 0, "buffers are held");
             }));
             inlet = told.recv().expect("the shard listens");
         }
-        UringGround {
+        SystemGround {
+            network,
             inlet,
             shards: threads,
             orders,
@@ -248,7 +318,7 @@ impl Ground for UringGround {
         let (at, current) = &mut self.upstreams[upstream];
         *current = None;
         if listens {
-            *current = Some(listener(*at));
+            *current = Some(listen_at(self.network.as_ref(), Some(*at)));
         }
     }
 

@@ -1,9 +1,12 @@
 //! Dialogue scripts: what clients and upstreams say, line by line, and what they must hear. `README.md` beside
-//! this file says how they are written. Each runs in the simulator, and on io_uring where it needs no long wait.
+//! this file says how they are written. Each runs in the simulator, and on io_uring and AF_XDP where it needs no long
+//! wait (and where the machine lets tests have networks of their own).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
 mod ground;
+#[path = "../network/mod.rs"]
+mod network;
 mod run;
 mod script;
 #[path = "../worlds/stage.rs"]
@@ -13,7 +16,7 @@ mod stage;
 use std::fs;
 use std::path::PathBuf;
 
-use ground::{Ground, SimGround, UringGround};
+use ground::{Ground, SimGround, UringGround, XdpGround};
 use script::Script;
 
 fn scripts() -> Vec<Script> {
@@ -58,4 +61,15 @@ fn on_uring() {
         scripts.len(),
         long.join(" ")
     );
+}
+
+#[test]
+fn on_xdp() {
+    if let Some(why) = XdpGround::absent() {
+        println!("skipped: {why}");
+        return;
+    }
+    let scripts: Vec<Script> = scripts().into_iter().filter(|script| !script.is_for_sim_only()).collect();
+    run_all::<XdpGround>(&scripts);
+    println!("{} scripts on AF_XDP", scripts.len());
 }

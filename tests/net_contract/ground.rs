@@ -114,7 +114,10 @@ impl<G: Ground> Stage<G> {
             | Event::Opened { stream }
             | Event::Received { stream, .. }
             | Event::Sent { stream }
-            | Event::Closed { stream, .. }) = event;
+            | Event::Closed { stream, .. }) = event
+            else {
+                panic!("nobody asked the disk: {event:?}");
+            };
             assert!(!self.closed.contains_key(&stream), "{event:?} after the stream's last event");
             match event {
                 Event::Accepted { listener, stream, peer } => {
@@ -137,6 +140,7 @@ impl<G: Ground> Stage<G> {
                 Event::Closed { stream, cause } => {
                     self.closed.insert(stream, cause);
                 }
+                Event::Disk { .. } => {}
             }
         }
     }

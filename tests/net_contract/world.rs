@@ -64,7 +64,7 @@ impl Echo {
                     let done = self.lent.remove(&(shard, stream)).unwrap_or_default();
                     done.into_iter().for_each(|buffer| net.release(buffer));
                 }
-                Event::Accepted { .. } | Event::Opened { .. } => {}
+                Event::Accepted { .. } | Event::Opened { .. } | Event::Disk { .. } => {}
             }
         }
     }

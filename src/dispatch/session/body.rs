@@ -54,6 +54,11 @@ impl Dispatch {
         now: Instant,
         buffers: &mut impl Buffers,
     ) {
+        let session = &self.sessions[slot as usize];
+        if session.message.is_some() && session.refusal.is_none() && self.is_crowded(buffers.free()) {
+            self.stats.out_of_buffers.add(1);
+            self.refuse_body(slot, OUT_OF_MEMORY, buffers);
+        }
         if let Some(reply) = self.sessions[slot as usize].refusal_of(end) {
             self.forget_message(slot, buffers);
             self.answer_final(slot, reply.as_reply(), now);

@@ -85,6 +85,8 @@ impl Default for UringOptions {
 struct Watched {
     file: RawFd,
     is_readable: bool,
+    /// A request for it is under way.
+    is_asked: bool,
 }
 
 /// A shard's network on its own ring. Made, used and dropped on the shard's thread.
@@ -111,8 +113,10 @@ pub struct Uring {
     /// Shards to be woken with the next enter.
     wakes: Vec<ShardId>,
     woken: bool,
+    woken_by_shard: bool,
     /// Files that wake it.
     watched: Vec<Watched>,
+    kick_failed: bool,
     /// Listeners that could not accept try again then.
     retry_at: Instant,
     /// Events that no completion stands for.
@@ -172,7 +176,9 @@ impl Uring {
             batches: Vec::new(),
             wakes: Vec::new(),
             woken: false,
+            woken_by_shard: false,
             watched: Vec::new(),
+            kick_failed: false,
             retry_at: Instant::NEVER,
             events: VecDeque::new(),
             completions: Vec::new(),
@@ -221,23 +227,39 @@ impl Uring {
         self.enters
     }
 
-    /// From now on a turn returns when that file becomes readable; the caller then reads all there is. Its place among
-    /// those that are watched.
-    pub(super) fn watch(&mut self, file: RawFd) -> u32 {
-        let place = self.watched.len() as u32;
-        self.watched.push(Watched { file, is_readable: false });
-        self.watch_again(place);
-        place
+    /// Makes a file one of those that may be watched: its place among them.
+    pub(super) fn add_watched(&mut self, file: RawFd) -> u32 {
+        self.watched.push(Watched { file, is_readable: false, is_asked: false });
+        self.watched.len() as u32 - 1
+    }
+
+    /// The next turn, or a later one, returns when the file at that place is readable. Once.
+    pub(super) fn watch(&mut self, place: u32) {
+        let watched = &mut self.watched[place as usize];
+        if !std::mem::replace(&mut watched.is_asked, true) {
+            let tag = Tag { op: Op::Watch, slot: place, generation: 0 };
+            self.ring.watch(watched.file, tag.pack());
+        }
+    }
+
+    /// Whether another shard has woken this one since the last asking.
+    pub(super) fn take_woken(&mut self) -> bool {
+        std::mem::take(&mut self.woken_by_shard)
+    }
+
+    /// With the next turn an AF_XDP socket sends what is in its ring.
+    pub(super) fn kick(&mut self, socket: RawFd) {
+        self.ring.kick(socket, Tag { op: Op::Kick, slot: 0, generation: 0 }.pack());
+    }
+
+    /// Whether a kick since the last asking has not sent all.
+    pub(super) fn take_kick_failed(&mut self) -> bool {
+        std::mem::take(&mut self.kick_failed)
     }
 
     /// Whether the file watched at that place has become readable since the last asking.
     pub(super) fn take_readable(&mut self, place: u32) -> bool {
         std::mem::take(&mut self.watched[place as usize].is_readable)
-    }
-
-    fn watch_again(&mut self, place: u32) {
-        let tag = Tag { op: Op::Watch, slot: place, generation: 0 };
-        self.ring.watch(self.watched[place as usize].file, tag.pack());
     }
 
     /// The shard's buffers, for a backend that fills them itself.

@@ -8,9 +8,9 @@ use crate::net::{Cause, Event};
 use crate::sys::ring::Completion;
 
 /// Of the free buffers this part is lent to the kernel…
-const LENT_PART: usize = 16;
+const LENT_PART: usize = 64;
 /// …but at least so many.
-const LENT_MIN: usize = 8;
+const LENT_MIN: usize = 4;
 
 impl Uring {
     pub(super) fn receive_if_wanted(&mut self, slot: u32) {

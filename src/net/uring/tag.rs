@@ -22,6 +22,8 @@ pub(super) enum Op {
     Wake,
     /// A file that is watched has something to read; `slot` is its place among them.
     Watch,
+    /// An AF_XDP socket could not send all.
+    Kick,
     /// `slot` is the file operation's.
     Disk,
     Ignored,
@@ -52,7 +54,8 @@ impl Tag {
             8 => Op::Woken,
             9 => Op::Wake,
             10 => Op::Watch,
-            11 => Op::Disk,
+            11 => Op::Kick,
+            12 => Op::Disk,
             _ => Op::Ignored,
         };
         Tag { op, slot: tag as u32 & ((1 << SLOT_BITS) - 1), generation: (tag >> SLOT_BITS) as u32 }
@@ -76,6 +79,7 @@ mod tests {
             Op::Woken,
             Op::Wake,
             Op::Watch,
+            Op::Kick,
             Op::Disk,
         ] {
             for (slot, generation) in [(0, 0), (5, u32::MAX), ((1 << SLOT_BITS) - 1, 1)] {

@@ -102,7 +102,7 @@ impl Uring {
         match tag.op {
             Op::Accept | Op::AcceptOne => return self.on_accept(tag, completion),
             Op::Woken => {
-                self.woken = true;
+                (self.woken, self.woken_by_shard) = (true, true);
                 return None;
             }
             Op::Wake => {
@@ -114,10 +114,12 @@ impl Uring {
             }
             Op::Watch => {
                 self.woken = true;
-                self.watched[tag.slot as usize].is_readable = true;
-                if !completion.more && completion.result >= 0 {
-                    self.watch_again(tag.slot);
-                }
+                let watched = &mut self.watched[tag.slot as usize];
+                (watched.is_readable, watched.is_asked) = (true, false);
+                return None;
+            }
+            Op::Kick => {
+                self.kick_failed = true;
                 return None;
             }
             Op::Disk => return self.on_disk(tag.slot, completion),

@@ -74,6 +74,8 @@ struct Core {
     is_congested: bool,
     /// Which of the ring's watched files brings news of the network.
     news: u32,
+    /// And which are our sockets, in their order.
+    watched: Vec<u32>,
 }
 
 /// Streams of the ring have even slots, those of the interface odd ones.
@@ -111,10 +113,8 @@ impl Xdp {
         opened_max: u32,
     ) -> io::Result<Xdp> {
         let paths = Paths::new(shared.clone())?;
-        let news = uring.watch(paths.descriptor());
-        for queue in &sockets {
-            uring.watch(queue.socket.descriptor());
-        }
+        let news = uring.add_watched(paths.descriptor());
+        let watched = sockets.iter().map(|queue| uring.add_watched(queue.socket.descriptor())).collect();
         let core = Core {
             ports: Ports::new(&shared.division, shard),
             uring,
@@ -136,6 +136,7 @@ impl Xdp {
             counts: Bypassed::default(),
             is_congested: false,
             news,
+            watched,
         };
         Ok(Xdp { sockets, core })
     }

@@ -96,6 +96,11 @@ impl Paths {
         self.interface.mac.unwrap_or_default()
     }
 
+    /// It is up, and so is what it is connected to.
+    pub(super) fn is_up(&self) -> bool {
+        self.interface.is_up
+    }
+
     /// The neighbour's, if it is known by now; else it is looked for.
     pub(super) fn mac_of(&mut self, hop: HopId) -> Option<Mac> {
         let one = &mut self.hops[hop.0 as usize];

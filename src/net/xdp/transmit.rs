@@ -105,8 +105,14 @@ impl Xdp {
                 first.socket.send(|frame| head.write(&reset, (from, to), frame, |_: &mut [u8]| {}));
             }
         }
+        let missed = core.uring.take_kick_failed();
         for queue in sockets {
-            core.is_congested |= !queue.socket.flush();
+            if missed {
+                core.is_congested |= !queue.socket.flush();
+            } else if queue.socket.publish() {
+                // Leaves with the turn's own system call.
+                core.uring.kick(queue.socket.descriptor());
+            }
         }
     }
 }
@@ -131,5 +137,8 @@ impl Drop for Xdp {
             self.core.mark(slot);
         }
         self.transmit(clock::now());
+        for queue in &mut self.sockets {
+            queue.socket.flush();
+        }
     }
 }

@@ -34,31 +34,46 @@ impl Xdp {
         events_max: usize,
         events: &mut Vec<Event>,
     ) -> Instant {
-        let limit = events.len() + events_max;
+        let (begun, limit) = (events.len(), events.len() + events_max);
         self.core.streams.next_turn();
         self.core.feed_starved();
-        let before = clock::now();
-        self.core.settle_touched();
-        self.transmit(before);
-        self.core.report(limit, events);
-        let core = &mut self.core;
+        loop {
+            self.core.settle_touched();
+            self.transmit(clock::now());
+            self.core.report(limit, events);
+            let wait_until = if events.len() > begun { Instant::default() } else { self.wait_until(until) };
+            let core = &mut self.core;
+            if wait_until > Instant::default() {
+                core.uring.watch(core.news);
+                core.watched.iter().for_each(|&place| core.uring.watch(place));
+            }
+            let mut from_ring = std::mem::take(&mut core.from_ring);
+            let now = core.uring.turn(wait_until, limit - events.len(), &mut from_ring);
+            events.extend(from_ring.drain(..).map(renamed));
+            core.from_ring = from_ring;
+            let was_woken = core.uring.take_woken();
+            self.receive(now, limit - events.len());
+            self.core.report(limit, events);
+            // Acknowledgements alone are nobody's business but ours.
+            if was_woken || events.len() > begun || now >= until || events_max == 0 {
+                return now;
+            }
+        }
+    }
+
+    /// How long there is nothing to do if nothing happens.
+    fn wait_until(&self, until: Instant) -> Instant {
+        let core = &self.core;
         let has_more = !core.events.is_empty()
             || !core.dirty.is_empty() && !core.is_congested
-            || events.len() + events_max > limit
             || self.sockets.iter().any(|queue| queue.socket.has_received());
-        let wait_until = if has_more {
-            Instant::default()
-        } else {
-            let retry = if core.is_congested { before + RETRY } else { Instant::NEVER };
-            until.min(core.deadlines.next()).min(retry)
-        };
-        let mut from_ring = std::mem::take(&mut core.from_ring);
-        let now = core.uring.turn(wait_until, limit - events.len(), &mut from_ring);
-        events.extend(from_ring.drain(..).map(renamed));
-        core.from_ring = from_ring;
-        self.receive(now, limit.saturating_sub(events.len()));
-        self.core.report(limit, events);
-        now
+        if has_more {
+            return Instant::default();
+        }
+        // While the interface is down there is news to wait for.
+        let may_retry = core.is_congested && core.paths.is_up();
+        let retry = if may_retry { clock::now() + RETRY } else { Instant::NEVER };
+        until.min(core.deadlines.next()).min(retry)
     }
 
     /// Takes in what has arrived, and what time has brought.

@@ -13,7 +13,9 @@ use super::umem::Umem;
 
 /// Bytes the kernel keeps before a received frame (XDP_PACKET_HEADROOM, linux/bpf.h).
 const HEADROOM: u32 = 256;
-/// The kernel sends so many frames a call without one of its drivers' help (TX_BATCH_SIZE, net/xdp/xsk.c).
+/// The kernel sends so many frames a call where the driver does not take them itself (TX_BATCH_SIZE, net/xdp/xsk.c).
+const FRAMES_PER_KICK: u32 = 32;
+/// Calls in a row; what is left after them leaves with the next turn.
 const KICKS_MAX: u32 = 64;
 /// A queue whose last user has just gone is busy for a moment.
 const BUSY: Duration = Duration::from_secs(3);
@@ -252,6 +254,19 @@ impl Xsk {
         let pushed = self.transmit.push(libc::xdp_desc { addr: frame, len: len as u32, options: 0 });
         debug_assert!(pushed, "there was room");
         true
+    }
+
+    /// Shows the kernel all frames written. True: it is to be told, by a send of nothing on the descriptor; for so few
+    /// one such is enough.
+    pub fn publish(&mut self) -> bool {
+        if !self.transmit.publish() {
+            return false;
+        }
+        if self.transmit.pending() <= FRAMES_PER_KICK {
+            return self.transmit.needs_wakeup();
+        }
+        self.flush();
+        false
     }
 
     /// Has all frames written leave. True: all have been taken from us; else there is a reason to try again soon.
