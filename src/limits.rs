@@ -50,3 +50,13 @@ pub const STREAM_EXTENTS_MAX: usize = 32;
 pub const STREAM_EXTENTS_MIN: usize = 2;
 /// Buffers kept back for commands and replies: bodies may not take the last ones.
 pub const BUFFERS_RESERVED: usize = 8;
+/// Kept messages that a shard has under way at the least and at the most, however few or many links it has.
+pub const KEPT_ACTIVE_MIN: usize = 64;
+/// See `KEPT_ACTIVE_MIN`.
+pub const KEPT_ACTIVE_MAX: usize = 8192;
+/// Kept messages taken up in one pass.
+pub const DUE_PER_PASS: usize = 256;
+/// A kept message that is due while its pool has no upstream that could take it is looked at again after this long.
+pub const POSTPONED_MAX: Duration = Duration::from_secs(30);
+/// Kept messages that an operator's order looks at in one turn.
+pub const ORDER_STEP: usize = 2048;

@@ -7,6 +7,7 @@
 mod date;
 mod delivery;
 mod form;
+mod keep;
 mod link;
 mod lookout;
 mod message;
@@ -38,6 +39,8 @@ use date::DateLine;
 use delivery::Delivery;
 pub use delivery::DeliveryId;
 pub use form::{Piece, Pieces};
+use keep::Keeping;
+pub use keep::{Action, Answer, Mode, Options as KeepOptions, Order, Row, Selection, list_kept};
 use link::Link;
 use lookout::Lookout;
 use message::Spares;
@@ -198,6 +201,7 @@ pub struct Dispatch {
     ease_at: Instant,
     /// Sessions between MAIL and the final dot.
     receiving: usize,
+    keeping: Keeping,
     next_tick: Instant,
     /// When it is looked at the latest whether upstreams are overdue.
     overdue_look: Instant,
@@ -239,6 +243,7 @@ impl Dispatch {
             generation: 0,
             lookout: None,
             receiving: 0,
+            keeping: Keeping::default(),
             next_tick: Instant::NEVER,
             overdue_look: Instant::NEVER,
             draining: false,
@@ -347,12 +352,13 @@ impl Dispatch {
             self.pools.iter_mut().for_each(|pool| pool.stirred = true);
             self.make_room(now, buffers);
         }
+        self.handle_kept_deadlines(now, buffers);
         self.settle(now, buffers);
     }
 
     /// When `handle_deadlines` is to be called at the latest.
-    pub fn next_deadline(&self) -> Instant {
-        let ours = self.next_tick.min(self.overdue_look);
+    pub fn next_deadline(&self, now: Instant) -> Instant {
+        let ours = self.next_tick.min(self.overdue_look).min(self.next_kept(now));
         self.session_deadlines.next().min(self.link_deadlines.next()).min(ours)
     }
 
@@ -404,7 +410,7 @@ impl Dispatch {
 
     /// Nothing left at all: no session, link, transaction or delivery.
     pub fn is_empty(&self) -> bool {
-        self.sessions.is_empty() && self.links.is_empty() && self.under_way() == 0
+        self.sessions.is_empty() && self.links.is_empty() && self.under_way() == 0 && self.disk_is_quiet()
     }
 
     /// Says goodbye to every idle link.
@@ -416,6 +422,7 @@ impl Dispatch {
     /// Sets the wall clock: seconds since 1970 at the shard clock's zero.
     pub fn set_unix_at_zero(&mut self, seconds: i64) {
         self.unix_at_zero = seconds;
+        self.tell_spool_the_time();
     }
 
     /// Deals with what the last fact brought about within the shard, until nothing is left.
@@ -423,8 +430,12 @@ impl Dispatch {
         loop {
             while let Some((shard, transaction, pool, outcome)) = self.outcomes.pop_front() {
                 self.pools[usize::from(pool)].groups -= 1;
-                self.leg_over(Way { shard, pool }, transaction);
-                self.group_ended(transaction, outcome, now, buffers);
+                let way = Way { shard, pool };
+                self.leg_over(way, transaction);
+                self.group_ended(transaction, way, outcome, now, buffers);
+            }
+            if self.settle_kept(now, buffers) {
+                continue;
             }
             if let Some(letter) = self.inbox.pop_front() {
                 self.take_letter(letter, now);

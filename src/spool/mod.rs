@@ -93,10 +93,9 @@ impl Spool {
         self.shared.unix_at_zero_ms = unix_at_zero_ms;
     }
 
-    /// Takes new steps and bounds. Where the files are and how large is as it was.
-    pub fn set_options(&mut self, options: Options) {
-        let Options { shard, shards, segment_bytes, salt, .. } = self.options;
-        self.options = Options { shard, shards, segment_bytes, salt, ..options };
+    /// Takes other steps and another age.
+    pub fn set_retry(&mut self, retry: Vec<Duration>, max_age: Duration) {
+        (self.options.retry, self.options.max_age) = (retry, max_age);
     }
 
     /// Keeps a message; `Durable` or `NotKept` follows. It is active: nobody else is given it.
@@ -144,6 +143,11 @@ impl Spool {
         let (head, extents) = (kept.head, kept.body);
         self.logs[0].enqueue(log::Incoming { slot, id, token, bytes, head, extents }, now);
         Ok(id)
+    }
+
+    /// Whether a message of no size would be refused now.
+    pub fn refuses(&self, now: Instant) -> Option<Refusal> {
+        self.logs[0].admit(0, &self.options, now).err()
     }
 
     /// The slot of a message that is not over.

@@ -219,6 +219,11 @@ impl Dispatch {
             self.give_up(id, reply, by);
             return Placed::Yes;
         }
+        if self.draining && delivery.message.kept {
+            // It lies on disk, and need not be waited for.
+            self.give_up(id, ours(7, "shutting down"), None);
+            return Placed::Yes;
+        }
         if let Some(fallback) = self.better_pool(pool, now) {
             self.move_to(fallback, id);
             return Placed::Yes;

@@ -77,8 +77,9 @@ impl Dispatch {
         let mail_at = session.mail_at;
         self.receiving -= 1;
         let message = self.complete_message(slot, message, now, buffers);
-        let transaction = self.begin_transaction(message, Some(slot), mail_at, now);
+        let transaction = self.new_transaction(message, Some(slot), mail_at, now);
         self.await_verdict(slot, transaction);
+        self.take_on(transaction, now, buffers);
     }
 
     fn await_verdict(&mut self, slot: u32, transaction: TransactionId) {

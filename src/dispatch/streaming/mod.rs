@@ -26,7 +26,6 @@ pub use part::Part;
 
 use super::message::{GroupId, LegId, Letter, Message, TransactionId};
 use super::owner::Way;
-use super::transaction::Transaction;
 use super::verdict::ours;
 use super::{Dispatch, Queued};
 use crate::handle::{Buffers, Extent, ShardId};
@@ -122,7 +121,8 @@ impl Dispatch {
         now: Instant,
     ) -> TransactionId {
         let (size, form) = (message.size, message.shape.form);
-        let id = self.open_transaction(message, Some(session), mail_at, now);
+        let id = self.new_transaction(message, Some(session), mail_at, now);
+        self.count_groups(id);
         let mut ways = self.groups.clone();
         ways.sort_unstable_by_key(|way| (way.shard, way.pool));
         let shape = Shape { form, ..Shape::default() };
@@ -144,11 +144,7 @@ impl Dispatch {
     }
 
     fn streaming(&mut self, id: TransactionId) -> Option<&mut Streaming> {
-        self.transaction(id)?.streaming.as_deref_mut()
-    }
-
-    fn transaction(&mut self, id: TransactionId) -> Option<&mut Transaction> {
-        self.transactions.get_mut(id.slot as usize).filter(|t| t.generation == id.generation)
+        self.transaction_mut(id)?.streaming.as_deref_mut()
     }
 
     /// More of the body has come.
@@ -161,7 +157,7 @@ impl Dispatch {
 
     /// All of the body has come; it waits for its verdict now.
     pub(super) fn stream_complete(&mut self, id: TransactionId, now: Instant) {
-        if let Some(transaction) = self.transaction(id) {
+        if let Some(transaction) = self.transaction_mut(id) {
             transaction.ended_at = now;
             let nanos = now.nanos_since(transaction.mail_at);
             self.stats.receive.record(nanos);
