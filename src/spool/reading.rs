@@ -187,7 +187,7 @@ impl Spool {
     }
 
     /// A message that was to be moved cannot be read. It stays where it is. If the disk said so it may say otherwise
-    /// later; else, or when it has said so for long, the message is told of, at once or when whoever is at it lets go.
+    /// later; else, or when it has said so for long, the message is told of.
     fn not_moved(
         &mut self,
         at: usize,
@@ -207,10 +207,9 @@ impl Spool {
         }
         entry.moving = false;
         entry.damaged = true;
-        if !std::mem::replace(&mut entry.active, true) {
-            let entry = EntryId { slot, generation: entry.generation };
-            self.shared.events.push_back(Event::Damaged { entry, token: None });
-        }
+        entry.active = true;
+        let entry = EntryId { slot, generation: entry.generation };
+        self.shared.events.push_back(Event::Damaged { entry, token: None });
     }
 
     /// Has survivors read that are to be moved, as far as there are buffers.

@@ -522,7 +522,7 @@ impl World {
         for shard in &self.shards {
             let usage = shard.spool.usage();
             // Files that failed, and those of logs that were other shards', are more.
-            let bounded = usage.bytes <= self.bytes_max + 4 * SEGMENT;
+            let bounded = usage.bytes <= self.bytes_max + 2 * SEGMENT;
             let excused = self.count.crashes > 0 || self.character.errors;
             assert!(bounded || excused, "{} octets on disk", usage.bytes);
         }
