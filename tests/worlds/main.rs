@@ -6,6 +6,7 @@
 mod client;
 mod dice;
 mod focus;
+mod in_flight;
 mod kept;
 mod kept_world;
 mod links;

@@ -93,6 +93,9 @@ pub(super) enum Stage {
     Loading,
 }
 
+/// What the disk cannot read now is due again after this.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
+
 impl Dispatch {
     /// Keeps messages here from now on. What was found in the spool at the start is in it.
     pub fn set_spool(&mut self, spool: Spool) {
@@ -220,6 +223,10 @@ impl Dispatch {
                 return self.not_kept(transaction_of(token), refusal, now, buffers);
             }
             Event::Loaded { token, .. } => (token, Stage::Loading),
+            // The disk may read it another time.
+            Event::Unreadable { token, .. } => {
+                return self.put_back(transaction_of(token), now + UNREADABLE_PAUSE, buffers);
+            }
             Event::Damaged { entry, token } => {
                 return self.damaged(entry, token.map(transaction_of), now, buffers);
             }
