@@ -198,8 +198,13 @@ impl Play {
             println!("{:>12} {turn:?}", self.now().as_nanos());
         }
         match turn {
-            Turn::Die(upstream) => self.upstreams[upstream].die(&self.stage.world),
-            Turn::Rise(upstream) => self.upstreams[upstream].rise(&self.stage.world),
+            Turn::Die(upstream) if self.upstreams[upstream].up => {
+                self.upstreams[upstream].die(&self.stage.world)
+            }
+            Turn::Rise(upstream) if !self.upstreams[upstream].up => {
+                self.upstreams[upstream].rise(&self.stage.world);
+            }
+            Turn::Die(_) | Turn::Rise(_) => {}
             Turn::Sleep(upstream) => self.upstreams[upstream].asleep = true,
             Turn::Wake(upstream) => self.upstreams[upstream].asleep = false,
             Turn::Drain => self.stage.order(Order::Drain),
