@@ -248,7 +248,11 @@ impl Dispatch {
         if internal && !transaction.refused.is_empty() {
             self.stats.bounces_dropped.add(1);
         }
+        let behalf = transaction.behalf;
         self.dispose(transaction, buffers);
+        if let Some(behalf) = behalf {
+            self.told(behalf, true, now, buffers);
+        }
     }
 
     /// Nothing is left to do for it.
@@ -324,8 +328,7 @@ impl Dispatch {
         }
         let count = if is_bounce { &self.stats.bounces } else { &self.stats.relay_notices };
         count.add(1);
-        let is_being_kept = self.transaction(id).is_some_and(|notice| notice.stage == Stage::Keeping);
-        if is_being_kept { Notice::Kept(id) } else { Notice::Done }
+        if self.is_keeping() || is_its_end { Notice::Pending(id) } else { Notice::Done }
     }
 }
 

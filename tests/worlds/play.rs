@@ -475,7 +475,9 @@ impl Play {
                 assert!(by(false), "message {n}: it was not taken without DSN for {recipient}");
             } else if is_asked && !message.sender.is_empty() && message.fate == Fate::Answered(250) {
                 // In doubt it may be with one and fail elsewhere; then it was said to have failed.
-                untold |= by(false) && !by(true) && !noticed("failed");
+                // What a cut of the power leaves may be that it was taken, and not the notice written with that.
+                let is_lost = takings.iter().any(|taken| self.has_crashed(taken.at, Instant::NEVER));
+                untold |= by(false) && !by(true) && !noticed("failed") && !is_lost;
             }
             let is_never = message.notify.contains("NEVER");
             assert!(!is_never || !noticed("failed"), "message {n}: NEVER, and told of {recipient}");

@@ -315,8 +315,8 @@ impl Dispatch {
         }
     }
 
-    /// A notice could not be written. Where what it tells of is on disk, it is made anew later; else it is better sent
-    /// than lost.
+    /// A notice could not be written. Where what it tells of is on disk, it is made anew later; else it is sent, and
+    /// waited for.
     fn notice_not_kept(
         &mut self,
         id: TransactionId,
@@ -327,10 +327,11 @@ impl Dispatch {
         if self.transaction(behalf).is_some_and(|transaction| transaction.entry.is_some()) {
             let notice = self.transactions.remove(id.slot as usize);
             self.dispose(notice, buffers);
+            self.told(behalf, false, now, buffers);
         } else {
+            self.transactions[id.slot as usize].behalf = Some(behalf);
             self.send_groups(id, now);
         }
-        self.told(behalf, false, now, buffers);
     }
 
     /// All groups of a message that could not be kept have ended, and some recipients were put off.

@@ -9,7 +9,7 @@ use crate::time::Instant;
 /// What a transaction has that waits for its notices.
 #[derive(Debug, Default)]
 pub(in super::super) struct Telling {
-    /// Notices that the disk has not answered for.
+    /// Notices that are neither on disk yet nor over.
     pub(super) waits: u16,
     /// One could not be kept.
     pub(super) is_lost: bool,
@@ -22,18 +22,18 @@ pub(in super::super) struct Telling {
 /// What came of a notice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in super::super) enum Notice {
-    /// There is nothing to tell, or nobody to be told; or it is on its way.
+    /// There is nothing to tell, or nobody to be told; or nothing is kept, and it is on its way.
     Done,
-    /// It is being written.
-    Kept(TransactionId),
+    /// It is being written, or sent where it cannot be.
+    Pending(TransactionId),
     /// The disk does not take it, so that it does not exist.
     Refused,
 }
 
 impl Dispatch {
-    /// The transaction ends when the disk has answered for that notice. False if it need not wait.
+    /// The transaction ends when that notice is on disk, or over. False if it need not wait.
     pub(in super::super) fn wait_for(&mut self, id: TransactionId, notice: Notice) -> bool {
-        let Notice::Kept(notice) = notice else { return false };
+        let Notice::Pending(notice) = notice else { return false };
         self.transactions[notice.slot as usize].behalf = Some(id);
         let transaction = &mut self.transactions[id.slot as usize];
         transaction.stage = Stage::Telling;
@@ -41,8 +41,8 @@ impl Dispatch {
         true
     }
 
-    /// A notice is on disk, or is not and will not be.
-    pub(super) fn told(
+    /// A notice is on disk or over, or is not and will not be.
+    pub(in super::super) fn told(
         &mut self,
         id: TransactionId,
         is_kept: bool,
