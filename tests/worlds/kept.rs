@@ -148,7 +148,7 @@ impl Play {
         self.stage.world.set_faults(postlane::net::sim::Faults::default());
         for upstream in &mut self.upstreams {
             upstream.manner.odds.clear();
-            upstream.asleep = false;
+            upstream.wake_up(self.stage.world.now());
             if !upstream.up {
                 upstream.rise(&self.stage.world);
             }

@@ -205,8 +205,8 @@ impl Play {
                 self.upstreams[upstream].rise(&self.stage.world);
             }
             Turn::Die(_) | Turn::Rise(_) => {}
-            Turn::Sleep(upstream) => self.upstreams[upstream].asleep = true,
-            Turn::Wake(upstream) => self.upstreams[upstream].asleep = false,
+            Turn::Sleep(upstream) => self.upstreams[upstream].sleep(self.stage.now()),
+            Turn::Wake(upstream) => self.upstreams[upstream].wake_up(self.stage.now()),
             Turn::Drain => self.stage.order(Order::Drain),
             Turn::Stop => self.stage.order(Order::Stop),
             Turn::Crash { power } => self.crash(power),
@@ -296,7 +296,7 @@ impl Play {
                 let same = |other: &&&Taken| other.mail == taken.mail && other.data == taken.data;
                 again |= earlier.iter().any(|other| same(&other));
                 // What came of it may not have been on disk yet when everything went.
-                let is_forgotten = |other: &&&Taken| self.has_crashed(other.at, taken.at);
+                let is_forgotten = |other: &&&Taken| self.has_crashed(other.since.min(taken.since), taken.at);
                 count.repeats_by_crash +=
                     u64::from(earlier.iter().filter(same).any(|other| is_forgotten(&other)));
                 let doubts = earlier.iter().filter(same).filter(|other| !is_forgotten(other));
@@ -476,7 +476,8 @@ impl Play {
             } else if is_asked && !message.sender.is_empty() && message.fate == Fate::Answered(250) {
                 // In doubt it may be with one and fail elsewhere; then it was said to have failed.
                 // What a cut of the power leaves may be that it was taken, and not the notice written with that.
-                let is_lost = takings.iter().any(|taken| self.has_crashed(taken.at, Instant::NEVER));
+                let is_lost = takings.iter().any(|taken| self.has_crashed(taken.at, Instant::NEVER))
+                    || self.is_deleted(recipient, message);
                 untold |= by(false) && !by(true) && !noticed("failed") && !is_lost;
             }
             let is_never = message.notify.contains("NEVER");
