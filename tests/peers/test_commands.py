@@ -92,15 +92,6 @@ class TestCheck:
         assert done.returncode == 78, done.stderr
         assert re.search(rf"^{re.escape(str(path))}:{line}:\d+: ", done.stderr, re.M), done.stderr
 
-    @pytest.mark.parametrize("mode", ["spool", "through-then-spool"])
-    def test_spool_is_refused_clearly(self, directory, mode):
-        path = directory / "spool.toml"
-        path.write_text(config_text(free_port(), [free_port()], delivery={"mode": mode}))
-        for command in (["check"], ["serve"]):
-            done = postlane(*command, "--config", path)
-            assert done.returncode == 78, (command, done.stderr)
-            assert mode in done.stderr and re.search(rf"{re.escape(str(path))}:\d+:\d+: ", done.stderr), done.stderr
-
     def test_no_such_file(self, directory):
         done = postlane("check", "--config", directory / "absent.toml")
         assert done.returncode in (66, 78), done
