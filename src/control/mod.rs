@@ -5,6 +5,7 @@ mod admin;
 mod launch;
 mod layout;
 mod notify;
+mod ports;
 mod probe;
 mod queue;
 mod reload;
