@@ -189,10 +189,6 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
         // The shards share their ports (SO_REUSEPORT), and would share them with another instance too.
         try_port(*address).map_err(|error| Failure::listen("postlane", *address, &error))?;
     }
-    if let Some(admin) = &config.admin {
-        try_port(admin.listen)
-            .map_err(|error| Failure::listen("the admin endpoint", admin.listen, &error))?;
-    }
     let cpus = config.shard_cpus(machine);
     let shards =
         u16::try_from(cpus.len()).map_err(|_| Failure::internal("more shards than can be numbered"))?;
