@@ -2,6 +2,7 @@
 //! orders and reads their counters; never touches a message.
 
 mod admin;
+mod bypass;
 mod launch;
 mod layout;
 mod notify;

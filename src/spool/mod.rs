@@ -213,7 +213,7 @@ impl Spool {
         let entry = &mut self.shared.index[slot];
         entry.due = due;
         if entry.damaged {
-            // Nobody knew while it was active.
+            // It was said, and nobody is done with it.
             let id = EntryId { slot, generation: entry.generation };
             return self.shared.events.push_back(Event::Damaged { entry: id, token: None });
         }

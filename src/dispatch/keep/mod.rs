@@ -93,6 +93,9 @@ pub(super) enum Stage {
     Loading,
 }
 
+/// What the disk cannot read now is due again after this.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
+
 impl Dispatch {
     /// Keeps messages here from now on. What was found in the spool at the start is in it.
     pub fn set_spool(&mut self, spool: Spool) {
@@ -216,10 +219,13 @@ impl Dispatch {
         let (token, fact) = match event {
             Event::Durable { token, .. } => (token, Stage::Keeping),
             Event::NotKept { token, errno, .. } => {
-                let refusal = if errno == libc::ENOSPC { Refusal::Full } else { Refusal::Failing };
-                return self.not_kept(transaction_of(token), refusal, now, buffers);
+                return self.not_kept(transaction_of(token), Refusal::of(errno), now, buffers);
             }
             Event::Loaded { token, .. } => (token, Stage::Loading),
+            // The disk may read it another time.
+            Event::Unreadable { token, .. } => {
+                return self.put_back(transaction_of(token), now + UNREADABLE_PAUSE, buffers);
+            }
             Event::Damaged { entry, token } => {
                 return self.damaged(entry, token.map(transaction_of), now, buffers);
             }

@@ -83,6 +83,11 @@ impl Trouble {
         self.retry_at = if times == 0 { now } else { now + pause };
     }
 
+    /// Has it failed the last time?
+    fn is_troubled(&self) -> bool {
+        self.failures > 0
+    }
+
     fn is_pausing(&self, now: Instant) -> bool {
         now < self.retry_at
     }
@@ -98,6 +103,8 @@ pub(in crate::spool) struct Log {
     pub(in crate::spool) head: Option<u32>,
     pub(in crate::spool) sequence_next: u64,
     pub(in crate::spool) number_next: u64,
+    /// The tail that the last completed write told: segments below it are of no use to any replay.
+    pub(in crate::spool) tail_durable: u64,
     /// The next file's number.
     pub(in crate::spool) file_next: u32,
     salt: u64,
@@ -121,6 +128,8 @@ pub(in crate::spool) struct Log {
     group: Group,
     pub(in crate::spool) flying: bool,
     writing: Trouble,
+    /// None of the free files will do: another is to be made.
+    pub(in crate::spool) wants_file: bool,
     /// A file is being made: its number.
     creating: Option<u32>,
     create: Trouble,
@@ -138,6 +147,8 @@ impl Log {
             head: None,
             sequence_next: 1,
             number_next: 1,
+            tail_durable: 0,
+            wants_file: false,
             file_next: 1,
             salt: options.salt,
             entries: 0,

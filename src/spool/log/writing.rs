@@ -55,7 +55,7 @@ impl Log {
         if *begun || self.segments.free.len() <= leave || !self.segments.leaving.is_empty() {
             return None;
         }
-        let next = *self.segments.free.front()?;
+        let next = self.usable()?;
         if self.segments.get(next).bytes != self.segment_bytes {
             // Of a time with another size: it goes first.
             return None;
@@ -194,6 +194,7 @@ impl Log {
                 self.queue_since = now;
                 shared.groups += 1;
                 self.segments.get_mut(self.group.segment).end = self.group.at + self.group.bytes;
+                self.tail_durable = self.tail_durable.max(self.group.tail);
                 members.drain(..).for_each(|member| self.kept(member, shared, buffers));
             }
             Err(errno) => {
