@@ -1,7 +1,7 @@
 //! From a checked configuration to running shards.
 
 use std::fmt;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::bypass::{self, Bypass};
 use super::layout::Layout;
+use super::ports::try_port;
 use super::{Bound, GOODBYE, View};
 use super::{spool, translate};
 use crate::config::{Config, Machine};
@@ -147,7 +148,7 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
         .map_err(|e| Failure::os("postlane", &e.to_string(), "see RLIMIT_NOFILE in getrlimit(2)"))?;
     for address in config.listeners.iter().flat_map(|listener| &listener.addresses) {
         // The shards share their ports (SO_REUSEPORT), and would share them with another instance too.
-        TcpListener::bind(address).map_err(|error| Failure::listen("postlane", *address, &error))?;
+        try_port(*address).map_err(|error| Failure::listen("postlane", *address, &error))?;
     }
     let cpus = config.shard_cpus(machine);
     let shards =
