@@ -235,8 +235,7 @@ impl Dispatch {
         let (token, fact) = match event {
             Event::Durable { token, .. } => (token, Stage::Keeping),
             Event::NotKept { token, errno, .. } => {
-                let refusal = if errno == libc::ENOSPC { Refusal::Full } else { Refusal::Failing };
-                return self.not_kept(transaction_of(token), refusal, now, buffers);
+                return self.not_kept(transaction_of(token), Refusal::of(errno), now, buffers);
             }
             Event::Loaded { token, .. } => (token, Stage::Loading),
             // The disk may read it another time.

@@ -14,6 +14,8 @@ mod receive;
 mod reserve;
 mod stream;
 mod tcp;
+#[cfg(test)]
+mod tests;
 mod transmit;
 mod turn;
 
@@ -95,7 +97,7 @@ enum Owner {
 
 fn owner(stream: StreamId) -> Owner {
     let inner = StreamId { slot: stream.slot / 2, ..stream };
-    if stream.slot % 2 == 0 { Owner::Ring(inner) } else { Owner::Interface(inner) }
+    if stream.slot.is_multiple_of(2) { Owner::Ring(inner) } else { Owner::Interface(inner) }
 }
 
 impl Xdp {
