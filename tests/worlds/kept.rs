@@ -12,6 +12,7 @@ use postlane::time::Instant;
 use crate::message::Message;
 use crate::play::Play;
 use crate::stage::Stage;
+use crate::upstream::Taken;
 
 /// How messages are kept.
 #[derive(Clone, Debug)]
@@ -111,6 +112,12 @@ impl Play {
     pub(crate) fn has_crashed(&self, from: Instant, to: Instant) -> bool {
         let under_way = Duration::from_millis(200);
         self.crashes.iter().any(|crash| *crash + under_way >= from && *crash <= to)
+    }
+
+    /// Did everything go in between, before what came of the earlier one can have been on disk?
+    pub(crate) fn is_forgotten(&self, earlier: &Taken, later: &Taken) -> bool {
+        let until = if self.has_failing_disk { Instant::NEVER } else { earlier.settled_by };
+        self.has_crashed(earlier.since.min(later.since), later.at.min(until))
     }
 
     /// Gives all shards the order; notes what it deleted.

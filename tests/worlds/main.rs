@@ -8,6 +8,7 @@ mod dice;
 mod focus;
 mod in_flight;
 mod kept;
+mod kept_focus;
 mod kept_world;
 mod links;
 mod message;
