@@ -1,83 +1,14 @@
 //! Made-up machines, written out as the kernel would show them: what is found, and where shards go.
 
-use std::path::{Path, PathBuf};
+mod trees;
 
-use postlane_hw::{CpuSet, Machine, NoDrivers, PlanError, Wanted, discover, notes, order, plan, show};
+use std::path::Path;
 
-/// A folder with kernel files, gone when dropped.
-struct Tree(PathBuf);
-
-impl Tree {
-    /// The files every machine has. `name` keeps the tests of one process apart.
-    fn new(name: &str, allowed: &str, memory_kilobytes: u64) -> Tree {
-        let root = std::env::temp_dir().join(format!("postlane-hw-{}-{name}", std::process::id()));
-        let tree = Tree(root);
-        tree.file("proc/self/status", &format!("Name:\tpostlane\nCpus_allowed_list:\t{allowed}\n"));
-        tree.file("proc/meminfo", &format!("MemTotal:       {memory_kilobytes} kB\nMemFree:  1 kB\n"));
-        tree.file("proc/sys/kernel/osrelease", "6.12.0-test\n");
-        tree.file("proc/sys/kernel/hostname", "box.example.net\n");
-        tree
-    }
-
-    fn file(&self, path: &str, text: &str) {
-        let path = self.0.join(path);
-        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder to write to");
-        std::fs::write(path, text).expect("a file");
-    }
-
-    fn link(&self, path: &str, target: &str) {
-        let path = self.0.join(path);
-        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder to write to");
-        std::os::unix::fs::symlink(target, path).expect("a link");
-    }
-
-    /// CPUs with their sockets (a node each) and siblings.
-    fn topology(&self, online: &str, cpus: &[(u32, u32, &str)]) {
-        self.file("sys/devices/system/cpu/online", &format!("{online}\n"));
-        for (id, socket, siblings) in cpus {
-            let topology = format!("sys/devices/system/cpu/cpu{id}/topology");
-            self.file(&format!("{topology}/thread_siblings_list"), &format!("{siblings}\n"));
-            self.file(&format!("{topology}/physical_package_id"), &format!("{socket}\n"));
-        }
-        let sockets: CpuSet = cpus.iter().map(|(_, socket, _)| *socket).collect();
-        self.file("sys/devices/system/node/online", &format!("{sockets}\n"));
-        for node in sockets.iter() {
-            let cpus: CpuSet =
-                cpus.iter().filter(|(_, socket, _)| *socket == node).map(|(id, ..)| *id).collect();
-            self.file(&format!("sys/devices/system/node/node{node}/cpulist"), &format!("{cpus}\n"));
-        }
-    }
-
-    fn machine(&self) -> Machine {
-        discover(&self.0, &NoDrivers).expect("a whole tree")
-    }
-}
-
-impl Drop for Tree {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use postlane_hw::{Machine, NoDrivers, PlanError, Wanted, discover, notes, order, plan, show};
+use trees::{Tree, two_sockets};
 
 fn placed(machine: &Machine, wanted: Wanted) -> Vec<u32> {
     plan(machine, &wanted, &[]).expect("a plan").iter().map(|place| place.cpu).collect()
-}
-
-/// Two sockets of two cores with two threads each, numbered as Linux does: first threads first.
-fn two_sockets(name: &str, allowed: &str) -> Tree {
-    let tree = Tree::new(name, allowed, 64 << 20);
-    let cpus = [
-        (0, 0, "0,4"),
-        (1, 0, "1,5"),
-        (2, 1, "2,6"),
-        (3, 1, "3,7"),
-        (4, 0, "0,4"),
-        (5, 0, "1,5"),
-        (6, 1, "2,6"),
-        (7, 1, "3,7"),
-    ];
-    tree.topology("0-7", &cpus);
-    tree
 }
 
 #[test]
@@ -252,7 +183,7 @@ fn errors_name_the_file() {
     let nowhere = discover(Path::new("/nonexistent"), &NoDrivers).expect_err("no such root");
     assert!(nowhere.to_string().starts_with("cannot read /nonexistent/proc/self/status: "), "{nowhere}");
     let tree = Tree::new("garbled", "0-x", 1 << 20);
-    let garbled = discover(&tree.0, &NoDrivers).expect_err("no list of CPUs");
+    let garbled = discover(&tree.root, &NoDrivers).expect_err("no list of CPUs");
     assert!(garbled.to_string().ends_with("proc/self/status has no usable `Cpus_allowed_list`"), "{garbled}");
 }
 
