@@ -20,6 +20,8 @@ pub trait Drivers {
 /// What a driver says; `None` and empty where it does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Facts {
+    /// Its name; sysfs has none for interfaces without a device, like a veth.
+    pub driver: Option<String>,
     /// Queues in use.
     pub queues: Option<Queues>,
     /// Most queues.

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use crate::driver::{Coalescing, DriverSetting, Drivers, Facts, Offload, Queues, Rings, Spread};
 
+const GET_DRIVER: u32 = 0x03;
 const GET_COALESCE: u32 = 0x0e;
 const SET_COALESCE: u32 = 0x0f;
 const GET_RINGS: u32 = 0x10;
@@ -83,6 +84,18 @@ fn coalesce(nic: &str) -> io::Result<[u32; 23]> {
     asked(nic, GET_COALESCE)
 }
 
+/// struct ethtool_drvinfo: cmd, driver[32], and more names.
+fn driver(nic: &str) -> io::Result<String> {
+    let words: [u32; 49] = asked(nic, GET_DRIVER)?;
+    Ok(text(&words[1..1 + NAME_BYTES / 4]))
+}
+
+/// What is written there, up to the zero that ends it.
+fn text(words: &[u32]) -> String {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    String::from_utf8_lossy(bytes.split(|&byte| byte == 0).next().unwrap_or_default()).into_owned()
+}
+
 /// The features' names, in the order of their bits.
 fn feature_names(nic: &str) -> io::Result<Vec<String>> {
     // struct ethtool_sset_info: cmd, reserved, mask (u64), the count.
@@ -97,11 +110,7 @@ fn feature_names(nic: &str) -> io::Result<Vec<String>> {
     let mut words = vec![0; 3 + names * NAME_BYTES / 4];
     words[..3].copy_from_slice(&[GET_STRINGS, FEATURE_NAMES, names as u32]);
     call(nic, &mut words)?;
-    let bytes: Vec<u8> = words[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
-    let text = |name: &[u8]| {
-        String::from_utf8_lossy(name.split(|&byte| byte == 0).next().unwrap_or_default()).into_owned()
-    };
-    Ok(bytes.chunks(NAME_BYTES).map(text).collect())
+    Ok(words[3..].chunks(NAME_BYTES / 4).map(text).collect())
 }
 
 fn offloads(nic: &str) -> io::Result<Vec<Offload>> {
@@ -169,6 +178,7 @@ impl Drivers for Ethtool {
     fn facts(&self, nic: &str) -> Facts {
         let (channels, rings) = (channels(nic).ok(), rings(nic).ok());
         Facts {
+            driver: driver(nic).ok(),
             queues: channels.map(|c| Queues { rx: c[5], tx: c[6], combined: c[8] }),
             queues_max: channels.map(|c| Queues { rx: c[1], tx: c[2], combined: c[4] }),
             rings: rings.map(|r| Rings { rx: r[5], tx: r[8] }),

@@ -108,9 +108,10 @@ fn one(root: &Path, drivers: &dyn Drivers, folder: &Path, irq_names: &HashMap<u3
     let driver = link_name(&folder.join("device/driver"));
     let device = device(folder);
     let node = std::fs::read_to_string(device.join("numa_node"));
+    let facts = drivers.facts(&name);
     let irqs = irq::all(root, &device, &name, irq_names);
     Nic {
-        xdp: driver.as_deref().map(XdpAbility::of_driver).unwrap_or_default(),
+        xdp: driver.as_deref().or(facts.driver.as_deref()).map(XdpAbility::of_driver).unwrap_or_default(),
         driver,
         // A device of no particular node says -1.
         node: node.ok().and_then(|node| node.trim().parse().ok()),
@@ -126,7 +127,7 @@ fn one(root: &Path, drivers: &dyn Drivers, folder: &Path, irq_names: &HashMap<u3
             .zip(text("gro_flush_timeout").parse().ok())
             .map(|(defer_hard_irqs, gro_flush_timeout)| Napi { defer_hard_irqs, gro_flush_timeout }),
         irqs,
-        facts: drivers.facts(&name),
+        facts,
         name,
     }
 }

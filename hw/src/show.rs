@@ -105,13 +105,14 @@ fn draw_system(text: &mut String, system: &System) -> std::fmt::Result {
 }
 
 fn draw_nic(text: &mut String, nic: &Nic) -> std::fmt::Result {
-    let driver = nic.driver.as_deref().unwrap_or("no device");
+    let driver = nic.driver.as_deref().or(nic.facts.driver.as_deref()).unwrap_or("no device");
     write!(text, "NIC        {} ({driver}, {})", nic.name, nic.state)?;
     if let Some(node) = nic.node {
         write!(text, " on node {node}")?;
     }
     writeln!(text, ": {} receive and {} transmit queues", nic.rx_queues, nic.tx_queues)?;
-    if nic.driver.is_none() {
+    // Of `lo` and the like there is no more to say.
+    if nic.driver.is_none() && nic.facts.queues.is_none() {
         return Ok(());
     }
     let xdp = match nic.xdp {

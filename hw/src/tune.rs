@@ -362,7 +362,7 @@ impl Tuning {
         for nic in nics {
             let name = &nic.name;
             if goal.backend == Backend::Xdp && nic.xdp == XdpAbility::Generic {
-                let driver = nic.driver.as_deref().unwrap_or("none");
+                let driver = nic.driver.as_deref().or(nic.facts.driver.as_deref()).unwrap_or("none");
                 self.notes.push(format!(
                     "{name}: its driver ({driver}) is not known for AF_XDP: it may be by the generic mode, which costs \
                      about what the kernel's TCP does"

@@ -43,13 +43,21 @@ fn files(tuning: &Tuning) -> HashMap<&str, &str> {
 fn check(machine: &Machine, goal: &Goal) {
     let tuning = tune(machine, goal).expect("a plan");
     let files = files(&tuning);
-    assert_eq!(files.len(), tuning.steps.len(), "nothing is set twice, and nothing but files without drivers");
+    assert_eq!(
+        files.len(),
+        tuning.steps.len(),
+        "nothing is set twice, and nothing but files without drivers"
+    );
     let cpus: CpuSet = tuning.shards.iter().map(|shard| shard.place.cpu).collect();
     let cores: CpuSet = tuning.shards.iter().map(|shard| shard.place.core).collect();
     let usable: CpuSet =
         machine.cpus.iter().filter(|cpu| machine.allowed.contains(cpu.id)).map(|cpu| cpu.core).collect();
     if !matches!(goal.wanted, Wanted::Cpus(_)) {
-        assert_eq!(cores.len(), usable.len().min(tuning.shards.len()), "a core for each shard, while there are some");
+        assert_eq!(
+            cores.len(),
+            usable.len().min(tuning.shards.len()),
+            "a core for each shard, while there are some"
+        );
     }
     let unused = machine.isolated.without(&cpus);
     for nic in machine.nics_of(&goal.nics) {
@@ -76,7 +84,9 @@ fn check_queues(tuning: &Tuning, nic: &Nic, goal: &Goal, files: &HashMap<&str, &
             seen.push(queue.queue);
             match goal.backend {
                 Backend::Xdp => assert_eq!(queue.queue as usize % tuning.shards.len(), number),
-                Backend::Uring => assert!(!has_near || nic.node == Some(shard.place.node), "near to the device"),
+                Backend::Uring => {
+                    assert!(!has_near || nic.node == Some(shard.place.node), "near to the device")
+                }
             }
             let of_queue = nic.irqs.iter().filter(|irq| irq.queue == Some(queue.queue));
             assert!(of_queue.map(|irq| irq.number).eq(queue.irqs.iter().copied()));
@@ -100,7 +110,8 @@ fn whatever_the_machine_the_plan_holds_together() {
             if backend == Backend::Xdp && machine.nics.is_empty() {
                 continue;
             }
-            let wanted = [Wanted::Auto, Wanted::Count(1), Wanted::Count(3), Wanted::Count(40), Wanted::Count(200)];
+            let wanted =
+                [Wanted::Auto, Wanted::Count(1), Wanted::Count(3), Wanted::Count(40), Wanted::Count(200)];
             for wanted in wanted {
                 check(&machine, &goal(&machine, backend, wanted));
             }

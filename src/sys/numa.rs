@@ -91,7 +91,9 @@ mod tests {
 
     #[test]
     fn several_nodes_are_told_from_one() {
-        for (online, several) in [("0\n", false), ("", false), ("0-1\n", true), ("0,2\n", true), ("1\n", false)] {
+        for (online, several) in
+            [("0\n", false), ("", false), ("0-1\n", true), ("0,2\n", true), ("1\n", false)]
+        {
             assert_eq!(has_several(online), several, "{online}");
         }
     }
