@@ -31,6 +31,7 @@ fn errors_of(text: &str) -> Vec<String> {
     lines(&Config::parse("p.toml", text, &machine()).expect_err("must be refused"))
 }
 
+const POOL: &str = "[[pool]]\nname = 'farm'\nupstream = [{ name = 'mta1', address = '10.1.0.11:25' }]\n";
 const REST: &str = "\
 [[pool]]
 name = 'farm'
@@ -235,17 +236,52 @@ fn each_mistake_is_named_at_its_place() {
 }
 
 #[test]
+fn delivery_has_defaults_and_bounds() {
+    let read = |text: &str| Config::parse("p.toml", &format!("{LISTENER}{POOL}{text}"), &machine());
+    let minutes = |list: &[u64]| list.iter().map(|m| Duration::from_secs(60 * m)).collect::<Vec<_>>();
+    let delivery = read("").expect("all of it has defaults").delivery;
+    assert_eq!(delivery.mode, Mode::ThroughThenSpool);
+    assert_eq!(delivery.spool.to_str(), Some("/var/spool/postlane"));
+    assert!(delivery.sync);
+    assert_eq!(delivery.retry, minutes(&[1, 5, 15, 60, 120, 240]));
+    assert_eq!((delivery.max_age, delivery.spool_max), (Duration::from_secs(4 * 86_400), 16 << 30));
+    let written = "[delivery]\nmode = 'spool'\nspool = 'here'\nsync = false\nretry = ['2m', '9m']\nmax_age = '1h'\n\
+                   spool_max = '1GiB'\nthrough_timeout = '2s'\ndelay_warning = '30m'\n";
+    let delivery = read(written).expect("all of it is right").delivery;
+    assert_eq!((delivery.mode, delivery.sync, delivery.spool_max), (Mode::Spool, false, 1 << 30));
+    assert_eq!((delivery.spool.to_str(), delivery.retry), (Some("here"), minutes(&[2, 9])));
+    assert_eq!(
+        (delivery.max_age, delivery.delay_warning),
+        (Duration::from_secs(3600), Duration::from_secs(1800))
+    );
+    assert_eq!(delivery.through_timeout, Duration::from_secs(2));
+    #[rustfmt::skip]
+    let table = [
+        ("mode = 'both'", "`mode` cannot be `\"both\"`: write `\"through\"`, `\"spool\"` or `\"through-then-spool\"`"),
+        ("retry = []", "`retry` is empty: write at least one duration, like `[\"5m\"]`"),
+        ("retry = ['soon']", "`retry`: takes durations like `\"1m\"`, `\"5m\"`, `\"1h\"`, not `\"soon\"`"),
+        ("retry = ['8d']", "`retry`: `\"8d\"`: write a duration from 1s to 7d"),
+        ("spool = ''", "`spool`: write a directory, like `\"/var/spool/postlane\"`"),
+        ("spool_max = '1MiB'", "`spool_max` is 1MiB: write a value from 256MiB to 1048576GiB"),
+        ("max_age = '0s'", "`max_age` is 0s: write a value from 1s to 90d"),
+        ("sync = 'yes'", "`sync` takes `true` or `false`, not a text"),
+    ];
+    for (text, expected) in table {
+        let errors = read(&format!("[delivery]\n{text}\n")).expect_err(text);
+        assert!(errors.0.len() == 1 && errors.0[0].message.contains(expected), "{text}: {errors}");
+    }
+}
+
+#[test]
 fn what_is_absent_is_named() {
     let no_listener =
         "there is no `[[listener]]`: add one with `name = \"...\"` and `address = \"127.0.0.1:2525\"`";
     let no_pool = "there is no `[[pool]]`: add one with `name = \"...\"` and a `[[pool.upstream]]`";
-    let through = "this version delivers only through, without a spool: write `mode = \"through\"`";
     assert_eq!(
         errors_of(""),
         [
             format!("1:1: there is no `[[listener]]`{}", &no_listener["there is no `[[listener]]`".len()..]),
             format!("1:1: {no_pool}"),
-            format!("1:1: there is no `[delivery]`: {through} under it"),
         ]
     );
     assert_eq!(
@@ -254,7 +290,6 @@ fn what_is_absent_is_named() {
             format!("1:1: {no_listener}"),
             "2:1: `[[pool]]` has no `name`: add `name = \"...\"`".to_owned(),
             "2:1: `[[pool]]` has no upstream: add `[[pool.upstream]]` with `name = \"...\"` and `address = \"10.1.0.11:25\"`".to_owned(),
-            format!("3:1: `[delivery]` has no `mode`: {through}"),
         ]
     );
     let nameless = Machine { hostname: "my_box".to_owned(), ..machine() };
@@ -303,7 +338,7 @@ fn every_mistake_at_once() {
         "35:1: `[[pool]]` has no upstream: add `[[pool.upstream]]` with `name = \"...\"` and `address = \"10.1.0.11:25\"`",
         "37:15: `bounce_from`: `me` is not a mail address: write it like `MAILER-DAEMON@mail.example.net`",
     ];
-    // Two lines are not even TOML, so what is absent (an upstream, the mode) is not guessed at.
+    // Two lines are not even TOML, so what is absent (an upstream) is not guessed at.
     let expected: Vec<&str> = expected.into_iter().filter(|line| !line.starts_with("35:")).collect();
     assert_eq!(lines(&errors), expected);
     let first = "tests/config/wrong.toml:1:12: `my.host` is not in quotes: write `\"my.host\"`";
@@ -441,11 +476,6 @@ fn later_keys_are_refused_once_each() {
         "bare_newline",
         "tls",
         "auth",
-        "mode",
-        "spool",
-        "sync",
-        "retry",
-        "max_age",
         "log",
         "source",
         "provider",

@@ -5,6 +5,7 @@ mod check;
 mod client;
 mod demo;
 mod hw;
+mod queue;
 mod reload;
 mod serve;
 mod sink;
@@ -35,6 +36,8 @@ pub(crate) enum Command {
     Reload(reload::Arguments),
     /// One upstream of the running instance: drain it, enable it, weigh it
     Upstream(upstream::Arguments),
+    /// The messages that are kept: list, flush, suspend, resume, bounce, delete
+    Queue(queue::Arguments),
     /// Show what the running instance does
     Status(status::Arguments),
     /// Measure a dispatcher, honestly
@@ -52,6 +55,7 @@ impl Command {
             Command::Check(arguments) => check::run(arguments),
             Command::Reload(arguments) => reload::run(arguments),
             Command::Upstream(arguments) => upstream::run(arguments),
+            Command::Queue(arguments) => queue::run(arguments),
             Command::Status(arguments) => status::run(arguments),
             Command::Bench(arguments) => bench::run(*arguments),
             Command::Sink(arguments) => sink::run(arguments),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use super::units::{Size, Span};
-use super::{Config, Machine, Pool, Route};
+use super::{Config, Delivery, Machine, Pool, Route};
 
 /// What differs between two configurations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,10 +36,19 @@ pub fn difference(running: &Config, next: &Config, machine: &Machine) -> Differe
         ("backend", running.backend != next.backend),
         ("[xdp]", running.xdp != next.xdp),
         ("memory", running.memory != next.memory),
+        ("spool", is_moved(&running.delivery, &next.delivery)),
         ("[admin]", running.admin != next.admin),
     ];
     let fixed = changed.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect();
     Difference { lines, fixed }
+}
+
+/// Whether there would be a spool where there is none, or another one.
+fn is_moved(running: &Delivery, next: &Delivery) -> bool {
+    let place = |delivery: &Delivery| {
+        delivery.mode.has_spool().then(|| (delivery.spool.clone(), delivery.sync, delivery.spool_max))
+    };
+    place(next).is_some() && place(running) != place(next)
 }
 
 fn suffix(value: &str) -> String {
@@ -56,7 +65,7 @@ fn facts(config: &Config) -> BTreeMap<String, String> {
     facts.put("", "xdp", format_args!("{:?}", config.xdp));
     facts.put("", "drain_timeout", Span(config.drain_timeout));
     facts.put("", "memory", Size(config.memory));
-    facts.put("", "bounce_from", &config.delivery.bounce_from);
+    facts.put_delivery(&config.delivery);
     facts.put("", "admin", config.admin.as_ref().map_or("none".to_owned(), |admin| admin.listen.to_string()));
     facts.put("", "first pool", config.pools.first().map_or("", |pool| pool.name.as_str()));
     for listener in &config.listeners {
@@ -81,6 +90,19 @@ impl Facts {
     fn put(&mut self, of: &str, key: &str, value: impl Display) {
         let separator = if of.is_empty() { "" } else { ": " };
         self.0.insert(format!("{of}{separator}{key}"), value.to_string());
+    }
+
+    fn put_delivery(&mut self, delivery: &Delivery) {
+        self.put("", "bounce_from", &delivery.bounce_from);
+        self.put("", "mode", delivery.mode.label());
+        self.put("", "through_timeout", Span(delivery.through_timeout));
+        self.put("", "spool", delivery.spool.display());
+        self.put("", "spool_max", Size(delivery.spool_max));
+        self.put("", "sync", delivery.sync);
+        let retry: Vec<String> = delivery.retry.iter().map(|step| Span(*step).to_string()).collect();
+        self.put("", "retry", retry.join(", "));
+        self.put("", "max_age", Span(delivery.max_age));
+        self.put("", "delay_warning", Span(delivery.delay_warning));
     }
 
     fn put_pool(&mut self, pool: &Pool) {

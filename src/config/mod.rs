@@ -20,7 +20,7 @@ mod tree;
 mod units;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use crate::network::Network;
@@ -28,7 +28,9 @@ pub use crate::route::{Domain, Glob, HeaderRule};
 pub use cpu_list::CpuList;
 pub use difference::{Difference, difference};
 pub use error::{Error, Errors};
-pub use plan::{Bounds, ListenerPlan, Plan, PoolPlan, ShardPlan, UpstreamPlan, XdpPlan, plan};
+pub use plan::{
+    Bounds, ListenerPlan, Plan, PoolPlan, SYNC_OFF, ShardPlan, SpoolPlan, UpstreamPlan, XdpPlan, plan,
+};
 pub use units::{parse_duration, parse_size};
 
 /// A small, complete configuration with comments: what the README shows and a new user starts from.
@@ -292,6 +294,20 @@ pub struct Delivery {
     pub mode: Mode,
     /// The address in `From:` of bounces.
     pub bounce_from: String,
+    /// How long an upstream may take before the spool answers.
+    pub through_timeout: Duration,
+    /// The spool's directory.
+    pub spool: PathBuf,
+    /// Most bytes of it on disk.
+    pub spool_max: u64,
+    /// Whether a message is on disk, not only with the kernel, before it is acknowledged.
+    pub sync: bool,
+    /// The time to the next attempt after the first, the second, …; the last repeats. Never empty.
+    pub retry: Vec<Duration>,
+    /// How long a message is tried before it is bounced.
+    pub max_age: Duration,
+    /// When those who asked for it (NOTIFY=DELAY) are told that their message is late.
+    pub delay_warning: Duration,
 }
 
 /// `mode`: who answers for a message.
@@ -299,6 +315,26 @@ pub struct Delivery {
 pub enum Mode {
     /// The upstream: the client's final reply comes only after the upstream's.
     Through,
+    /// The spool: the client's final reply comes when the message is on disk.
+    Spool,
+    /// The upstream, and for what none would take in time the spool.
+    ThroughThenSpool,
+}
+
+impl Mode {
+    /// The word in the configuration.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Mode::Through => "through",
+            Mode::Spool => "spool",
+            Mode::ThroughThenSpool => "through-then-spool",
+        }
+    }
+
+    /// Whether it needs a spool.
+    pub const fn has_spool(self) -> bool {
+        !matches!(self, Mode::Through)
+    }
 }
 
 impl Config {

@@ -2,11 +2,17 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::units::{Size, Span};
 use super::{Backend, Config, CpuList, Listener, Machine, Mode, Pool, Probe, ShardBy, Shards, Xdp, XdpMode};
+
+/// What is said at every start while `sync` is off.
+pub const SYNC_OFF: &str =
+    "`sync = false`: messages are acknowledged before they are on disk; a power cut loses them";
 
 /// The effective plan. Displays as text for people; the JSON is the contract.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -15,8 +21,10 @@ pub struct Plan {
     pub hostname: String,
     /// `address` or `domain`.
     pub shard_by: &'static str,
-    /// `through`.
+    /// `through`, `spool` or `through-then-spool`.
     pub mode: &'static str,
+    /// Where and how messages are kept, unless only through.
+    pub spool: Option<SpoolPlan>,
     /// The address in `From:` of bounces.
     pub bounce_from: String,
     /// How upstream bytes travel: `uring` or `xdp`.
@@ -39,6 +47,25 @@ pub struct Plan {
     pub bounds: Bounds,
     /// What is allowed but worth a look.
     pub notes: Vec<String>,
+}
+
+/// The spool, of which each shard has its part.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SpoolPlan {
+    /// Its directory.
+    pub path: PathBuf,
+    /// Messages are on disk before they are acknowledged.
+    pub sync: bool,
+    /// Most bytes on disk.
+    pub max: u64,
+    /// One shard's part of them.
+    pub max_per_shard: u64,
+    /// Seconds until the next attempt after the first, the second, …; the last repeats.
+    pub retry: Vec<f64>,
+    /// Seconds after which a message is bounced.
+    pub max_age: f64,
+    /// Seconds that an upstream may take before the spool answers; in `spool` mode it answers at once.
+    pub through_timeout: Option<f64>,
 }
 
 /// Kernel bypass, as asked for.
@@ -152,9 +179,8 @@ pub fn plan(config: &Config, machine: &Machine) -> Plan {
             ShardBy::Address => "address",
             ShardBy::Domain => "domain",
         },
-        mode: match config.delivery.mode {
-            Mode::Through => "through",
-        },
+        mode: config.delivery.mode.label(),
+        spool: config.delivery.mode.has_spool().then(|| spool_plan(config, shard_count)),
         bounce_from: config.delivery.bounce_from.clone(),
         backend: match config.backend {
             Backend::Uring => "uring",
@@ -169,6 +195,20 @@ pub fn plan(config: &Config, machine: &Machine) -> Plan {
         pools,
         routes: config.routes.len(),
         bounds,
+    }
+}
+
+fn spool_plan(config: &Config, shard_count: u64) -> SpoolPlan {
+    let delivery = &config.delivery;
+    SpoolPlan {
+        path: delivery.spool.clone(),
+        sync: delivery.sync,
+        max: delivery.spool_max,
+        max_per_shard: delivery.spool_max / shard_count.max(1),
+        retry: delivery.retry.iter().map(Duration::as_secs_f64).collect(),
+        max_age: delivery.max_age.as_secs_f64(),
+        through_timeout: (delivery.mode == Mode::ThroughThenSpool)
+            .then(|| delivery.through_timeout.as_secs_f64()),
     }
 }
 
@@ -234,6 +274,9 @@ fn notes(config: &Config, machine: &Machine, cpus: &[u32], bounds: &Bounds) -> V
         let (part, whole) = (Size(config.memory), Size(machine.memory_bytes));
         notes.push(format!("`memory` is {part}, more than half of the machine's {whole}"));
     }
+    if config.delivery.mode.has_spool() && !config.delivery.sync {
+        notes.push(SYNC_OFF.to_owned());
+    }
     for listener in &config.listeners {
         let name = &listener.name;
         if listener.max_message > bounds.memory_per_shard {
@@ -276,6 +319,9 @@ impl fmt::Display for Plan {
         writeln!(f, "hostname   {}", self.hostname)?;
         writeln!(f, "shards     {} on CPU {cpus}, recipients by {}", self.shards.len(), self.shard_by)?;
         writeln!(f, "delivery   {}, bounces from {}", self.mode, self.bounce_from)?;
+        if let Some(spool) = &self.spool {
+            write_spool(f, spool)?;
+        }
         if let Some(xdp) = &self.xdp {
             let queues = match xdp.queues.as_slice() {
                 [] => "all queues".to_owned(),
@@ -318,6 +364,22 @@ impl fmt::Display for Plan {
     }
 }
 
+fn write_spool(f: &mut fmt::Formatter<'_>, spool: &SpoolPlan) -> fmt::Result {
+    let span = |seconds: f64| Span(Duration::from_secs_f64(seconds)).to_string();
+    let retry: Vec<String> = spool.retry.iter().map(|seconds| span(*seconds)).collect();
+    writeln!(
+        f,
+        "spool      {}, at most {} ({} a shard)",
+        spool.path.display(),
+        Size(spool.max),
+        Size(spool.max_per_shard)
+    )?;
+    if let Some(timeout) = spool.through_timeout {
+        writeln!(f, "           takes over after {} without an answer", span(timeout))?;
+    }
+    writeln!(f, "           tries again after {}, bounces after {}", retry.join(", "), span(spool.max_age))
+}
+
 fn write_listener(f: &mut fmt::Formatter<'_>, listener: &ListenerPlan) -> fmt::Result {
     let addresses: Vec<String> = listener.addresses.iter().map(ToString::to_string).collect();
     writeln!(f, "listener   {} on {}", listener.name, addresses.join(", "))?;
@@ -333,7 +395,7 @@ fn write_listener(f: &mut fmt::Formatter<'_>, listener: &ListenerPlan) -> fmt::R
         listener.max_sessions,
         Size(listener.max_message),
         listener.max_recipients,
-        Span(std::time::Duration::from_secs_f64(listener.idle_timeout))
+        Span(Duration::from_secs_f64(listener.idle_timeout))
     )
 }
 

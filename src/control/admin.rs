@@ -9,7 +9,7 @@ use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::sleep;
 
 use super::reload::Reloader;
-use super::{Failure, View};
+use super::{Failure, View, queue};
 use crate::balance::board::{self, Said};
 use crate::config::Admin;
 use crate::observe::prometheus;
@@ -218,7 +218,7 @@ impl Reply {
 }
 
 const PATHS: &str = "see GET /metrics, /api/v1/status, /healthz, /readyz; POST /api/v1/reload, \
-                     /api/v1/upstreams/POOL/NAME\n";
+                     /api/v1/upstreams/POOL/NAME, /api/v1/queue\n";
 
 fn get(path: &str, view: &View, busy: &RefCell<BusyWatch>) -> Reply {
     match path {
@@ -248,6 +248,15 @@ async fn post(path: &str, body: &[u8], reloader: &Reloader) -> Reply {
                 let value = serde_json::json!({ "error": refusal.why, "exit": refusal.exit });
                 Reply::json(if refusal.exit == 78 { 422 } else { 409 }, &value)
             }
+        };
+    }
+    if path == "/api/v1/queue" {
+        return match queue::parse(body) {
+            Ok(order) => match queue::carry_out(order, reloader).await {
+                Ok(answer) => Reply::json(200, &answer),
+                Err(why) => Reply::json(503, &serde_json::json!({ "error": why })),
+            },
+            Err(why) => Reply::json(400, &serde_json::json!({ "error": why })),
         };
     }
     let place = path.strip_prefix("/api/v1/upstreams/").and_then(|rest| rest.split_once('/'));

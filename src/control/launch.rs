@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{Builder, JoinHandle};
@@ -9,9 +10,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::bypass::{self, Bypass};
 use super::layout::Layout;
-use super::translate;
 use super::{Bound, GOODBYE, View};
+use super::{spool, translate};
 use crate::config::{Config, Machine};
+use crate::disk::Disk;
+use crate::disk::store::Store;
 use crate::dispatch::options::Options;
 use crate::dispatch::{Dispatch, Letter};
 use crate::handle::{ListenerId, ShardId};
@@ -20,7 +23,8 @@ use crate::net::uring::{self, Uring, UringOptions};
 use crate::net::xdp::Xdp;
 use crate::observe::{Scoreboard, Stats};
 use crate::shard::mailbox::{Mailbox, mailboxes};
-use crate::shard::{Desk, Order, Orders, Shard};
+use crate::shard::{Desks, Order, Orders, Shard};
+use crate::spool::Spool;
 use crate::sys::arena::Arenas;
 use crate::sys::ring_table::RingTable;
 use crate::sys::{clock, files};
@@ -29,6 +33,9 @@ use crate::sys::{clock, files};
 const WALL_CLOCK_EVERY: Duration = Duration::from_secs(5);
 /// Links of a shard that there is room for, however few the first configuration needs.
 const LINKS_ROOM_MIN: u64 = 1024;
+
+/// The exit code of a configuration that will not do.
+pub(super) const BAD_CONFIGURATION: u8 = 78;
 
 /// What kept it from starting or going on.
 #[derive(Debug)]
@@ -84,10 +91,12 @@ pub struct Running {
     pub bypass: Option<String>,
     /// The CPU of each.
     pub cpus: Vec<u32>,
-    pub(super) desks: Vec<Arc<Desk>>,
+    pub(super) desks: Vec<Arc<Desks>>,
     pub(super) epoch_ms: u64,
     pub(super) room: Room,
     threads: Vec<JoinHandle<Result<(), Failure>>>,
+    /// Nobody else may have the spool meanwhile.
+    _store: Option<Store>,
 }
 
 impl Running {
@@ -116,10 +125,12 @@ struct Seat {
     orders: Arc<Orders>,
     stats: Arc<[Arc<Stats>]>,
     scoreboard: Arc<Scoreboard>,
-    desk: Arc<Desk>,
+    desks: Arc<Desks>,
     /// By listener, where to listen.
     listen: Vec<Option<SocketAddr>>,
     bypass: Option<Bypass>,
+    /// Its part of the spool, where that is, and whether its writes are waited for.
+    spool: Option<(Spool, PathBuf, bool)>,
 }
 
 /// What a shard says once it listens.
@@ -151,6 +162,14 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
     let (stats, scoreboard) = (layout.stats(), layout.scoreboard());
     let orders = Arc::new(Orders::default());
     let room = Room::new(config, files_max);
+    let (store, spools) = match spool::open(config, shards)? {
+        Some(opened) => {
+            let (root, sync) = (opened.store.root().to_owned(), opened.sync);
+            let parts = opened.spools.into_iter().map(|spool| Some((spool, root.clone(), sync))).collect();
+            (Some(opened.store), parts)
+        }
+        None => (None, (0..shards).map(|_| None).collect::<Vec<_>>()),
+    };
     let bypasses = bypass::all(config, usize::from(shards))?;
     let interface = bypasses.iter().flatten().next().map(|bypass| bypass.interface.clone());
     let shown = interface.as_deref().map(bypass::shown);
@@ -164,8 +183,10 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
         epoch_ms,
         room,
         threads: Vec::new(),
+        _store: store,
     };
-    for (index, (mailbox, bypass)) in mailboxes::<Letter>(shards).into_iter().zip(bypasses).enumerate() {
+    let seats = mailboxes::<Letter>(shards).into_iter().zip(bypasses).zip(spools);
+    for (index, ((mailbox, bypass), spool)) in seats.enumerate() {
         let id = ShardId(index as u16);
         let cpu = running.cpus[index];
         let seat = Seat {
@@ -179,7 +200,7 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
                 opened_max: room.links,
                 ..UringOptions::default()
             },
-            desk: running.desks[index].clone(),
+            desks: running.desks[index].clone(),
             arenas: arenas.clone(),
             rings: rings.clone(),
             mailbox,
@@ -188,6 +209,7 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
             scoreboard: scoreboard.clone(),
             listen: layout.listen(),
             bypass,
+            spool,
         };
         match start(seat) {
             Ok((thread, ready)) => {
@@ -246,9 +268,12 @@ impl Seat {
             );
         }
         let opened_max = self.uring.opened_max;
-        let ring = Uring::new(self.uring.clone(), self.arenas.clone(), self.rings.clone())
+        let mut ring = Uring::new(self.uring.clone(), self.arenas.clone(), self.rings.clone())
             .map_err(|error: uring::Error| Failure { exit: 71, message: error.to_string() })?;
         let ready = Ready { features: ring.features().to_string() };
+        if let Some((_, root, sync)) = &self.spool {
+            ring.use_spool(root.clone(), *sync);
+        }
         let Some(bypass) = self.bypass.take() else { return self.work(ring, ready, tell) };
         let Bypass { interface, queues, handover } = bypass;
         let net = Xdp::new(ring, self.id, interface, queues, handover, opened_max).map_err(|error| {
@@ -257,7 +282,7 @@ impl Seat {
         self.work(net, ready, tell)
     }
 
-    fn work<N: Net>(
+    fn work<N: Net + Disk>(
         self,
         net: N,
         ready: Ready,
@@ -265,8 +290,11 @@ impl Seat {
     ) -> Result<(), Failure> {
         let mut dispatch = Dispatch::new(self.options, self.stats[self.id.index()].clone(), unix_at_zero());
         dispatch.set_scoreboard(self.scoreboard);
+        if let Some((spool, ..)) = self.spool {
+            dispatch.set_spool(spool);
+        }
         let mut shard = Shard::new(self.id, net, dispatch, self.mailbox, self.orders.clone(), self.stats);
-        shard.attend(self.desk);
+        shard.attend(self.desks);
         for (place, address) in self.listen.iter().enumerate() {
             let Some(address) = *address else { continue };
             shard
@@ -280,7 +308,7 @@ impl Seat {
 }
 
 /// A shard's life.
-fn work<N: Net>(mut shard: Shard<N>, orders: &Orders) {
+fn work<N: Net + Disk>(mut shard: Shard<N>, orders: &Orders) {
     let mut look_at = shard.now();
     let mut stopped_at = None;
     loop {

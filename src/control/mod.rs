@@ -7,7 +7,9 @@ mod launch;
 mod layout;
 mod notify;
 mod probe;
+mod queue;
 mod reload;
+mod spool;
 mod translate;
 mod view;
 mod watch;
@@ -26,6 +28,7 @@ use crate::sys::signals;
 
 pub use launch::{Failure, Running, launch};
 use reload::Reloader;
+pub use spool::read_queue;
 pub use view::View;
 
 /// How often signals are looked for.

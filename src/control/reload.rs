@@ -14,7 +14,7 @@ use super::layout::Layout;
 use super::{View, notify, translate};
 use crate::config::{Config, Machine, difference};
 use crate::handle::ShardId;
-use crate::shard::{Desk, Edition, Order};
+use crate::shard::{Desks, Edition, Order};
 use crate::sys::socket;
 
 /// How often it is looked whether the shards have answered.
@@ -38,11 +38,14 @@ pub(super) struct Reloader {
     config: RefCell<Config>,
     source: Option<PathBuf>,
     machine: Machine,
-    desks: Vec<Arc<Desk>>,
+    pub(super) desks: Vec<Arc<Desks>>,
     epoch_ms: u64,
     room: Room,
     edition: Cell<u64>,
     under_way: Cell<bool>,
+    /// The number of the last order about kept messages, and whether it is being carried out.
+    pub(super) order: Cell<u64>,
+    pub(super) ordering: Cell<bool>,
 }
 
 impl Reloader {
@@ -62,6 +65,8 @@ impl Reloader {
             room: running.room,
             edition: Cell::new(0),
             under_way: Cell::new(false),
+            order: Cell::new(0),
+            ordering: Cell::new(false),
         }
     }
 
@@ -152,19 +157,19 @@ impl Reloader {
         let base = translate::base(config, self.desks.len() as u16, self.epoch_ms);
         let (stats, scoreboard) = (layout.stats(), layout.scoreboard());
         for (shard, desk) in self.desks.iter().enumerate() {
-            desk.offer(Edition {
-                number,
+            let edition = Edition {
                 options: layout.options(&base, ShardId(shard as u16)),
                 stats: stats.clone(),
                 scoreboard: scoreboard.clone(),
                 listen: layout.listen(),
-            });
+            };
+            desk.editions.offer(number, edition);
         }
         let deadline = Instant::now() + PATIENCE;
         let mut result = Ok(());
         for (shard, desk) in self.desks.iter().enumerate() {
             loop {
-                if let Some(answer) = desk.answer(number) {
+                if let Some(answer) = desk.editions.answer(number) {
                     result = result.and(answer);
                     break;
                 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use crate::balance::Care;
 use crate::balance::health::Rules;
-use crate::config::{Config, ShardBy};
+use crate::config::{self, Config, ShardBy};
 use crate::dispatch::options::{self, Options};
 use crate::dispatch::owner;
+use crate::dispatch::{KeepOptions, Mode};
 use crate::handle::ShardId;
 use crate::net::uring::UringOptions;
 use crate::protocol::server;
@@ -37,11 +38,27 @@ pub(super) fn base(config: &Config, shards: u16, epoch_ms: u64) -> Options {
         epoch_ms,
         seed: epoch_ms,
         bounce_from: config.delivery.bounce_from.clone(),
+        keep: keep_options(config),
         buffers: buffers(config, shards) - usize::from(UringOptions::default().receive_buffers),
         listeners: Vec::new(),
         pools: Vec::new(),
         routes: Arc::default(),
         board: Arc::default(),
+    }
+}
+
+fn keep_options(config: &Config) -> KeepOptions {
+    let delivery = &config.delivery;
+    KeepOptions {
+        mode: match delivery.mode {
+            config::Mode::Through => Mode::Through,
+            config::Mode::Spool => Mode::Spool,
+            config::Mode::ThroughThenSpool => Mode::ThroughThenSpool,
+        },
+        through_timeout: delivery.through_timeout,
+        delay_warning: delivery.delay_warning,
+        retry: delivery.retry.clone(),
+        max_age: delivery.max_age,
     }
 }
 

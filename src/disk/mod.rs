@@ -5,6 +5,7 @@
 //! it asks for nothing of a file that a request under way makes or removes.
 
 pub mod sim;
+mod staging;
 pub mod store;
 pub(crate) mod uring;
 

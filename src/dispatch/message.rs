@@ -1,13 +1,14 @@
 //! What travels from a session to a link, within a shard and between them: envelope and body, shared, never
 //! copied.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::delivery::DeliveryId;
 use super::owner::Way;
 use super::streaming::Part;
 pub use crate::handle::MessageId;
-use crate::handle::{Buffers, Extent, ShardId};
+use crate::handle::{Buffers, Extent, ListenerId, ShardId};
 use crate::limits::HEAD_KEPT_BYTES_MAX;
 use crate::protocol::envelope::Envelope;
 use crate::protocol::wire::data::{Form, Shape};
@@ -28,6 +29,12 @@ pub struct Message {
     pub body: Vec<Extent>,
     /// The key of the address it came from, for picks by source.
     pub source: u64,
+    /// It is on disk, or will be: it need not be delivered now.
+    pub kept: bool,
+    /// That address, and the listener that took it; a message made here has neither.
+    pub origin: Option<IpAddr>,
+    /// See `origin`.
+    pub listener: Option<ListenerId>,
     /// Octets of the body as it came.
     pub size: u64,
     /// How they stand.
@@ -77,6 +84,9 @@ impl Message {
         self.head.clear();
         self.head.shrink_to(HEAD_KEPT_BYTES_MAX);
         self.source = 0;
+        self.origin = None;
+        self.kept = false;
+        self.listener = None;
         self.size = 0;
         self.shape = Shape::default();
         self.streamed = false;

@@ -7,6 +7,7 @@
 mod date;
 mod delivery;
 mod form;
+mod keep;
 mod link;
 mod lookout;
 mod message;
@@ -38,6 +39,8 @@ use date::DateLine;
 use delivery::Delivery;
 pub use delivery::DeliveryId;
 pub use form::{Piece, Pieces};
+use keep::Keeping;
+pub use keep::{Action, Answer, Mode, Options as KeepOptions, Order, Row, Selection, list_kept};
 use link::Link;
 use lookout::Lookout;
 use message::Spares;
@@ -60,7 +63,7 @@ pub enum Command<'a> {
         /// Valid until the next call; copied by the stream.
         bytes: &'a [u8],
     },
-    /// Write the body's extents; they stay until `Sent` or `Closed`.
+    /// Write the body's extents, and a mark; they stay until that is told by `Sent`, or `Closed`.
     WriteBody {
         /// Where.
         stream: StreamId,
@@ -69,14 +72,15 @@ pub enum Command<'a> {
         /// In which form: as it is, or [`Message::converted`].
         form: Form,
     },
-    /// Write a part of a streamed body, as DATA has it; its extents stay until `Sent` or `Closed`.
+    /// Write a part of a streamed body, as DATA has it, and a mark; its extents stay until that is told by `Sent`, or
+    /// `Closed`.
     WritePart {
         /// Where.
         stream: StreamId,
         /// What.
         part: Arc<Part>,
     },
-    /// Have `handle_sent` called when all written so far has left: a body of nothing.
+    /// Have `handle_sent` called when all written so far has left.
     Mark(StreamId),
     /// Open a stream and tell `handle_opening` its id.
     Open {
@@ -198,6 +202,7 @@ pub struct Dispatch {
     ease_at: Instant,
     /// Sessions between MAIL and the final dot.
     receiving: usize,
+    keeping: Keeping,
     next_tick: Instant,
     /// When it is looked at the latest whether upstreams are overdue.
     overdue_look: Instant,
@@ -239,6 +244,7 @@ impl Dispatch {
             generation: 0,
             lookout: None,
             receiving: 0,
+            keeping: Keeping::default(),
             next_tick: Instant::NEVER,
             overdue_look: Instant::NEVER,
             draining: false,
@@ -278,11 +284,11 @@ impl Dispatch {
         self.settle(now, buffers);
     }
 
-    /// The body written last has left.
-    pub fn handle_sent(&mut self, stream: StreamId, now: Instant, buffers: &mut impl Buffers) {
+    /// So many more of the marks and bodies written have left.
+    pub fn handle_sent(&mut self, stream: StreamId, marks: u32, now: Instant, buffers: &mut impl Buffers) {
         match self.owner_of(stream) {
             StreamOwner::Session(session) => self.session_sent(session, now, buffers),
-            StreamOwner::Link(link) => self.link_sent(link, now),
+            StreamOwner::Link(link) => self.link_sent(link, marks, now),
             StreamOwner::Nobody => {}
         }
         self.settle(now, buffers);
@@ -345,13 +351,15 @@ impl Dispatch {
         if self.next_tick <= now {
             self.next_tick = Instant::NEVER;
             self.pools.iter_mut().for_each(|pool| pool.stirred = true);
+            self.make_room(now, buffers);
         }
+        self.handle_kept_deadlines(now, buffers);
         self.settle(now, buffers);
     }
 
     /// When `handle_deadlines` is to be called at the latest.
-    pub fn next_deadline(&self) -> Instant {
-        let ours = self.next_tick.min(self.overdue_look);
+    pub fn next_deadline(&self, now: Instant) -> Instant {
+        let ours = self.next_tick.min(self.overdue_look).min(self.next_kept(now));
         self.session_deadlines.next().min(self.link_deadlines.next()).min(ours)
     }
 
@@ -403,7 +411,7 @@ impl Dispatch {
 
     /// Nothing left at all: no session, link, transaction or delivery.
     pub fn is_empty(&self) -> bool {
-        self.sessions.is_empty() && self.links.is_empty() && self.under_way() == 0
+        self.sessions.is_empty() && self.links.is_empty() && self.under_way() == 0 && self.disk_is_quiet()
     }
 
     /// Says goodbye to every idle link.
@@ -415,6 +423,7 @@ impl Dispatch {
     /// Sets the wall clock: seconds since 1970 at the shard clock's zero.
     pub fn set_unix_at_zero(&mut self, seconds: i64) {
         self.unix_at_zero = seconds;
+        self.tell_spool_the_time();
     }
 
     /// Deals with what the last fact brought about within the shard, until nothing is left.
@@ -422,8 +431,12 @@ impl Dispatch {
         loop {
             while let Some((shard, transaction, pool, outcome)) = self.outcomes.pop_front() {
                 self.pools[usize::from(pool)].groups -= 1;
-                self.leg_over(Way { shard, pool }, transaction);
-                self.group_ended(transaction, outcome, now, buffers);
+                let way = Way { shard, pool };
+                self.leg_over(way, transaction);
+                self.group_ended(transaction, way, outcome, now, buffers);
+            }
+            if self.settle_kept(now, buffers) {
+                continue;
             }
             if let Some(letter) = self.inbox.pop_front() {
                 self.take_letter(letter, now);

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::KeepOptions;
 use super::owner::ShardBy;
 use crate::balance::board::{Board, Mark};
 use crate::balance::health::Rules;
@@ -30,6 +31,8 @@ pub struct Options {
     pub seed: u64,
     /// Bounces come from `MAILER-DAEMON` at this address.
     pub bounce_from: String,
+    /// Whether and how messages are kept.
+    pub keep: KeepOptions,
     /// Buffers that can be free at most: the bound of memory for messages.
     pub buffers: usize,
     /// In configuration order.

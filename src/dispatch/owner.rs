@@ -26,6 +26,11 @@ pub struct Way {
     pub pool: u16,
 }
 
+impl Way {
+    /// That of a recipient who needs no delivery any more.
+    pub const NOWHERE: Way = Way { shard: ShardId(u16::MAX), pool: u16::MAX };
+}
+
 /// Recipients to shards.
 #[derive(Clone, Copy, Debug)]
 pub struct Owners {

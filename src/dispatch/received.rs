@@ -34,6 +34,7 @@ impl Dispatch {
             listener: Some(&self.options.listeners[usize::from(session.listener.0)].name),
             source: Some(session.peer.ip()),
         };
+        (message.origin, message.listener) = (Some(session.peer.ip()), Some(session.listener));
         self.router.assign(message, &self.options.routes, origin, buffers);
         let Message { head, envelope, .. } = message;
         head.clear();

@@ -80,6 +80,7 @@ impl Dispatch {
                 None => self.pools.push(PoolState::new(pool)),
             }
         }
+        self.refit_kept();
         self.set_scoreboard(scoreboard);
         self.tell_time(now);
         self.heed_marks(now);
@@ -214,5 +215,6 @@ impl Dispatch {
             stats.deliveries.set(pool.deliveries);
         }
         self.stats.under_way.set(self.under_way() as u64);
+        self.publish_kept();
     }
 }

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use super::keep::Stage;
 use super::message::{Letter, Message, Outcome, Place, TransactionId, Word, unshared};
 use super::notice::{self, Kind, Original, Remote, Settings, Times, Told};
 use super::options::Options;
@@ -13,10 +14,11 @@ use super::{Dispatch, Queued};
 use crate::handle::Buffers;
 use crate::limits::NOTICE_RETURNED_BYTES_MAX;
 use crate::protocol::wire::reply::{Enhanced, Reply, ReplyBuf};
+use crate::spool::EntryId;
 use crate::time::Instant;
 
 /// In a list of refusals: all recipients that are not named.
-const EVERYBODY: u16 = u16::MAX;
+pub(super) const EVERYBODY: u16 = u16::MAX;
 
 /// A message that this shard took and whose groups have not all ended.
 #[derive(Debug)]
@@ -24,14 +26,22 @@ pub(super) struct Transaction {
     pub(super) generation: u32,
     pub(super) session: Option<u32>,
     pub(super) message: Arc<Message>,
-    groups_left: u16,
-    groups: u16,
+    pub(super) groups_left: u16,
+    /// None as long as it has not been sent.
+    pub(super) groups: u16,
     /// The first group's words that was accepted.
-    accepted: Option<ReplyBuf>,
+    pub(super) accepted: Option<ReplyBuf>,
     /// Recipients refused, so far.
-    refused: Vec<Word>,
+    pub(super) refused: Vec<Word>,
     /// Recipients accepted of which the sender is to hear, so far.
-    relayed: Vec<Word>,
+    pub(super) relayed: Vec<Word>,
+    /// Where messages are kept, recipients that an upstream has taken it for, unless it is all of them.
+    pub(super) taken: Vec<u16>,
+    /// Where it is kept, or is being kept.
+    pub(super) entry: Option<EntryId>,
+    pub(super) stage: Stage,
+    /// It was read back from where it is kept, and came then: seconds since 1970.
+    pub(super) again: Option<u64>,
     pub(super) mail_at: Instant,
     pub(super) ended_at: Instant,
     /// Its body is still arriving, or has not all been sent.
@@ -39,24 +49,8 @@ pub(super) struct Transaction {
 }
 
 impl Dispatch {
-    /// Sends the message's groups on their ways. `session`: who waits for the answer, if anybody does.
-    pub(super) fn begin_transaction(
-        &mut self,
-        message: Arc<Message>,
-        session: Option<u32>,
-        mail_at: Instant,
-        now: Instant,
-    ) -> TransactionId {
-        let id = self.open_transaction(message, session, mail_at, now);
-        for i in 0..self.groups.len() {
-            self.ask_group(id, self.groups[i], now);
-        }
-        self.stats.receive.record(now.nanos_since(mail_at));
-        id
-    }
-
-    /// Makes the transaction; none of its groups (in `self.groups`) has been asked for yet.
-    pub(super) fn open_transaction(
+    /// Makes a transaction; it is not sent yet. `session`: who waits for the answer, if anybody does.
+    pub(super) fn new_transaction(
         &mut self,
         message: Arc<Message>,
         session: Option<u32>,
@@ -64,17 +58,19 @@ impl Dispatch {
         now: Instant,
     ) -> TransactionId {
         let generation = self.next_generation();
-        self.note_groups(&message);
-        let groups = self.groups.len() as u16;
         let slot = self.transactions.insert(Transaction {
             generation,
             session,
             message,
-            groups_left: groups,
-            groups,
+            groups_left: 0,
+            groups: 0,
             accepted: None,
             refused: Vec::new(),
             relayed: Vec::new(),
+            taken: Vec::new(),
+            entry: None,
+            stage: Stage::Sending,
+            again: None,
             mail_at,
             ended_at: now,
             streaming: None,
@@ -82,10 +78,43 @@ impl Dispatch {
         TransactionId { slot: slot as u32, generation }
     }
 
+    /// The transaction, if it has not ended.
+    pub(super) fn transaction(&self, id: TransactionId) -> Option<&Transaction> {
+        self.transactions.get(id.slot as usize).filter(|transaction| transaction.generation == id.generation)
+    }
+
+    /// The same, to be changed.
+    pub(super) fn transaction_mut(&mut self, id: TransactionId) -> Option<&mut Transaction> {
+        self.transactions.get_mut(id.slot as usize).filter(|t| t.generation == id.generation)
+    }
+
+    /// Sends the message's groups on their ways.
+    pub(super) fn send_groups(&mut self, id: TransactionId, now: Instant) {
+        self.count_groups(id);
+        for i in 0..self.groups.len() {
+            self.ask_group(id, self.groups[i], now);
+        }
+        let transaction = &self.transactions[id.slot as usize];
+        if transaction.again.is_none() {
+            self.stats.receive.record(transaction.ended_at.nanos_since(transaction.mail_at));
+        }
+    }
+
+    /// Finds its groups (in `self.groups`); none of them has been asked for yet.
+    pub(super) fn count_groups(&mut self, id: TransactionId) {
+        let message = self.transactions[id.slot as usize].message.clone();
+        self.note_groups(&message);
+        let groups = self.groups.len() as u16;
+        let transaction = &mut self.transactions[id.slot as usize];
+        (transaction.groups, transaction.groups_left) = (groups, groups);
+    }
+
     /// Sends one of its groups on its way.
     pub(super) fn ask_group(&mut self, id: TransactionId, way: Way, now: Instant) {
         let transaction = &self.transactions[id.slot as usize];
-        let (message, whole) = (transaction.message.clone(), transaction.groups == 1);
+        // Where what is put off can be kept, the refusal of one recipient need not be that of the message.
+        let is_kept = self.is_keeping() && transaction.streaming.is_none();
+        let (message, whole) = (transaction.message.clone(), transaction.groups == 1 && !is_kept);
         let (origin, Way { shard, pool }) = (self.options.shard, way);
         self.pools[usize::from(pool)].groups += 1;
         if shard == origin {
@@ -108,8 +137,7 @@ impl Dispatch {
         let slot = id.slot as usize;
         self.transactions[slot].groups_left -= count;
         if self.transactions[slot].groups_left == 0 {
-            let transaction = self.transactions.remove(slot);
-            self.end_transaction(transaction, now, buffers);
+            self.all_ended(id, now, buffers);
         }
     }
 
@@ -117,12 +145,13 @@ impl Dispatch {
     fn note_groups(&mut self, message: &Message) {
         self.groups.clear();
         if let [way] = message.ways[..] {
+            debug_assert_ne!(way, Way::NOWHERE, "somebody is left");
             return self.groups.push(way);
         }
         let pools = self.pools.len();
         self.seen.resize(usize::from(self.options.shards) * pools, false);
         let place = |way: &Way| way.shard.index() * pools + usize::from(way.pool);
-        for way in &message.ways {
+        for way in message.ways.iter().filter(|way| **way != Way::NOWHERE) {
             if !std::mem::replace(&mut self.seen[place(way)], true) {
                 self.groups.push(*way);
             }
@@ -134,10 +163,12 @@ impl Dispatch {
     pub(super) fn group_ended(
         &mut self,
         id: TransactionId,
+        way: Way,
         outcome: Outcome,
         now: Instant,
         buffers: &mut impl Buffers,
     ) {
+        let is_keeping = self.is_keeping();
         let slot = id.slot as usize;
         let Some(transaction) = self.transactions.get_mut(slot).filter(|t| t.generation == id.generation)
         else {
@@ -145,6 +176,9 @@ impl Dispatch {
             return;
         };
         transaction.groups_left -= 1;
+        if is_keeping && outcome.accepted && (transaction.groups > 1 || !outcome.refused.is_empty()) {
+            transaction.note_taken(way, &outcome.refused);
+        }
         transaction.refused.extend(outcome.refused);
         transaction.relayed.extend(outcome.relayed);
         if outcome.accepted {
@@ -154,12 +188,26 @@ impl Dispatch {
             transaction.refused.push(Word { recipient: EVERYBODY, reply: outcome.reply, by: outcome.by });
         }
         if transaction.groups_left == 0 {
-            let transaction = self.transactions.remove(slot);
-            self.end_transaction(transaction, now, buffers);
+            self.all_ended(id, now, buffers);
         }
     }
 
-    fn end_transaction(&mut self, mut transaction: Transaction, now: Instant, buffers: &mut impl Buffers) {
+    /// All groups have ended. What is being written ends when the disk has answered.
+    fn all_ended(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) {
+        let transaction = &self.transactions[id.slot as usize];
+        if transaction.stage == Stage::Keeping {
+            return;
+        }
+        if transaction.entry.is_some() {
+            self.end_attempt(id, now, buffers);
+        } else if !self.keep_rest(id, now, buffers) {
+            let transaction = self.transactions.remove(id.slot as usize);
+            self.end_through(transaction, now, buffers);
+        }
+    }
+
+    /// The upstreams have answered for the message, and the session, if there is one, is told what they said.
+    pub(super) fn end_through(&mut self, transaction: Transaction, now: Instant, buffers: &mut impl Buffers) {
         self.stats.dispatch.record(now.nanos_since(transaction.ended_at));
         self.stats.total.record(now.nanos_since(transaction.mail_at));
         let internal = transaction.message.internal;
@@ -182,6 +230,11 @@ impl Dispatch {
         if internal && !transaction.refused.is_empty() {
             self.stats.bounces_dropped.add(1);
         }
+        self.dispose(transaction, buffers);
+    }
+
+    /// Nothing is left to do for it.
+    pub(super) fn dispose(&mut self, mut transaction: Transaction, buffers: &mut impl Buffers) {
         if let Some(streaming) = transaction.streaming.take() {
             self.end_streaming(streaming, buffers);
         }
@@ -203,21 +256,22 @@ impl Dispatch {
     }
 
     /// Tells the sender of a message what became of some of its recipients, if there are any.
-    fn notify(
+    pub(super) fn notify(
         &mut self,
         kind: Kind,
         transaction: &Transaction,
         words: &[Word],
         now: Instant,
-        buffers: &impl Buffers,
+        buffers: &mut impl Buffers,
     ) {
         if words.is_empty() {
             return;
         }
         let id = self.new_message_id();
         let unix = self.unix_seconds(now);
-        let arrived = self.unix_seconds(transaction.mail_at);
-        let times = Times { now: unix, arrived, tried: Some(unix), until: None };
+        let arrived = transaction.again.unwrap_or_else(|| self.unix_seconds(transaction.mail_at));
+        let until = (kind == Kind::Delayed).then(|| arrived + self.options.keep.max_age.as_secs());
+        let times = Times { now: unix, arrived, tried: Some(unix), until };
         let told: Vec<Told<'_>> = words.iter().map(|word| told(word, &self.options)).collect();
         let settings = Settings {
             hostname: &self.options.hostname,
@@ -236,7 +290,17 @@ impl Dispatch {
         self.router.assign(notice, &self.options.routes, Origin::default(), buffers);
         let count = if kind == Kind::Failed { &self.stats.bounces } else { &self.stats.relay_notices };
         count.add(1);
-        self.begin_transaction(shared, None, now, now);
+        let id = self.new_transaction(shared, None, now, now);
+        self.take_on(id, now, buffers);
+    }
+}
+
+impl Transaction {
+    /// A group has ended, and an upstream has it for all but those refused.
+    fn note_taken(&mut self, way: Way, refused: &[Word]) {
+        let group = (0u16..).zip(&self.message.ways).filter(|(_, other)| **other == way);
+        let is_taken = |recipient: &u16| refused.iter().all(|word| word.recipient != *recipient);
+        self.taken.extend(group.map(|(recipient, _)| recipient).filter(is_taken));
     }
 }
 
@@ -250,7 +314,7 @@ fn told<'a>(word: &'a Word, options: &'a Options) -> Told<'a> {
 }
 
 /// The worst of several refusals: a permanent one before a temporary one.
-fn worst(refused: &[Word]) -> ReplyBuf {
+pub(super) fn worst(refused: &[Word]) -> ReplyBuf {
     let worst = refused.iter().map(|word| &word.reply).max_by_key(|reply| reply.as_reply().code / 100);
     worst.cloned().unwrap_or_else(|| super::verdict::ours(0, "no upstream took the message"))
 }

@@ -5,6 +5,7 @@ mod histogram;
 mod names;
 pub mod prometheus;
 mod scoreboard;
+mod spool;
 pub mod status;
 
 use std::ops::Deref;
@@ -16,6 +17,7 @@ pub use names::{
     Bypass, Episode, ListenerName, Names, PoolName, PoolStanding, Standing, State, UpstreamName,
 };
 pub use scoreboard::{Figures, Scoreboard};
+pub use spool::SpoolStats;
 
 /// Where the scoreboard takes its atomics from; its test under loom has others.
 mod atomics {
@@ -289,6 +291,8 @@ pub struct Totals {
     pub busy_nanos: Counter,
     /// Transactions and deliveries under way now; zero lets a drain end.
     pub under_way: Counter,
+    /// The messages that it keeps.
+    pub spool: SpoolStats,
     /// First octet of MAIL until the final dot has come.
     pub receive: Histogram,
     /// The final dot until the verdict.

@@ -37,6 +37,7 @@ pub fn text(names: &Names, shards: &[Arc<Stats>], busy: &[f64]) -> String {
     pools(&mut page, names);
     upstreams(&mut page, names, shards);
     machine(&mut page, shards, busy);
+    super::spool::write(&mut page, shards);
     page.out
 }
 
@@ -233,16 +234,16 @@ fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
     }
 }
 
-struct Page {
+pub(super) struct Page {
     out: String,
 }
 
 impl Page {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
+    pub(super) fn head(&mut self, name: &str, kind: &str, help: &str) {
         let _ = writeln!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    fn line(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
+    pub(super) fn line(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
         let _ = if labels.is_empty() {
             writeln!(self.out, "{name} {value}")
         } else {
@@ -265,14 +266,20 @@ impl Page {
         }
     }
 
-    fn histogram<'a>(&mut self, name: &str, labels: &str, shards: impl Iterator<Item = &'a Histogram>) {
+    pub(super) fn histogram<'a>(
+        &mut self,
+        name: &str,
+        labels: &str,
+        shards: impl Iterator<Item = &'a Histogram>,
+    ) {
         let mut sum = Snapshot::default();
         shards.for_each(|histogram| histogram.add_to(&mut sum));
         let (bucket, count) = (format!("{name}_bucket"), sum.count());
+        let comma = if labels.is_empty() { "" } else { "," };
         for (bound, up_to) in sum.cumulative() {
-            self.line(&bucket, &format!("{labels},le=\"{}\"", bound as f64 / 1e9), up_to);
+            self.line(&bucket, &format!("{labels}{comma}le=\"{}\"", bound as f64 / 1e9), up_to);
         }
-        self.line(&bucket, &format!("{labels},le=\"+Inf\""), count);
+        self.line(&bucket, &format!("{labels}{comma}le=\"+Inf\""), count);
         self.line(&format!("{name}_sum"), labels, sum.sum_nanos as f64 / 1e9);
         self.line(&format!("{name}_count"), labels, count);
     }

@@ -4,14 +4,13 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::dispatch;
 use crate::dispatch::options::Options;
 use crate::observe::{Scoreboard, Stats};
 
 /// All that a reload changes for one shard.
 #[derive(Debug)]
 pub struct Edition {
-    /// Counts up.
-    pub number: u64,
     /// What dispatch goes by.
     pub options: Options,
     /// Every shard's counters, places as in `options`.
@@ -22,45 +21,71 @@ pub struct Edition {
     pub listen: Vec<Option<SocketAddr>>,
 }
 
-/// The table between the control thread and one shard.
-#[derive(Debug, Default)]
-pub struct Desk {
-    /// The number of the last edition laid down: all that a shard looks at while there is nothing new.
+/// The table between the control thread and one shard: the one lays something down, the other takes it at the top of a
+/// turn and answers. Each laid down has a number, which counts up.
+#[derive(Debug)]
+pub struct Desk<T, A> {
+    /// The number of the last one laid down: all that a shard looks at while there is nothing new.
     offered: AtomicU64,
-    edition: Mutex<Option<Box<Edition>>>,
-    /// The number of the last edition answered, and the answer.
+    paper: Mutex<Option<Box<T>>>,
+    /// The number of the last one answered, and the answer.
     answered: AtomicU64,
-    refusal: Mutex<Option<String>>,
+    answer: Mutex<Option<A>>,
 }
 
-impl Desk {
-    /// Lays an edition down. One not taken yet is replaced.
-    pub fn offer(&self, edition: Edition) {
-        let number = edition.number;
-        *self.edition.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(edition));
+impl<T, A> Default for Desk<T, A> {
+    fn default() -> Self {
+        Desk {
+            offered: AtomicU64::new(0),
+            paper: Mutex::new(None),
+            answered: AtomicU64::new(0),
+            answer: Mutex::new(None),
+        }
+    }
+}
+
+impl<T, A> Desk<T, A> {
+    /// Lays something down. What was not taken yet is replaced.
+    pub fn offer(&self, number: u64, paper: T) {
+        *self.paper.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(paper));
         self.offered.store(number, Ordering::Release);
     }
 
-    /// The shard's answer to that edition, if it has come: why it could not be applied, if it could not.
-    pub fn answer(&self, number: u64) -> Option<Result<(), String>> {
+    /// The shard's answer to that number, if it has come; once.
+    pub fn answer(&self, number: u64) -> Option<A> {
         if self.answered.load(Ordering::Acquire) < number {
             return None;
         }
-        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Some(refusal.map_or(Ok(()), Err))
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// For the shard: an edition later than `taken`.
-    pub(super) fn take(&self, taken: u64) -> Option<Box<Edition>> {
-        if self.offered.load(Ordering::Acquire) == taken {
+    /// For the shard: what was laid down later than `taken`, and its number.
+    pub(super) fn take(&self, taken: u64) -> Option<(u64, Box<T>)> {
+        let number = self.offered.load(Ordering::Acquire);
+        if number == taken {
             return None;
         }
-        self.edition.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let paper = self.paper.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some((number, paper))
     }
 
     /// For the shard: what became of it.
-    pub(super) fn reply(&self, number: u64, result: Result<(), String>) {
-        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = result.err();
+    pub(super) fn reply(&self, number: u64, answer: A) {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
         self.answered.store(number, Ordering::Release);
     }
+}
+
+/// Where editions lie; the answer says why one could not be applied.
+type EditionDesk = Desk<Edition, Result<(), String>>;
+/// Where orders about kept messages lie.
+type OrderDesk = Desk<dispatch::Order, dispatch::Answer>;
+
+/// A shard's desks.
+#[derive(Debug, Default)]
+pub struct Desks {
+    /// For editions.
+    pub editions: EditionDesk,
+    /// For orders.
+    pub orders: OrderDesk,
 }

@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use crate::disk::Disk;
 use crate::dispatch::{Command, Dispatch, Letter, Piece, Pieces};
 use crate::handle::{ListenerId, ShardId, StreamId};
 use crate::net::{Event, Net};
 use crate::observe::Stats;
+use crate::spool::Request;
 use crate::time::Instant;
-pub use edition::{Desk, Edition};
+pub use edition::{Desks, Edition};
 use mailbox::Mailbox;
 
 /// Events taken in one turn: enough to fill the sends, few enough that their bytes stay in the cache.
@@ -74,12 +76,13 @@ pub struct Shard<N> {
     publish_at: Instant,
     /// By listener, where this shard listens.
     listening: Vec<Option<SocketAddr>>,
-    /// Where new editions of the options lie, and the last one taken.
-    desk: Option<Arc<Desk>>,
+    /// Where new editions of the options and operators' orders lie, and the last ones taken.
+    desks: Option<Arc<Desks>>,
     edition: u64,
+    order: u64,
 }
 
-impl<N: Net> Shard<N> {
+impl<N: Net + Disk> Shard<N> {
     /// Puts a shard together.
     pub fn new(
         id: ShardId,
@@ -103,14 +106,15 @@ impl<N: Net> Shard<N> {
             now,
             publish_at: now,
             listening: Vec::new(),
-            desk: None,
+            desks: None,
             edition: 0,
+            order: 0,
         }
     }
 
-    /// From here on it looks for new editions of its options there.
-    pub fn attend(&mut self, desk: Arc<Desk>) {
-        self.desk = Some(desk);
+    /// From here on it looks there for new editions of its options, and for orders.
+    pub fn attend(&mut self, desks: Arc<Desks>) {
+        self.desks = Some(desks);
     }
 
     /// Listens; the address with its port.
@@ -122,19 +126,26 @@ impl<N: Net> Shard<N> {
         Ok(bound)
     }
 
-    /// Takes a new edition, if there is one: all of it or, where a listener cannot be had, nothing.
-    fn look_at_desk(&mut self) {
-        let Some(desk) = &self.desk else { return };
-        let Some(edition) = desk.take(self.edition) else { return };
-        let desk = desk.clone();
-        let number = edition.number;
-        self.edition = number;
-        let result = self.apply(*edition);
-        desk.reply(number, result);
+    /// Takes a new edition, if there is one: all of it or, where a listener cannot be had, nothing. Takes an order, and
+    /// answers the last one.
+    fn look_at_desks(&mut self) {
+        let Some(desks) = self.desks.clone() else { return };
+        if let Some((number, edition)) = desks.editions.take(self.edition) {
+            self.edition = number;
+            let result = self.apply(*edition);
+            desks.editions.reply(number, result);
+        }
+        if let Some((number, order)) = desks.orders.take(self.order) {
+            self.order = number;
+            self.dispatch.handle_order(*order);
+        }
+        if let Some(answer) = self.dispatch.poll_answer() {
+            desks.orders.reply(self.order, answer);
+        }
     }
 
     fn apply(&mut self, edition: Edition) -> Result<(), String> {
-        let Edition { options, stats, scoreboard, listen, .. } = edition;
+        let Edition { options, stats, scoreboard, listen } = edition;
         let before = std::mem::take(&mut self.listening);
         self.listening = before.clone();
         self.listening.resize(listen.len(), None);
@@ -166,13 +177,16 @@ impl<N: Net> Shard<N> {
 
     /// Waits for something to happen, at most a nap, and deals with it.
     pub fn turn(&mut self) {
-        let until =
-            if self.mailbox.sleep() { self.now } else { self.dispatch.next_deadline().min(self.now + NAP) };
+        let until = if self.mailbox.sleep() {
+            self.now
+        } else {
+            self.dispatch.next_deadline(self.now).min(self.now + NAP)
+        };
         let mut events = std::mem::take(&mut self.events);
         self.now = self.net.turn(until, EVENTS_PER_TURN, &mut events);
         self.mailbox.awake();
         let woke_at = self.now;
-        self.look_at_desk();
+        self.look_at_desks();
         self.dispatch.handle_marks(self.now, &mut self.net);
         for event in events.drain(..) {
             self.handle(event);
@@ -183,7 +197,7 @@ impl<N: Net> Shard<N> {
             self.dispatch.handle_letter(letter, self.now, &mut self.net);
         }
         self.obey();
-        if self.dispatch.next_deadline() <= self.now {
+        if self.dispatch.next_deadline(self.now) <= self.now {
             self.dispatch.handle_deadlines(self.now, &mut self.net);
         }
         self.carry_out();
@@ -207,7 +221,7 @@ impl<N: Net> Shard<N> {
 
     /// When it wants a turn at the latest. For drivers that own time.
     pub fn next_deadline(&self) -> Instant {
-        self.dispatch.next_deadline()
+        self.dispatch.next_deadline(self.now)
     }
 
     /// The time of the last turn.
@@ -246,8 +260,10 @@ impl<N: Net> Shard<N> {
             Event::Received { stream, extent } => {
                 self.dispatch.handle_received(stream, extent, now, &mut self.net);
             }
-            Event::Sent { stream } => self.dispatch.handle_sent(stream, now, &mut self.net),
-            Event::Disk { .. } => {}
+            Event::Sent { stream, marks } => {
+                self.dispatch.handle_sent(stream, marks, now, &mut self.net);
+            }
+            Event::Disk { ticket, result } => self.dispatch.handle_disk(ticket, result, now, &mut self.net),
             Event::Closed { stream, cause } => {
                 self.dispatch.handle_closed(stream, cause, now, &mut self.net);
             }
@@ -272,15 +288,20 @@ impl<N: Net> Shard<N> {
                 Command::Write { stream, bytes } => self.net.write(stream, bytes),
                 Command::WriteBody { stream, message, form } if form == message.shape.form => {
                     self.net.write_body(stream, &message.body);
+                    self.net.mark(stream);
                 }
                 Command::WriteBody { stream, message, .. } => {
                     write_pieces(&mut self.net, stream, message.converted(), &mut self.copy);
+                    self.net.mark(stream);
                 }
-                Command::WritePart { stream, part } => match part.stuffed() {
-                    None => self.net.write_body(stream, &part.extents),
-                    Some(pieces) => write_pieces(&mut self.net, stream, pieces, &mut self.copy),
-                },
-                Command::Mark(stream) => self.net.write_body(stream, &[]),
+                Command::WritePart { stream, part } => {
+                    match part.stuffed() {
+                        None => self.net.write_body(stream, &part.extents),
+                        Some(pieces) => write_pieces(&mut self.net, stream, pieces, &mut self.copy),
+                    }
+                    self.net.mark(stream);
+                }
+                Command::Mark(stream) => self.net.mark(stream),
                 Command::Open { link, address, source } => {
                     let stream = self.net.open(address, source);
                     self.dispatch.handle_opening(link, stream);
@@ -291,6 +312,14 @@ impl<N: Net> Shard<N> {
                 Command::Close(stream) => self.net.close(stream),
                 Command::Abort(stream) => self.net.abort(stream),
                 Command::Post { shard, letter } => self.mailbox.post(shard, letter),
+            }
+        }
+        while let Some(request) = self.dispatch.poll_disk(self.now, &mut self.net) {
+            match request {
+                Request::Write { ticket, file, at, parts } => self.net.write_file(ticket, file, at, parts),
+                Request::Read { ticket, file, at, extents } => self.net.read_file(ticket, file, at, extents),
+                Request::Create { ticket, file, bytes } => self.net.create_file(ticket, file, bytes),
+                Request::Remove { ticket, file } => self.net.remove_file(ticket, file),
             }
         }
         let net = &mut self.net;
@@ -326,6 +355,4 @@ fn write_pieces<N: Net>(net: &mut N, stream: StreamId, mut pieces: Pieces<'_>, c
             Piece::Added(bytes) => net.write(stream, bytes),
         }
     }
-    // Perhaps all was copied, and `Sent` is waited for.
-    net.write_body(stream, &[]);
 }

@@ -120,7 +120,7 @@ fn find(bytes: &[u8], from: u64, wanted: impl Fn(&Header) -> bool) -> Option<u64
     let mut at = from as usize;
     while let Some(found) = bytes.get(at..).and_then(|rest| finder.find(rest)) {
         at += found;
-        if at as u64 % ALIGN == 0
+        if (at as u64).is_multiple_of(ALIGN)
             && let Some(header) = Header::decode(&bytes[at..])
             && header.position == at as u64
             && at as u64 + header.bytes() <= bytes.len() as u64

@@ -73,6 +73,15 @@ impl fmt::Display for Features {
     }
 }
 
+/// How a file is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Open {
+    /// Made if it is not there.
+    pub(crate) make: bool,
+    /// Past the page cache: addresses, lengths and places are multiples of a block.
+    pub(crate) direct: bool,
+}
+
 /// How long to wait for a completion.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Wait {
@@ -319,21 +328,12 @@ impl Ring {
 
     // Files, by ordinary descriptors.
 
-    /// Writes what is next of a sealed batch, durably if wanted (RWF_DSYNC). False: nothing is left.
-    pub(crate) fn write_at(
-        &mut self,
-        file: BorrowedFd<'_>,
-        batch: &mut Batch,
-        at: u64,
-        durable: bool,
-        tag: u64,
-    ) -> bool {
-        let Some((pieces, count)) = batch.next_vector() else { return false };
+    /// Writes bytes that stay where they are until the completion; durably, if wanted (RWF_DSYNC).
+    pub(crate) fn write_at(&mut self, file: BorrowedFd<'_>, bytes: &[u8], at: u64, durable: bool, tag: u64) {
         let flags = if durable { libc::RWF_DSYNC } else { 0 };
-        let entry =
-            opcode::Writev::new(Fd(file.as_raw_fd()), pieces, count).offset(at).rw_flags(flags).build();
-        self.push(entry.user_data(tag));
-        true
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let entry = opcode::Write::new(Fd(file.as_raw_fd()), bytes.as_ptr(), len).offset(at).rw_flags(flags);
+        self.push(entry.build().user_data(tag));
     }
 
     /// Fills what is next of a sealed batch of extents. False: nothing is left.
@@ -344,21 +344,15 @@ impl Ring {
         true
     }
 
-    /// Writes bytes that live for ever.
-    pub(crate) fn write_static(&mut self, file: BorrowedFd<'_>, bytes: &'static [u8], at: u64, tag: u64) {
-        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let entry = opcode::Write::new(Fd(file.as_raw_fd()), bytes.as_ptr(), len).offset(at).build();
-        self.push(entry.user_data(tag));
-    }
-
     /// Makes a file's (or directory's) content durable.
     pub(crate) fn sync(&mut self, file: BorrowedFd<'_>, tag: u64) {
         self.push(opcode::Fsync::new(Fd(file.as_raw_fd())).build().user_data(tag));
     }
 
-    /// Opens a file for reading and writing, made if wanted; completes with its descriptor.
-    pub(crate) fn open_at(&mut self, directory: BorrowedFd<'_>, name: &CStr, make: bool, tag: u64) {
-        let flags = libc::O_RDWR | libc::O_CLOEXEC | if make { libc::O_CREAT } else { 0 };
+    /// Opens a file for reading and writing; completes with its descriptor.
+    pub(crate) fn open_at(&mut self, directory: BorrowedFd<'_>, name: &CStr, open: Open, tag: u64) {
+        let more = if open.make { libc::O_CREAT } else { 0 } | if open.direct { libc::O_DIRECT } else { 0 };
+        let flags = libc::O_RDWR | libc::O_CLOEXEC | more;
         let entry =
             opcode::OpenAt::new(Fd(directory.as_raw_fd()), name.as_ptr()).flags(flags).mode(0o600).build();
         self.push(entry.user_data(tag));

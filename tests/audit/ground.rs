@@ -111,6 +111,7 @@ fn options(sinks: &[sink::Handle]) -> Options {
         seed: 1,
         bounce_from: "MAILER-DAEMON@lane.test".into(),
         buffers: BUFFERS - usize::from(UringOptions::default().receive_buffers),
+        keep: postlane::dispatch::KeepOptions::default(),
         listeners: vec![options::Listener {
             name: "lane".into(),
             trusted: vec!["127.0.0.0/8".parse().unwrap()],

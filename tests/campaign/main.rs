@@ -112,6 +112,15 @@ fn all_return() {
     }
 }
 
+/// The table of returns and of links alone: for `POSTLANE_RETURNS=1`.
+#[test]
+fn returns() {
+    if std::env::var_os("POSTLANE_RETURNS").is_some() {
+        report::returns(1);
+        knee::report(1);
+    }
+}
+
 /// The whole campaign: for `POSTLANE_CAMPAIGN=1`, with `POSTLANE_SEED`.
 #[test]
 fn campaign() {

@@ -2,9 +2,13 @@
 
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use postlane::balance::Policy;
 
 use super::brain::Way;
 use super::outcome::Outcome;
+use super::play::play_with;
 use super::scenario::{FROM, MS, Nanos, SECOND, Scenario, TO};
 use super::{ms, run};
 
@@ -36,12 +40,34 @@ pub(crate) fn campaign(seed: u64) {
             let _ = writeln!(page, "</table>{}", plot(&lines));
         }
     }
+    returns(seed);
     super::knee::report(seed);
     page.push_str("</main>");
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/campaign.html");
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(&path, page).unwrap();
     println!("\nplots: {}", path.display());
+}
+
+/// How long those affected take, from the end of the trouble, until they get four fifths of their fair share again:
+/// at once when they are found well, and with a slow start.
+pub(crate) fn returns(seed: u64) {
+    let scenarios = [Scenario::HalfVanish, Scenario::BlackHoles, Scenario::FailsFast];
+    println!("\nfair again after, 4 upstreams, seed {seed}: slow_start 0 s and 10 s");
+    for scenario in scenarios {
+        println!("{}", scenario.label());
+        for policy in Policy::ALL {
+            let after = [0, 10].map(|seconds| {
+                let slow_start = Duration::from_secs(seconds);
+                play_with(Way::Policy(policy), scenario, 4, None, seed, slow_start).returned_after()
+            });
+            let [at_once, slowly] = after.map(|nanos| match nanos {
+                Some(nanos) => format!("{:.1} s", ms(nanos) / 1e3),
+                None => "never".to_owned(),
+            });
+            println!("  {:<28} {at_once:>8} {slowly:>8}", policy.label());
+        }
+    }
 }
 
 const HEADER: &str =

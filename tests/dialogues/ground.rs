@@ -192,7 +192,12 @@ fn bypass() -> XdpOptions {
 }
 
 /// A shard's life, on its own thread.
-fn live<N: Net>(net: N, seat: Seat, inlet: SocketAddr, tell: &mpsc::Sender<SocketAddr>) -> N {
+fn live<N: Net + postlane::disk::Disk>(
+    net: N,
+    seat: Seat,
+    inlet: SocketAddr,
+    tell: &mpsc::Sender<SocketAddr>,
+) -> N {
     let Seat { id, dispatch, mailbox, orders, stats } = seat;
     let mut shard = Shard::new(id, net, dispatch, mailbox, orders, stats);
     tell.send(shard.listen(ListenerId(0), inlet).unwrap()).unwrap();

@@ -6,15 +6,15 @@ use postlane::sys::pool::Pool;
 
 /// How a message stands, as far as it has to survive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct State {
+pub(crate) struct State {
     /// A bit for each recipient left.
-    pub remaining: u128,
-    pub attempts: u8,
-    pub suspended: bool,
+    pub(crate) remaining: u128,
+    pub(crate) attempts: u8,
+    pub(crate) suspended: bool,
 }
 
 /// A message's name in the world.
-pub fn id(number: u64) -> MessageId {
+pub(crate) fn id(number: u64) -> MessageId {
     MessageId { epoch_ms: 77, shard: ShardId(9), number }
 }
 
@@ -23,7 +23,7 @@ fn mix(number: u64) -> u64 {
     z ^ z >> 29
 }
 
-pub fn recipients(number: u64) -> u16 {
+pub(crate) fn recipients(number: u64) -> u16 {
     match mix(number) % 40 {
         0 => 100,
         1 => 65,
@@ -46,12 +46,12 @@ fn body_len(number: u64) -> usize {
 }
 
 /// Head and body.
-pub fn octets(number: u64, into: &mut Vec<u8>) -> usize {
+pub(crate) fn octets(number: u64, into: &mut Vec<u8>) -> usize {
     let (head, body) = (head_len(number), body_len(number));
     into.clear();
     let mut word = mix(number);
     // Some look like records: they must never be taken for any.
-    if word % 7 == 0 && body >= 8 {
+    if word.is_multiple_of(7) && body >= 8 {
         into.resize(head, b'h');
         into.extend_from_slice(b"PlRc\x01\x01\0\0");
     }
@@ -63,7 +63,7 @@ pub fn octets(number: u64, into: &mut Vec<u8>) -> usize {
     head
 }
 
-pub fn envelope(number: u64, into: &mut Envelope) {
+pub(crate) fn envelope(number: u64, into: &mut Envelope) {
     into.clear();
     let sender = format!("s{number}@a.example");
     into.set_sender(&Mail { path: sender.as_bytes(), parameters: MailParameters::default() });
@@ -74,7 +74,7 @@ pub fn envelope(number: u64, into: &mut Envelope) {
 }
 
 /// Puts a body into buffers, in pieces. None: there are not enough.
-pub fn place(body: &[u8], pool: &mut Pool) -> Option<Vec<Extent>> {
+pub(crate) fn place(body: &[u8], pool: &mut Pool) -> Option<Vec<Extent>> {
     let mut extents: Vec<Extent> = Vec::new();
     for piece in body.chunks(9_000) {
         let Some(buffer) = pool.alloc() else {
@@ -87,7 +87,7 @@ pub fn place(body: &[u8], pool: &mut Pool) -> Option<Vec<Extent>> {
 }
 
 /// Lets go of buffers.
-pub fn release(extents: &[Extent], pool: &mut Pool) {
+pub(crate) fn release(extents: &[Extent], pool: &mut Pool) {
     use postlane::handle::Buffers;
     extents.iter().for_each(|extent| pool.release(extent.buffer));
 }

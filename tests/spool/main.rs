@@ -18,7 +18,7 @@ const SEEDS: u64 = 150;
 
 fn character(seed: u64) -> Character {
     let (errors, small, flips) = (seed & 1 != 0, seed & 2 != 0, seed & 4 != 0);
-    let crash_every = [0, 20, 100, 400][(seed >> 3 & 3) as usize];
+    let crash_every = [0, 40, 150, 500][(seed >> 3 & 3) as usize];
     Character { steps: 1_500, errors, small, flips, crash_every, cut: None }
 }
 
@@ -50,8 +50,17 @@ fn seeds() {
     }
     println!("{SEEDS} seeds: {total:?}");
     assert!(total.durable > total.messages / 3, "hardly anything was kept: {total:?}");
-    let seen =
-        [total.torn, total.damages, total.lost, total.full, total.failing, total.not_kept, total.loads];
+    let seen = [
+        total.torn,
+        total.damages,
+        total.lost,
+        total.full,
+        total.failing,
+        total.not_kept,
+        total.loads,
+        total.damaged,
+        total.unreadable,
+    ];
     assert!(seen.iter().all(|&count| count > 0), "something never happens: {total:?}");
 }
 

@@ -11,21 +11,21 @@ use postlane::sys::arena::Arenas;
 use postlane::time::Instant;
 
 /// Buffers of a shard.
-pub const BUFFERS: usize = 96;
+pub(crate) const BUFFERS: usize = 96;
 
-pub struct Shard {
-    pub spool: Spool,
-    pub disk: SimDisk,
+pub(crate) struct Shard {
+    pub(crate) spool: Spool,
+    pub(crate) disk: SimDisk,
     /// Buffers in use by appends (by number) and loads.
-    pub bodies: HashMap<u64, Vec<Extent>>,
-    pub loads: HashMap<u64, Vec<Extent>>,
+    pub(crate) bodies: HashMap<u64, Vec<Extent>>,
+    pub(crate) loads: HashMap<u64, Vec<Extent>>,
     /// Requests made.
-    pub requests: u64,
+    pub(crate) requests: u64,
 }
 
 impl Shard {
     /// Starts with what is on the platter.
-    pub fn start(
+    pub(crate) fn start(
         options: Options,
         platter: &Platter,
         arenas: &Arc<Arenas>,
@@ -43,7 +43,7 @@ impl Shard {
     }
 
     /// Hands what the spool asks for to the disk. At most so many requests: a cut may come before the next.
-    pub fn ask(&mut self, now: Instant, most: u64) -> u64 {
+    pub(crate) fn ask(&mut self, now: Instant, most: u64) -> u64 {
         self.disk.advance_to(now);
         let mut asked = 0;
         while asked < most
@@ -62,7 +62,7 @@ impl Shard {
     }
 
     /// Takes what has been completed.
-    pub fn complete(&mut self, now: Instant, event: &mut dyn FnMut(&mut Shard, Event)) {
+    pub(crate) fn complete(&mut self, now: Instant, event: &mut dyn FnMut(&mut Shard, Event)) {
         self.disk.advance_to(now);
         while let Some((ticket, result)) = self.disk.completed() {
             self.spool.handle_completion(ticket, result, now, &mut self.disk);
@@ -72,7 +72,7 @@ impl Shard {
     }
 
     /// Takes what the spool has to say.
-    pub fn events(&mut self, event: &mut dyn FnMut(&mut Shard, Event)) {
+    pub(crate) fn events(&mut self, event: &mut dyn FnMut(&mut Shard, Event)) {
         while let Some(next) = self.spool.poll_event() {
             event(self, next);
         }

@@ -6,6 +6,7 @@
 mod client;
 mod dice;
 mod focus;
+mod in_flight;
 mod links;
 mod message;
 mod overdue;

@@ -13,7 +13,7 @@ use postlane::observe::{Scoreboard, Stats, UpstreamStats};
 use postlane::protocol::server;
 use postlane::route::{Routes, Rule};
 use postlane::shard::mailbox::mailboxes;
-use postlane::shard::{Desk, Edition, Order, Orders, Shard};
+use postlane::shard::{Desks, Edition, Order, Orders, Shard};
 use postlane::time::Instant;
 
 /// Turns without any time passing after which something is going round in circles.
@@ -83,6 +83,7 @@ impl Setup {
             seed: self.seed.wrapping_add(u64::from(shard.0)),
             bounce_from: "MAILER-DAEMON@out1.example.net".into(),
             buffers: self.buffers,
+            keep: postlane::dispatch::KeepOptions::default(),
             listeners: vec![self.listener.clone()],
             pools: self.pools().cloned().collect(),
             routes: Arc::new(Routes::new(self.rules.clone(), 0)),
@@ -102,7 +103,7 @@ pub(crate) struct Stage {
     pub(crate) stats: Arc<[Arc<Stats>]>,
     pub(crate) inlet: SocketAddr,
     orders: Arc<Orders>,
-    desks: Vec<Arc<Desk>>,
+    desks: Vec<Arc<Desks>>,
     edition: u64,
 }
 
@@ -111,7 +112,7 @@ impl Stage {
         let shards = usize::from(setup.shards);
         let world = World::new(setup.seed, setup.faults.clone(), shards, setup.buffers);
         let orders = Arc::new(Orders::default());
-        let desks: Vec<Arc<Desk>> = (0..shards).map(|_| Arc::default()).collect();
+        let desks: Vec<Arc<Desks>> = (0..shards).map(|_| Arc::default()).collect();
         let fleets = setup.fleets();
         let stats: Arc<[Arc<Stats>]> = (0..shards).map(|_| Arc::new(Stats::new(1, &fleets))).collect();
         let scoreboard = Arc::new(Scoreboard::new(shards, &fleets));
@@ -160,16 +161,16 @@ impl Stage {
         self.edition += 1;
         let scoreboard = Arc::new(Scoreboard::new(self.shards.len(), &fleets));
         for (n, desk) in self.desks.iter().enumerate() {
-            desk.offer(Edition {
-                number: self.edition,
+            let edition = Edition {
                 options: setup.options(ShardId(n as u16)),
                 stats: self.stats.clone(),
                 scoreboard: scoreboard.clone(),
                 listen: vec![Some(self.inlet)],
-            });
+            };
+            desk.editions.offer(self.edition, edition);
         }
         self.shards.iter_mut().for_each(Shard::turn);
-        assert!(self.desks.iter().all(|desk| desk.answer(self.edition) == Some(Ok(()))));
+        assert!(self.desks.iter().all(|desk| desk.editions.answer(self.edition) == Some(Ok(()))));
     }
 
     /// Lets the shards turn until none has anything to do now.

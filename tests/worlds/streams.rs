@@ -69,6 +69,24 @@ fn bodies_for_several_shards_do_not_lock_each_other_out() {
     }
 }
 
+/// Chunks come unasked, and more of them than there is room for: some are refused, and the others go on.
+#[test]
+fn more_than_can_be_stopped_is_refused_and_nobody_hangs() {
+    for seed in 14..20 {
+        let mut setup = tight(seed, 2);
+        setup.shards = 1 + (seed % 2) as u16;
+        let mut play = world(&setup, vec![Manner::slow(5 * MS); 2]);
+        play.add_clients(60, &Habits { chunking: true, ..Habits::plain(1) }, 1, 300_000);
+        play.serve_all();
+        let count = play.finish();
+        println!("{count:?}");
+        // (Chunks behind a refused one are out of place: 503.)
+        assert!(count.accepted > 0 && count.deferred > 0, "{count:?}");
+        assert_eq!((count.in_doubt, count.unanswered), (0, 0), "{count:?}");
+        assert!(play.waited_most() < Duration::from_secs(60), "{:?}", play.waited_most());
+    }
+}
+
 /// One body, far larger than all memory, through an upstream that reads slowly.
 #[test]
 fn the_upstreams_pace_is_the_clients() {

@@ -62,7 +62,7 @@ impl World {
         let drawn = self.next() as usize % self.sizes.len();
         let bytes = self.sizes[drawn];
         let mut work = (self.work + self.per_byte * bytes as f64) * (self.spread * normal).exp();
-        if self.stalls_every > 0 && self.next() % self.stalls_every == 0 {
+        if self.stalls_every > 0 && self.next().is_multiple_of(self.stalls_every) {
             work *= 100.0;
         }
         self.running.push((shard, bytes, self.now, work));

@@ -1,5 +1,6 @@
 //! What the configuration may say: the top of the file, and what must hold between its sections.
 
+mod delivery;
 mod listener;
 mod names;
 mod pool;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use super::error::{Place, Report};
 use super::section::{Located, Section};
 use super::tree::Table;
-use super::{Admin, Backend, Config, CpuList, Delivery, Errors, Machine, Mode, ShardBy, Shards};
+use super::{Admin, Backend, Config, CpuList, Errors, Machine, ShardBy, Shards};
 
 /// Most shards: a shard's number takes ten bits in handles.
 pub(super) const SHARDS_MAX: usize = 1024;
@@ -74,11 +75,7 @@ fn top(tree: &Table, report: &mut Report, machine: &Machine) -> Option<Config> {
     let pools = pool::all(&pools, section.report, &mut pool_names);
     let routes = section.tables("route", "route", ROUTES_MAX);
     let routes = route::all(&routes, section.report, &listener_names, &pool_names);
-    let delivery_table = section.table("delivery");
-    if delivery_table.is_none() && section.key_at("delivery").is_none() {
-        section.missing(format!("there is no `[delivery]`: {MODE_ADVICE} under it"));
-    }
-    let delivery = delivery_table.and_then(|table| delivery(table, section.report, hostname.as_deref()));
+    let delivery = delivery::read(&mut section, hostname.as_deref());
     later(&mut section);
     section.close(&[]);
     Some(Config {
@@ -93,7 +90,7 @@ fn top(tree: &Table, report: &mut Report, machine: &Machine) -> Option<Config> {
         listeners,
         pools,
         routes,
-        delivery: delivery?,
+        delivery,
     })
 }
 
@@ -193,27 +190,6 @@ fn admin(table: &Table, report: &mut Report, listened: &mut Taken<SocketAddr>) -
     }
     section.close(&TOP_KEYS);
     Some(Admin { listen: listen?.value, token: token.map(|token| token.value) })
-}
-
-const MODE_ADVICE: &str = "this version delivers only through, without a spool: write `mode = \"through\"`";
-
-fn delivery(table: &Table, report: &mut Report, hostname: Option<&str>) -> Option<Delivery> {
-    let mut section = Section::new(table, "in `[delivery]`", report);
-    let mode = section.choice("mode", &[("through", Mode::Through)], &["spool", "through-then-spool"]);
-    if section.key_at("mode").is_none() {
-        section.missing(format!("`[delivery]` has no `mode`: {MODE_ADVICE}"));
-    }
-    let bounce_from =
-        section.parsed("bounce_from", |text| names::check_mailbox(text).map(|()| text.to_owned()));
-    for key in ["spool", "sync", "retry", "max_age"] {
-        section.later(key, "remove it; there is no spool yet");
-    }
-    section.close(&TOP_KEYS);
-    let bounce_from = bounce_from.map(|mailbox| mailbox.value);
-    Some(Delivery {
-        mode: mode?,
-        bounce_from: bounce_from.unwrap_or_else(|| format!("MAILER-DAEMON@{}", hostname.unwrap_or_default())),
-    })
 }
 
 /// Values that may be there only once, and where the first of each was written.

@@ -185,7 +185,9 @@ impl File {
                 .range(at / SECTOR..(at + bytes.len()).div_ceil(SECTOR))
                 .map(|(&s, _)| s)
                 .collect();
-            sectors.iter().for_each(|sector| drop(self.cached.remove(sector)));
+            for sector in sectors {
+                self.cached.remove(&sector);
+            }
         }
         let end = (at + bytes.len()).min(self.durable.len());
         if at < end {

@@ -219,6 +219,11 @@ impl Dispatch {
             self.give_up(id, reply, by);
             return Placed::Yes;
         }
+        if self.draining && delivery.message.kept {
+            // It lies on disk, and need not be waited for.
+            self.give_up(id, ours(7, "shutting down"), None);
+            return Placed::Yes;
+        }
         if let Some(fallback) = self.better_pool(pool, now) {
             self.move_to(fallback, id);
             return Placed::Yes;
@@ -252,14 +257,7 @@ impl Dispatch {
         state.fleet.began(upstream);
         state.ages[upstream].push_back((now, id, stamp));
         match lease {
-            Lease::Idle(link) => {
-                self.links[link.0 as usize].current = Some(id);
-                self.begin_on(link, now);
-            }
-            Lease::Join(link) => {
-                self.links[link.0 as usize].next = Some(id);
-                self.begin_next(link, now);
-            }
+            Lease::Idle(link) | Lease::Join(link) => self.join(link, id, now),
             Lease::Open => self.open_link(pool, upstream, id, now),
         }
         self.refresh(pool, upstream);

@@ -41,6 +41,9 @@ pub(in crate::dispatch) struct Queues {
     promised: VecDeque<Instant>,
     /// Streamed messages that flow.
     pub(super) flows: usize,
+    /// Parts let go of so far, and at the last tick.
+    pub(super) parts_released: u64,
+    parts_released_before: u64,
 }
 
 impl Dispatch {
@@ -54,9 +57,14 @@ impl Dispatch {
         free <= BUFFERS_RESERVED + (self.options.buffers / 16).max(MARGIN_MIN)
     }
 
+    /// There is no room for one more message that waits for a link, behind those that flow and need it themselves.
+    pub(in crate::dispatch) fn is_crowded(&self, free: usize) -> bool {
+        self.queues.flows > 0 && self.is_very_short(free)
+    }
+
     /// Extents that may be gathered of one flowing message while its last part is being sent.
     fn gather_max(&self) -> usize {
-        (self.options.buffers / 8 / self.queues.flows.max(1)).clamp(STREAM_EXTENTS_MIN, STREAM_EXTENTS_MAX)
+        (self.options.buffers / 16 / self.queues.flows.max(1)).clamp(STREAM_EXTENTS_MIN, STREAM_EXTENTS_MAX)
     }
 
     /// The session has taken all that came, and its message goes on: may more come?
@@ -230,6 +238,43 @@ impl Dispatch {
         }
     }
 
+    /// Those that flow cannot go on, and it is not what they hold themselves that is in their way: bodies came faster than
+    /// they could be stopped. Of those that wait for an upstream the youngest are refused, so that the others go on. To be
+    /// called every tick while somebody waits.
+    pub(in crate::dispatch) fn make_room(&mut self, now: Instant, buffers: &mut impl Buffers) {
+        let released = self.queues.parts_released;
+        let goes_on = std::mem::replace(&mut self.queues.parts_released_before, released) != released;
+        if goes_on || self.queues.flowing.is_empty() || !self.is_very_short(buffers.free()) {
+            return;
+        }
+        let (mut held, mut waiting) = (0, Vec::new());
+        for (slot, transaction) in &self.transactions {
+            let Some(streaming) = &transaction.streaming else { continue };
+            let extents = streaming.part.extents.len() + streaming.filling.extents.len();
+            match transaction.session {
+                _ if streaming.flows => held += extents,
+                Some(session) if extents > 0 => waiting.push((transaction.mail_at, slot, session, extents)),
+                _ => {}
+            }
+        }
+        if held > self.options.buffers / 16 {
+            return;
+        }
+        waiting.sort_unstable();
+        let mut wanted = (self.options.buffers / 16).max(MARGIN_MIN);
+        while let Some((_, slot, session, extents)) = waiting.pop().filter(|_| wanted > 0) {
+            let generation = self.transactions[slot].generation;
+            let id = TransactionId { slot: slot as u32, generation };
+            // (One that has sent all needs no more room; its turn comes.)
+            if self.sessions[session as usize].streaming == Some(id) {
+                self.stats.out_of_buffers.add(1);
+                self.refuse_body(session, OUT_OF_MEMORY, buffers);
+                self.let_in(session, now, buffers);
+                wanted = wanted.saturating_sub(extents);
+            }
+        }
+    }
+
     /// Lets in as many of those that wait as there is room for.
     /// False: for nobody.
     pub(in crate::dispatch) fn let_in_waiting(&mut self, now: Instant, buffers: &mut impl Buffers) -> bool {
@@ -262,7 +307,7 @@ impl Dispatch {
             }
         }
         let someone_waits = !self.queues.flowing.is_empty() || !self.queues.empty.is_empty();
-        if someone_waits && !self.queues.promised.is_empty() {
+        if someone_waits {
             self.next_tick = self.next_tick.min(now + WAITING_TICK);
         }
         is_any

@@ -26,7 +26,6 @@ pub use part::Part;
 
 use super::message::{GroupId, LegId, Letter, Message, TransactionId};
 use super::owner::Way;
-use super::transaction::Transaction;
 use super::verdict::ours;
 use super::{Dispatch, Queued};
 use crate::handle::{Buffers, Extent, ShardId};
@@ -122,7 +121,8 @@ impl Dispatch {
         now: Instant,
     ) -> TransactionId {
         let (size, form) = (message.size, message.shape.form);
-        let id = self.open_transaction(message, Some(session), mail_at, now);
+        let id = self.new_transaction(message, Some(session), mail_at, now);
+        self.count_groups(id);
         let mut ways = self.groups.clone();
         ways.sort_unstable_by_key(|way| (way.shard, way.pool));
         let shape = Shape { form, ..Shape::default() };
@@ -144,11 +144,7 @@ impl Dispatch {
     }
 
     fn streaming(&mut self, id: TransactionId) -> Option<&mut Streaming> {
-        self.transaction(id)?.streaming.as_deref_mut()
-    }
-
-    fn transaction(&mut self, id: TransactionId) -> Option<&mut Transaction> {
-        self.transactions.get_mut(id.slot as usize).filter(|t| t.generation == id.generation)
+        self.transaction_mut(id)?.streaming.as_deref_mut()
     }
 
     /// More of the body has come.
@@ -161,7 +157,7 @@ impl Dispatch {
 
     /// All of the body has come; it waits for its verdict now.
     pub(super) fn stream_complete(&mut self, id: TransactionId, now: Instant) {
-        if let Some(transaction) = self.transaction(id) {
+        if let Some(transaction) = self.transaction_mut(id) {
             transaction.ended_at = now;
             let nanos = now.nanos_since(transaction.mail_at);
             self.stats.receive.record(nanos);
@@ -248,6 +244,7 @@ impl Dispatch {
     fn send_next(&mut self, id: TransactionId, buffers: &mut impl Buffers) {
         let shape = self.shape_of(id);
         let origin = self.options.shard;
+        let mut released = false;
         let Some(streaming) = self.streaming(id) else { return };
         if streaming.has_part() {
             let is_sent = |leg: &Leg| matches!(leg.state, LegState::Sent(_) | LegState::Over);
@@ -255,6 +252,7 @@ impl Dispatch {
             if streaming.legs.iter().all(is_sent) && !is_kept {
                 streaming.is_gone = true;
                 release_part(&mut streaming.part, buffers);
+                released = true;
                 for leg in &mut streaming.legs {
                     if let LegState::Sent(id) = leg.state {
                         leg.state = LegState::Ready(id);
@@ -266,6 +264,8 @@ impl Dispatch {
         if !streaming.has_part() && !streaming.is_waiting_for_legs() && !is_over {
             streaming.cut(shape);
         }
+        self.queues.parts_released += u64::from(released);
+        let Some(streaming) = self.streaming(id) else { return };
         if !streaming.has_part() || streaming.is_waiting_for_legs() && !streaming.flows {
             return;
         }

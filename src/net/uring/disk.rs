@@ -57,7 +57,8 @@ impl Disk for Uring {
     }
 
     fn create_file(&mut self, ticket: Ticket, file: FileId, bytes: u64) {
-        self.begin(|files| files.create(ticket, file, bytes));
+        let arenas = self.pool.arenas().clone();
+        self.begin(|files| files.create(ticket, file, bytes, &arenas));
     }
 
     fn remove_file(&mut self, ticket: Ticket, file: FileId) {

@@ -1,0 +1,224 @@
+//! Kept messages whose time has come: read back and sent again, as many at a time as links and memory have room for.
+
+use super::super::Dispatch;
+use super::super::message::{Message, TransactionId, unshared};
+use super::super::owner::Way;
+use super::super::router::Origin;
+use super::super::verdict::ours;
+use super::{Stage, pool_of, token_of};
+use crate::handle::{Buffers, ListenerId};
+use crate::limits::{
+    BUFFERS_RESERVED, DUE_PER_PASS, KEPT_ACTIVE_MAX, KEPT_ACTIVE_MIN, POSTPONED_MAX, WAITING_TICK,
+};
+use crate::protocol::wire::reply::{Enhanced, Reply};
+use crate::spool::EntryId;
+use crate::time::Instant;
+
+const GIVEN_UP: Reply<'static> = Reply::new(554, Enhanced(5, 0, 0), "the operator has given the message up");
+
+impl Dispatch {
+    /// Kept messages that may be under way at a time: some for every link, so that none waits for the disk.
+    fn active_max(&self) -> usize {
+        let links: usize = self.options.pools.iter().map(|pool| pool.links_max * pool.upstreams.len()).sum();
+        (2 * links).clamp(KEPT_ACTIVE_MIN, KEPT_ACTIVE_MAX)
+    }
+
+    /// Neither new mail nor mail tried again may take more than three quarters: each gets its turn.
+    fn has_room(&self, of_its_kind: usize) -> bool {
+        let most = self.active_max();
+        of_its_kind < most / 4 * 3 && self.keeping.fresh + self.keeping.again < most
+    }
+
+    /// Bodies of kept messages leave two thirds of the buffers to mail that is coming in.
+    fn has_memory(&mut self, buffers: &impl Buffers) -> bool {
+        let free = buffers.free();
+        self.keeping.buffers_most = self.keeping.buffers_most.max(free);
+        free > self.keeping.buffers_most / 3 * 2
+    }
+
+    pub(super) fn has_room_for_fresh(&mut self, buffers: &impl Buffers) -> bool {
+        // Itself is counted already.
+        self.has_room(self.keeping.fresh - 1) && self.has_memory(buffers) && !self.draining
+    }
+
+    /// Whether something that is due could be taken up.
+    pub(super) fn may_take_up(&self) -> bool {
+        !self.draining && self.has_room(self.keeping.again)
+    }
+
+    /// Takes up what is due, as far as there is room.
+    pub(super) fn take_up_due(&mut self, now: Instant, buffers: &mut impl Buffers) {
+        if self.keeping.look_at > now {
+            return;
+        }
+        for _ in 0..DUE_PER_PASS {
+            if !self.may_take_up() {
+                return;
+            }
+            let doomed = self.keeping.doomed.front().copied();
+            let has_memory = self.has_memory(buffers);
+            let Some(spool) = self.keeping.spool.as_mut().filter(|_| has_memory) else { break };
+            if let Some(entry) = doomed {
+                if !self.load(entry, now, buffers) {
+                    break;
+                }
+                self.keeping.doomed.pop_front();
+                continue;
+            }
+            let Some(entry) = spool.next_due(now, |_| true) else { return };
+            if self.is_hopeless(entry, now) {
+                self.postpone(entry, now);
+            } else if !self.load(entry, now, buffers) {
+                if let Some(spool) = &mut self.keeping.spool {
+                    spool.release(entry, now);
+                }
+                break;
+            }
+        }
+        self.keeping.look_at = now + WAITING_TICK;
+    }
+
+    /// Whether the pool that is to take it has no upstream that could, nor has a fallback.
+    fn is_hopeless(&self, entry: EntryId, now: Instant) -> bool {
+        let Some(spool) = &self.keeping.spool else { return false };
+        let lane = spool.entry(entry).map_or(u16::MAX, |facts| facts.pool);
+        let pool = pool_of(&self.options, lane);
+        !spool.is_expired(entry, now) && pool.is_some_and(|pool| !self.may_deliver(pool, now))
+    }
+
+    fn may_deliver(&self, pool: usize, now: Instant) -> bool {
+        self.pools[pool].fleet.has_healthy(now) || self.better_pool(pool, now).is_some()
+    }
+
+    /// Not an attempt: nothing was tried.
+    fn postpone(&mut self, entry: EntryId, now: Instant) {
+        let random = self.random();
+        if let Some(spool) = &mut self.keeping.spool {
+            let spread = POSTPONED_MAX / 4;
+            let at = now + (POSTPONED_MAX - spread) + spread.mul_f64(random as f64 / u64::MAX as f64);
+            spool.release(entry, at);
+        }
+    }
+
+    /// Asks for its body. False if there is no memory for it now.
+    fn load(&mut self, entry: EntryId, now: Instant, buffers: &mut impl Buffers) -> bool {
+        let Some(facts) = self.keeping.spool.as_ref().and_then(|spool| spool.entry(entry)) else {
+            return true;
+        };
+        let mut shared = self.spares.take();
+        let message = unshared(&mut shared);
+        facts.envelope.decode(&mut message.envelope);
+        let mut left = u64::from(facts.head_len) + u64::from(facts.body_len);
+        while left > 0 {
+            let room = buffers.free() > BUFFERS_RESERVED;
+            let Some(extent) = room.then(|| buffers.take()).flatten() else {
+                message.release_body(buffers);
+                self.spares.put(shared);
+                return false;
+            };
+            let part = extent.slice(0..u64::from(extent.len).min(left) as usize);
+            left -= u64::from(part.len);
+            message.body.push(part);
+        }
+        let (facts, taken_at) = (facts.message, facts.message.created_unix_ms / 1000);
+        message.id = facts.id;
+        message.size = facts.size;
+        message.shape = facts.shape;
+        message.internal = facts.internal;
+        message.kept = true;
+        message.source = facts.source_key;
+        message.origin = facts.source;
+        let listener = self.options.listeners.iter().position(|listener| listener.name == facts.listener);
+        message.listener = listener.map(|place| ListenerId(place as u16));
+        let extents = message.body.clone();
+        let id = self.new_transaction(shared, None, now, now);
+        let transaction = &mut self.transactions[id.slot as usize];
+        transaction.entry = Some(entry);
+        transaction.stage = Stage::Loading;
+        transaction.again = Some(taken_at);
+        self.keeping.again += 1;
+        let is_asked =
+            self.keeping.spool.as_mut().is_some_and(|spool| spool.load(entry, token_of(id), &extents));
+        if !is_asked {
+            self.put_back(id, now, buffers);
+        }
+        true
+    }
+
+    /// Its head and body lie in the buffers given for them.
+    pub(super) fn loaded(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) {
+        let Some(transaction) = self.transactions.get_mut(id.slot as usize) else { return };
+        transaction.stage = Stage::Sending;
+        let (Some(entry), Some(spool)) = (transaction.entry, &self.keeping.spool) else { return };
+        let Some(facts) = spool.entry(entry) else { return };
+        let message = unshared(&mut transaction.message);
+        split_head(message, facts.head_len as usize, buffers);
+        let listener =
+            message.listener.map(|listener| &*self.options.listeners[usize::from(listener.0)].name);
+        let origin = Origin { listener, source: message.origin };
+        self.router.assign(message, &self.options.routes, origin, buffers);
+        let mut left = facts.remaining().peekable();
+        for (recipient, way) in (0u16..).zip(&mut message.ways) {
+            if left.next_if_eq(&recipient).is_none() {
+                *way = Way::NOWHERE;
+            }
+        }
+        drop(left);
+        let last = facts.reply();
+        if self.keeping.given_up.remove(&entry) {
+            self.end_untried(id, GIVEN_UP.to_buf(), now, buffers);
+        } else if spool.is_expired(entry, now) {
+            self.end_untried(id, last.unwrap_or_else(|| ours(7, "nobody took it in time")), now, buffers);
+        } else if self.draining {
+            self.put_back(id, now, buffers);
+        } else {
+            self.send_groups(id, now);
+        }
+    }
+
+    /// It cannot be read, or is not what was written: it is set aside where it lies, and counted.
+    pub(super) fn damaged(
+        &mut self,
+        entry: EntryId,
+        id: Option<TransactionId>,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
+        self.stats.spool.damaged.add(1);
+        if let Some(spool) = &mut self.keeping.spool {
+            spool.done_all(entry, now);
+        }
+        if let Some(id) = id {
+            let transaction = self.transactions.remove(id.slot as usize);
+            self.leave_active(&transaction);
+            self.dispose(transaction, buffers);
+        }
+    }
+
+    /// Not now: it is due then, and taken up as soon as there is room.
+    pub(super) fn put_back(&mut self, id: TransactionId, due: Instant, buffers: &mut impl Buffers) {
+        let transaction = self.transactions.remove(id.slot as usize);
+        self.leave_active(&transaction);
+        if let (Some(entry), Some(spool)) = (transaction.entry, &mut self.keeping.spool) {
+            spool.release(entry, due);
+        }
+        self.dispose(transaction, buffers);
+    }
+}
+
+/// What was read back into one list of extents: the head, and then the body.
+fn split_head(message: &mut Message, head_len: usize, buffers: &mut impl Buffers) {
+    let mut left = head_len;
+    message.head.clear();
+    let Message { head, body, .. } = message;
+    body.retain_mut(|extent| {
+        let part = left.min(extent.len as usize);
+        head.extend_from_slice(buffers.bytes(extent.slice(0..part)));
+        left -= part;
+        *extent = extent.slice(part..extent.len as usize);
+        if extent.len == 0 {
+            buffers.release(extent.buffer);
+        }
+        extent.len > 0
+    });
+}
