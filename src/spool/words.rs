@@ -69,6 +69,16 @@ pub enum Refusal {
     Failing,
 }
 
+impl Refusal {
+    /// What an errno amounts to: ENOSPC, EDQUOT and EFBIG say that there is no room.
+    pub const fn of(errno: i32) -> Refusal {
+        match errno {
+            28 | 122 | 27 => Refusal::Full,
+            _ => Refusal::Failing,
+        }
+    }
+}
+
 /// A message to be kept. The body's buffers must stay until it is durable or not kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Kept<'a> {

@@ -52,9 +52,6 @@ pub struct Options {
     pub max_age: Duration,
 }
 
-/// No space left on device (errno.h).
-const ENOSPC: i32 = 28;
-
 const DISK_FULL: Reply<'static> = Reply::new(452, Enhanced(4, 3, 1), "The spool is full, try again later");
 const DISK_FAILING: Reply<'static> =
     Reply::new(451, Enhanced(4, 3, 0), "The spool cannot be written, try again later");
@@ -222,8 +219,7 @@ impl Dispatch {
         let (token, fact) = match event {
             Event::Durable { token, .. } => (token, Stage::Keeping),
             Event::NotKept { token, errno, .. } => {
-                let refusal = if errno == ENOSPC { Refusal::Full } else { Refusal::Failing };
-                return self.not_kept(transaction_of(token), refusal, now, buffers);
+                return self.not_kept(transaction_of(token), Refusal::of(errno), now, buffers);
             }
             Event::Loaded { token, .. } => (token, Stage::Loading),
             // The disk may read it another time.
