@@ -6,8 +6,8 @@ use super::launch::Failure;
 use crate::config::{self, Backend, Config};
 use crate::net::xdp::{self, Handover, Interface, Queue, XdpOptions};
 use crate::observe;
-use crate::sys::xdp::netlink::Netlink;
 use crate::sys::numa;
+use crate::sys::xdp::netlink::Netlink;
 use crate::sys::xdp::socket::Mode;
 
 /// A shard's share of the interface.
