@@ -7,7 +7,7 @@ use postlane::dispatch::{Action, KeepOptions, Mode, Order, Selection};
 
 use crate::client::Client;
 use crate::dice::Dice;
-use crate::kept::Keep;
+use crate::disk::Keep;
 use crate::message::Message;
 use crate::play::{Count, Play, Turn};
 use crate::random_world::{draw_habits, draw_manner, draw_setup};
