@@ -15,10 +15,18 @@ const NANOS: u64 = 1_000_000_000;
 /// The due queues.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
-    /// By pool: (second, slot), the earliest first.
-    queues: Vec<BinaryHeap<Reverse<(u32, u32)>>>,
-    /// The pool that was served last.
+    /// One for each pool that has something put off: pools' numbers are large, and few.
+    queues: Vec<Queue>,
+    /// The one that was served last.
     turn: usize,
+}
+
+/// What is put off for a pool.
+#[derive(Debug)]
+struct Queue {
+    pool: u16,
+    /// (second, slot), the earliest first.
+    due: BinaryHeap<Reverse<(u32, u32)>>,
 }
 
 /// The second in which an instant lies, the next one if it is not its start: never early.
@@ -29,11 +37,15 @@ fn second(at: Instant) -> u32 {
 impl Schedule {
     /// Puts a waiting entry into its pool's queue.
     pub(super) fn push(&mut self, slot: u32, pool: u16, due: Instant) {
-        let pool = usize::from(pool);
-        if pool >= self.queues.len() {
-            self.queues.resize_with(pool + 1, BinaryHeap::new);
-        }
-        self.queues[pool].push(Reverse((second(due), slot)));
+        let own = self.queues.iter().position(|queue| queue.pool == pool);
+        let place = own.or_else(|| self.queues.iter().position(|queue| queue.due.is_empty()));
+        let place = place.unwrap_or_else(|| {
+            self.queues.push(Queue { pool, due: BinaryHeap::new() });
+            self.queues.len() - 1
+        });
+        let queue = &mut self.queues[place];
+        queue.pool = pool;
+        queue.due.push(Reverse((second(due), slot)));
     }
 
     /// The next entry that is due, of pools that may, each in its turn.
@@ -45,14 +57,14 @@ impl Schedule {
     ) -> Option<u32> {
         let count = self.queues.len();
         for step in 1..=count {
-            let pool = (self.turn + step) % count;
-            self.drop_stale(pool, index);
-            let due = self.queues[pool]
-                .peek()
-                .is_some_and(|Reverse((at, _))| u64::from(*at) * NANOS <= now.as_nanos());
-            if due && may(pool as u16) {
-                self.turn = pool;
-                return self.queues[pool].pop().map(|Reverse((_, slot))| slot);
+            let place = (self.turn + step) % count;
+            let queue = &mut self.queues[place];
+            queue.drop_stale(index);
+            let first = queue.due.peek();
+            let due = first.is_some_and(|Reverse((at, _))| u64::from(*at) * NANOS <= now.as_nanos());
+            if due && may(queue.pool) {
+                self.turn = place;
+                return queue.due.pop().map(|Reverse((_, slot))| slot);
             }
         }
         None
@@ -60,24 +72,26 @@ impl Schedule {
 
     /// When `pop` is worth calling next, for pools that may.
     pub(super) fn next(&self, mut may: impl FnMut(u16) -> bool) -> Instant {
-        let queues = self.queues.iter().enumerate().filter(|(pool, _)| may(*pool as u16));
-        let first = queues.filter_map(|(_, queue)| queue.peek()).map(|Reverse((at, _))| *at).min();
+        let queues = self.queues.iter().filter(|queue| may(queue.pool));
+        let first = queues.filter_map(|queue| queue.due.peek()).map(|Reverse((at, _))| *at).min();
         first.map_or(Instant::NEVER, |at| Instant::from_nanos(u64::from(at) * NANOS))
-    }
-
-    fn drop_stale(&mut self, pool: usize, index: &Index) {
-        while let Some(&Reverse((at, slot))) = self.queues[pool].peek() {
-            let entry = &index[slot];
-            if entry.is_waiting() && usize::from(entry.pool) == pool && second(entry.due) == at {
-                return;
-            }
-            self.queues[pool].pop();
-        }
     }
 
     /// Octets of memory.
     pub(super) fn bytes(&self) -> usize {
-        self.queues.iter().map(|queue| queue.capacity() * 8).sum()
+        self.queues.iter().map(|queue| queue.due.capacity() * 8).sum()
+    }
+}
+
+impl Queue {
+    fn drop_stale(&mut self, index: &Index) {
+        while let Some(&Reverse((at, slot))) = self.due.peek() {
+            let entry = &index[slot];
+            if entry.is_waiting() && entry.pool == self.pool && second(entry.due) == at {
+                return;
+            }
+            self.due.pop();
+        }
     }
 }
 
@@ -134,6 +148,18 @@ mod tests {
         assert_eq!(schedule.pop(at(7), &index, |_| true), Some(slot));
         index.remove(slot);
         assert_eq!(schedule.pop(at(99), &index, |_| true), None);
+    }
+
+    #[test]
+    fn pools_by_any_number_cost_what_they_are() {
+        let (mut index, mut schedule) = (Index::default(), Schedule::default());
+        for round in 0..1_000u16 {
+            let pool = u16::MAX - round;
+            let slot = waiting(&mut index, pool, at(1));
+            schedule.push(slot, pool, at(1));
+            assert_eq!(schedule.pop(at(1), &index, |of| of == pool), Some(slot));
+        }
+        assert_eq!(schedule.queues.len(), 1, "queues of pools that are gone are used anew");
     }
 
     #[test]
