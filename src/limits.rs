@@ -12,6 +12,11 @@ pub const PENDING_EXTENTS_MAX: usize = 4;
 /// A piece of a body up to this size is copied behind the one before it if there is room, so that bodies that
 /// trickle in do not hold a whole buffer per packet. One Ethernet jumbo frame is left alone.
 pub const APPEND_BYTES_MAX: u32 = 4 << 10;
+/// The replies to a message's commands that came with all of it are kept for its answer, to leave together: so long at
+/// most. The client has nothing left to send that could wait for them.
+pub const REPLIES_HELD_MAX: Duration = Duration::from_millis(200);
+/// Octets of such replies.
+pub const REPLIES_HELD_BYTES_MAX: usize = 512;
 /// Replies written to a session that it has not yet taken; beyond it the session is not listened to.
 pub const REPLIES_BYTES_MAX: usize = 32 << 10;
 /// A stream that is closed in order and cannot get rid of its last octets for this long is cut.
@@ -36,6 +41,10 @@ pub const STALE_LINKS_MAX: u8 = 32;
 /// A link that has been silent for longer is first given a message by DATA, which finds out whether it is still
 /// there: one sent whole by BDAT to a link just closed by its upstream would be in doubt.
 pub const CHUNK_SILENCE_MAX: Duration = Duration::from_secs(1);
+/// Messages sent by BDAT to one link and not yet answered.
+pub const CHUNKS_IN_FLIGHT_MAX: usize = 8;
+/// Octets of such messages, after which no other follows.
+pub const CHUNK_BYTES_IN_FLIGHT_MAX: u64 = 256 << 10;
 /// Most of the original's header that goes into a notice (RFC 6522 leaves it to us).
 pub const NOTICE_HEADER_BYTES_MAX: usize = 16 << 10;
 /// A message of more octets is not returned whole with the notice of its failure, RET=FULL or not.

@@ -35,7 +35,7 @@ const ROOMS: &[Room] = &[
     room("sys", &[], false),
     room("disk", &["sys"], false),
     room("net", &["sys", "disk"], false),
-    room("shard", &["net", "disk", "dispatch", "observe"], false),
+    room("shard", &["net", "disk", "dispatch", "spool", "observe"], false),
     // The rooms' options, and what their checks need.
     room("config", &["protocol", "balance", "pool", "route", "spool", "dispatch", "shard"], false),
     // It also puts the shards together, so it names what they are made of.

@@ -11,6 +11,8 @@ They do not do the same work: HAProxy moves bytes and knows no mail; Postlane sp
 
     bench/compare/run.py                          10 KiB, 64 sessions, connections reused
     bench/compare/run.py --size 1024 --per-connection-one
+    bench/compare/run.py --load pipelining          clients that pipeline: postlane bench and postlane sink
+    bench/compare/run.py --load chunking --in-flight 4
     bench/compare/run.py --rounds 20 --json target/compare.json
 
 Exit: 0 done (HAProxy absent is said, and its column left out), 1 a round failed, 69 smtp-source or smtp-sink absent.
@@ -27,6 +29,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from ground import own
 from ground.machine import machine
 from ground.programs import POSTLANE, ROOT, cpu_seconds
 from ground.relays import Haproxy, Postlane, Relay
@@ -44,6 +47,8 @@ def arguments():
     parser.add_argument("--messages", type=int, default=20_000, help="messages in a round (20000)")
     parser.add_argument("--warm-up", type=int, default=1_000, help="messages before each round, not counted (1000)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each relay, interleaved (7)")
+    parser.add_argument("--load", default="plain", choices=["plain", *own.LOADS], help="who sends, and how (smtp-source)")
+    parser.add_argument("--in-flight", type=int, default=1, help="with chunking: unanswered messages of a client (1)")
     parser.add_argument("--per-connection-one", action="store_true", help="a new connection for each message")
     parser.add_argument("--sinks", type=int, default=3, help="smtp-sinks behind the relay (3)")
     parser.add_argument("--links", type=int, default=64, help="Postlane's links_per_shard (64: as many as HAProxy has)")
@@ -58,6 +63,8 @@ def arguments():
 
 def load(port, messages, options):
     """Seconds the load took; a RuntimeError at the first thing smtp-source did not expect."""
+    if options.load != "plain":
+        return own.load(options.load, port, messages, options)
     source = ["smtp-source", "-4", "-N", "-s", options.sessions, "-m", messages, "-l", options.size]
     source += [] if options.per_connection_one else ["-d"]
     source += ["-f", "sender@source.test", "-t", "rcpt@sink.test", "-M", "source.test", f"127.0.0.1:{port}"]
@@ -109,7 +116,7 @@ def summary(rounds):
 def show(results, options):
     mode = "a connection per message" if options.per_connection_one else "connections reused"
     print(
-        f"\nCPU us per message of the relay alone: {options.size} bytes, {options.sessions} sessions, {mode}, "
+        f"\nCPU us per message of the relay alone: {options.load}, {options.size} bytes, {options.sessions} sessions, {mode}, "
         f"{options.sinks} sinks,\n{options.messages} messages a round, {options.rounds} rounds of each, interleaved\n"
     )
     print(f"{'':10} {'median':>8} {'min':>8} {'max':>8} {'msgs/s':>9} {'relay busy':>11}")
@@ -144,7 +151,10 @@ def main():
     rounds = {relay: [] for relay in relays}
     with tempfile.TemporaryDirectory(prefix="compare-") as name:
         directory = Path(name)
-        sinks = Sinks(options.sinks, options.load_cpu, directory)
+        if options.load == "plain":
+            sinks = Sinks(options.sinks, options.load_cpu, directory)
+        else:
+            sinks = own.OwnSinks(options.sinks, options.postlane, options.load_cpu, directory)
         try:
             for number in range(options.rounds):
                 for relay in relays if number % 2 == 0 else reversed(relays):
@@ -156,6 +166,8 @@ def main():
             return 1
         finally:
             sinks.stop()
+        if options.load != "plain":
+            sinks.check()
 
     results = {relay: summary(rounds[relay]) for relay in relays}
     show(results, options)

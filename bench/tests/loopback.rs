@@ -71,6 +71,39 @@ fn every_exchange_delivers_everything() {
 }
 
 #[test]
+fn several_chunked_messages_are_in_flight() {
+    let chunked = |options: &mut load::Options| {
+        (options.exchange, options.in_flight) = (Exchange::Chunking, 5);
+        options.per_connection = Some(12);
+    };
+    let sink = sink_with(|_| {});
+    let result = load_to(&sink, |options| {
+        chunked(options);
+        options.size = "1KiB:1,300KiB:0.1".parse().expect("a mix");
+    });
+    assert_clean(&result, 500);
+    let (counts, _) = sink.stop().expect("stops");
+    assert_eq!(counts.messages, 500);
+    assert!((500 / 12..=500 / 12 + 8).contains(&(counts.connections as usize)), "{}", counts.connections);
+    let resets = counts.replies(Stage::Other, 250);
+    assert!(resets > 350, "four of five go behind another: {resets}");
+
+    // What becomes of one is nothing to those behind it.
+    let sink = sink_with(|options| {
+        let rules = ["mail:450:0.05", "rcpt:550:0.05", "data:451:0.05", "eod:554:0.05"];
+        options.fail = rules.map(|rule| rule.parse().expect("a rule")).to_vec();
+        options.drop = vec!["eod:0.01".parse().expect("a rule")];
+    });
+    let result = load_to(&sink, chunked);
+    let (counts, _) = sink.stop().expect("stops");
+    assert_eq!(result.acknowledged, counts.messages);
+    let lost = result.interrupted + result.in_doubt;
+    assert_eq!(result.acknowledged + result.refused_total() + lost, 500, "{result:?}");
+    assert!(lost >= counts.dropped[&Stage::Eod] && result.in_doubt > 0, "{result:?}");
+    assert_eq!(result.refused[&Stage::Mail].keys().collect::<Vec<_>>(), [&450], "never \"nested MAIL\"");
+}
+
+#[test]
 fn one_message_per_connection() {
     for exchange in [Exchange::Plain, Exchange::Pipelining, Exchange::Chunking] {
         let sink = sink_with(|_| {});

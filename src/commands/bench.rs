@@ -78,6 +78,9 @@ pub(crate) struct Arguments {
     /// MAIL, RCPT and the message by BDAT in one send; the target must offer CHUNKING
     #[arg(long)]
     chunking: bool,
+    /// With --chunking: messages sent on a connection before the first of them is answered
+    #[arg(long, default_value_t = 1, requires = "chunking")]
+    in_flight: usize,
     /// How long a session waits, for an answer or to be read, before it is given up
     #[arg(long, value_parser = duration, value_name = "TIME", default_value = "60s")]
     patience: Duration,
@@ -171,6 +174,7 @@ fn options(arguments: &Arguments, target: SocketAddr) -> load::Options {
         recipients: arguments.recipients,
         domains: arguments.domains,
         exchange,
+        in_flight: arguments.in_flight,
         per_connection: arguments.per_connection,
         warmup: arguments.warmup,
         log: arguments.log.is_some(),

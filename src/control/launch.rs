@@ -1,17 +1,19 @@
 //! From a checked configuration to running shards.
 
 use std::fmt;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::bypass::{self, Bypass};
 use super::layout::Layout;
+use super::ports::try_port;
 use super::{Bound, GOODBYE, View};
 use super::{spool, translate};
-use crate::config::{self, Backend, Config, Machine};
+use crate::config::{Config, Machine};
 use crate::disk::Disk;
 use crate::disk::store::Store;
 use crate::dispatch::options::Options;
@@ -19,14 +21,13 @@ use crate::dispatch::{Dispatch, Letter};
 use crate::handle::{ListenerId, ShardId};
 use crate::net::Net;
 use crate::net::uring::{self, Uring, UringOptions};
-use crate::net::xdp::{self, Handover, Interface, Queue, Xdp, XdpOptions};
-use crate::observe::{self, Scoreboard, Stats};
+use crate::net::xdp::Xdp;
+use crate::observe::{Scoreboard, Stats};
 use crate::shard::mailbox::{Mailbox, mailboxes};
 use crate::shard::{Desks, Order, Orders, Shard};
 use crate::spool::Spool;
 use crate::sys::arena::Arenas;
 use crate::sys::ring_table::RingTable;
-use crate::sys::xdp::socket::Mode;
 use crate::sys::{clock, files, numa};
 
 /// How often the wall clock is compared with the shards' own.
@@ -133,47 +134,6 @@ struct Seat {
     spool: Option<(Spool, PathBuf, bool)>,
 }
 
-/// A shard's share of the interface.
-struct Bypass {
-    interface: Arc<Interface>,
-    queues: Vec<Queue>,
-    handover: Handover,
-}
-
-/// Sets the interface up, if the configuration wants it: each shard's share.
-fn bypasses(config: &Config, shards: usize) -> Result<Vec<Option<Bypass>>, Failure> {
-    let none = || (0..shards).map(|_| None).collect();
-    let Some(xdp) = config.xdp.as_ref().filter(|_| config.backend == Backend::Xdp) else {
-        return Ok(none());
-    };
-    let options = XdpOptions {
-        interface: xdp.interface.clone(),
-        queues: xdp.queues.clone(),
-        mode: xdp.mode.map(|mode| match mode {
-            config::XdpMode::ZeroCopy => Mode::ZeroCopy,
-            config::XdpMode::Copy => Mode::Copy,
-            config::XdpMode::Generic => Mode::Generic,
-        }),
-        ports: xdp.ports.clone(),
-    };
-    // Frames lie where the device is.
-    let node = numa::node_of_interface(&options.interface);
-    match numa::on_node(node, || Interface::open(&options, shards)) {
-        Ok((interface, shares)) => {
-            let interface = Arc::new(interface);
-            let all = shares.into_iter().zip(xdp::handovers(shards));
-            Ok(all
-                .map(|(queues, handover)| Some(Bypass { interface: interface.clone(), queues, handover }))
-                .collect())
-        }
-        Err(error) if xdp.fallback => {
-            eprintln!("postlane: kernel bypass is refused, so everything goes by the kernel: {error}");
-            Ok(none())
-        }
-        Err(error) => Err(Failure { exit: 71, message: format!("kernel bypass cannot be started: {error}") }),
-    }
-}
-
 /// What a shard says once it listens.
 struct Ready {
     features: String,
@@ -188,7 +148,7 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
         .map_err(|e| Failure::os("postlane", &e.to_string(), "see RLIMIT_NOFILE in getrlimit(2)"))?;
     for address in config.listeners.iter().flat_map(|listener| &listener.addresses) {
         // The shards share their ports (SO_REUSEPORT), and would share them with another instance too.
-        TcpListener::bind(address).map_err(|error| Failure::listen("postlane", *address, &error))?;
+        try_port(*address).map_err(|error| Failure::listen("postlane", *address, &error))?;
     }
     let cpus = config.shard_cpus(machine);
     let shards =
@@ -211,18 +171,14 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
         }
         None => (None, (0..shards).map(|_| None).collect::<Vec<_>>()),
     };
-    let bypasses = bypasses(config, usize::from(shards))?;
+    let bypasses = bypass::all(config, usize::from(shards))?;
     let interface = bypasses.iter().flatten().next().map(|bypass| bypass.interface.clone());
-    let shown = interface.as_ref().map(|interface| observe::Bypass {
-        interface: interface.name().to_owned(),
-        mode: interface.mode().to_string(),
-        queues: interface.queues().to_vec(),
-    });
+    let shown = interface.as_deref().map(bypass::shown);
     let mut running = Running {
         view: Arc::new(View::new(layout.clone(), stats.clone(), orders.clone(), shown)),
         bound: Vec::new(),
         features: String::new(),
-        bypass: interface.map(|interface| interface.to_string()),
+        bypass: interface.as_deref().map(|interface| bypass::words(interface, config)),
         cpus,
         desks: (0..shards).map(|_| Arc::default()).collect(),
         epoch_ms,
@@ -268,16 +224,17 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
             }
         }
     }
-    let bound = |listener: &crate::config::Listener| {
-        let name = listener.name.clone();
-        listener
-            .addresses
-            .iter()
-            .map(move |address| Bound { name: name.clone(), address: *address })
-            .collect::<Vec<_>>()
-    };
-    running.bound = config.listeners.iter().flat_map(bound).collect();
+    running.bound = bound(config);
     Ok(running)
+}
+
+fn bound(config: &Config) -> Vec<Bound> {
+    let each = |listener: &crate::config::Listener| {
+        let name = listener.name.clone();
+        let one = move |address: &SocketAddr| Bound { name: name.clone(), address: *address };
+        listener.addresses.iter().map(one).collect::<Vec<_>>()
+    };
+    config.listeners.iter().flat_map(each).collect()
 }
 
 /// Starts one shard's thread and waits until it listens.

@@ -2,9 +2,11 @@
 //! orders and reads their counters; never touches a message.
 
 mod admin;
+mod bypass;
 mod launch;
 mod layout;
 mod notify;
+mod ports;
 mod probe;
 mod queue;
 mod reload;

@@ -63,7 +63,7 @@ pub enum Command<'a> {
         /// Valid until the next call; copied by the stream.
         bytes: &'a [u8],
     },
-    /// Write the body's extents; they stay until `Sent` or `Closed`.
+    /// Write the body's extents, and a mark; they stay until that is told by `Sent`, or `Closed`.
     WriteBody {
         /// Where.
         stream: StreamId,
@@ -72,14 +72,15 @@ pub enum Command<'a> {
         /// In which form: as it is, or [`Message::converted`].
         form: Form,
     },
-    /// Write a part of a streamed body, as DATA has it; its extents stay until `Sent` or `Closed`.
+    /// Write a part of a streamed body, as DATA has it, and a mark; its extents stay until that is told by `Sent`, or
+    /// `Closed`.
     WritePart {
         /// Where.
         stream: StreamId,
         /// What.
         part: Arc<Part>,
     },
-    /// Have `handle_sent` called when all written so far has left: a body of nothing.
+    /// Have `handle_sent` called when all written so far has left.
     Mark(StreamId),
     /// Open a stream and tell `handle_opening` its id.
     Open {
@@ -283,11 +284,11 @@ impl Dispatch {
         self.settle(now, buffers);
     }
 
-    /// The body written last has left.
-    pub fn handle_sent(&mut self, stream: StreamId, now: Instant, buffers: &mut impl Buffers) {
+    /// So many more of the marks and bodies written have left.
+    pub fn handle_sent(&mut self, stream: StreamId, marks: u32, now: Instant, buffers: &mut impl Buffers) {
         match self.owner_of(stream) {
             StreamOwner::Session(session) => self.session_sent(session, now, buffers),
-            StreamOwner::Link(link) => self.link_sent(link, now),
+            StreamOwner::Link(link) => self.link_sent(link, marks, now),
             StreamOwner::Nobody => {}
         }
         self.settle(now, buffers);

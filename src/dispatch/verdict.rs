@@ -32,12 +32,14 @@ pub(super) enum Phase {
     Opening,
     /// Its commands may have been sent; `heard`: and something was answered to them.
     Envelope { heard: bool },
-    /// Its final dot may have been sent.
+    /// Its message was being sent, and its end had not been: it cannot have been taken. `heard`: something was answered.
+    Leaving { heard: bool },
+    /// Its final dot was sent.
     Dotted,
     /// Some of its body may have been sent while the rest was still arriving: it is streamed. Without its end no upstream
     /// can have taken it.
     Parts,
-    /// All of it may have been sent at once, by BDAT; `heard`: and something was answered.
+    /// All of it was sent at once, by BDAT; `heard`: and something was answered.
     Whole { heard: bool },
 }
 
@@ -103,8 +105,13 @@ pub(super) fn judge(trouble: Trouble<'_>, phase: Phase, reused: bool) -> Fault {
         }
         Trouble::Unwelcome(reply) => {
             // A refusal in words, so not in doubt even after the dot; on a link grown old it concerns only the link.
-            let old_link =
-                reused && matches!(phase, Phase::Envelope { heard: false } | Phase::Whole { heard: false });
+            let old_link = reused
+                && matches!(
+                    phase,
+                    Phase::Envelope { heard: false }
+                        | Phase::Leaving { heard: false }
+                        | Phase::Whole { heard: false }
+                );
             let (retry, blame) = if old_link {
                 (Retry::FreshLink, Blame::Nobody)
             } else {
@@ -158,8 +165,8 @@ fn blame_for(reply: Reply<'_>) -> Blame {
 fn retry_of_loss(phase: Phase, reused: bool) -> Retry {
     match phase {
         Phase::Dotted | Phase::Whole { .. } => Retry::InDoubt,
-        Phase::Envelope { heard: false } if reused => Retry::FreshLink,
-        Phase::Opening | Phase::Envelope { .. } | Phase::Parts => Retry::Elsewhere,
+        Phase::Envelope { heard: false } | Phase::Leaving { heard: false } if reused => Retry::FreshLink,
+        Phase::Opening | Phase::Envelope { .. } | Phase::Leaving { .. } | Phase::Parts => Retry::Elsewhere,
     }
 }
 
@@ -217,6 +224,10 @@ mod tests {
         assert_eq!(retry(Trouble::Lost, Phase::Dotted, true), Retry::InDoubt);
         assert_eq!(retry(Trouble::TimedOut, silent, true), Retry::Elsewhere);
         assert_eq!(retry(Trouble::TimedOut, Phase::Dotted, false), Retry::InDoubt);
+        // What had not left to its end cannot have been taken.
+        assert_eq!(retry(Trouble::Lost, Phase::Leaving { heard: false }, true), Retry::FreshLink);
+        assert_eq!(retry(Trouble::Lost, Phase::Leaving { heard: true }, true), Retry::Elsewhere);
+        assert_eq!(retry(Trouble::TimedOut, Phase::Leaving { heard: true }, false), Retry::Elsewhere);
         // Nobody can tell whether what was sent whole was taken before the link was lost.
         let (unheard, begun) = (Phase::Whole { heard: false }, Phase::Whole { heard: true });
         for (phase, reused) in [(unheard, false), (unheard, true), (begun, false), (begun, true)] {

@@ -46,11 +46,14 @@ pub enum Event {
         /// Where they lie; never empty.
         extent: Extent,
     },
-    /// All that was written so far has been taken by the transport: no extent written is in use any more.
-    /// Comes once each time the stream's backlog empties after a `write_body`.
+    /// All that was written before the oldest marks not yet told has been taken by the transport: no extent before
+    /// them is in use any more. One event for all that were passed at a time. At its end a stream tells every mark
+    /// that all had left before; one never told was not passed.
     Sent {
         /// On which stream.
         stream: StreamId,
+        /// How many more marks have been passed; never 0.
+        marks: u32,
     },
     /// The stream's last event, always exactly one: none of the extents written to it is in use any more.
     /// After `close` what had been written has left first (or the stream failed, as `cause` says).
@@ -95,9 +98,11 @@ pub trait Net: Buffers {
     fn open(&mut self, to: SocketAddr, source: Option<IpAddr>) -> StreamId;
     /// Writes a few bytes, copied; they leave with the next `turn`, behind all written before.
     fn write(&mut self, stream: StreamId, bytes: &[u8]);
-    /// Writes extents, not copied (of any shard's arena); they must stay until `Sent` or `Closed`. None at all is
-    /// a mark: it has `Sent` told all the same.
+    /// Writes extents, not copied (of any shard's arena); they must stay until a mark behind them is told by `Sent`,
+    /// or `Closed`.
     fn write_body(&mut self, stream: StreamId, extents: &[Extent]);
+    /// Has `Sent` tell when all written so far has been taken by the transport.
+    fn mark(&mut self, stream: StreamId);
     /// Stops receiving, so that the peer's window closes. Events already under way may still come.
     fn pause(&mut self, stream: StreamId);
     /// Receives again.

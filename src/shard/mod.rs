@@ -260,7 +260,9 @@ impl<N: Net + Disk> Shard<N> {
             Event::Received { stream, extent } => {
                 self.dispatch.handle_received(stream, extent, now, &mut self.net);
             }
-            Event::Sent { stream } => self.dispatch.handle_sent(stream, now, &mut self.net),
+            Event::Sent { stream, marks } => {
+                self.dispatch.handle_sent(stream, marks, now, &mut self.net);
+            }
             Event::Disk { ticket, result } => self.dispatch.handle_disk(ticket, result, now, &mut self.net),
             Event::Closed { stream, cause } => {
                 self.dispatch.handle_closed(stream, cause, now, &mut self.net);
@@ -286,15 +288,20 @@ impl<N: Net + Disk> Shard<N> {
                 Command::Write { stream, bytes } => self.net.write(stream, bytes),
                 Command::WriteBody { stream, message, form } if form == message.shape.form => {
                     self.net.write_body(stream, &message.body);
+                    self.net.mark(stream);
                 }
                 Command::WriteBody { stream, message, .. } => {
                     write_pieces(&mut self.net, stream, message.converted(), &mut self.copy);
+                    self.net.mark(stream);
                 }
-                Command::WritePart { stream, part } => match part.stuffed() {
-                    None => self.net.write_body(stream, &part.extents),
-                    Some(pieces) => write_pieces(&mut self.net, stream, pieces, &mut self.copy),
-                },
-                Command::Mark(stream) => self.net.write_body(stream, &[]),
+                Command::WritePart { stream, part } => {
+                    match part.stuffed() {
+                        None => self.net.write_body(stream, &part.extents),
+                        Some(pieces) => write_pieces(&mut self.net, stream, pieces, &mut self.copy),
+                    }
+                    self.net.mark(stream);
+                }
+                Command::Mark(stream) => self.net.mark(stream),
                 Command::Open { link, address, source } => {
                     let stream = self.net.open(address, source);
                     self.dispatch.handle_opening(link, stream);
@@ -348,6 +355,4 @@ fn write_pieces<N: Net>(net: &mut N, stream: StreamId, mut pieces: Pieces<'_>, c
             Piece::Added(bytes) => net.write(stream, bytes),
         }
     }
-    // Perhaps all was copied, and `Sent` is waited for.
-    net.write_body(stream, &[]);
 }

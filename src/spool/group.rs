@@ -42,6 +42,8 @@ pub(super) struct Group {
     pub(super) at: u64,
     /// Octets so far.
     pub(super) bytes: u64,
+    /// Segments of a lower sequence are of no more use, it says.
+    pub(super) tail: u64,
     pub(super) members: Vec<Member>,
     staging: Vec<u8>,
     pieces: Vec<Piece>,
@@ -122,6 +124,7 @@ impl Group {
         head_len: u32,
         body_len: u32,
     ) -> (u32, u32) {
+        self.tail = frame.tail;
         let position = self.at + self.bytes;
         let meta_len = self.meta.len() as u32;
         let header = Header {

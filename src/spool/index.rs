@@ -63,6 +63,8 @@ pub(super) struct Entry {
     pub(super) dirty: bool,
     /// Its record is on the way to another segment.
     pub(super) moving: bool,
+    /// How often it could not be read to be moved.
+    pub(super) unread: u8,
     /// Its record cannot be read back.
     pub(super) damaged: bool,
     /// Its end is on disk.
@@ -122,6 +124,7 @@ impl Default for Entry {
             active: false,
             dirty: false,
             moving: false,
+            unread: 0,
             damaged: false,
             over: false,
         }

@@ -14,6 +14,11 @@ const MOVE_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 /// What cannot be read is tried so often.
 const TRIES: u8 = 3;
 
+/// A message that is to be moved and that the disk cannot read is tried again after this, and so often.
+const UNREAD_PAUSE: std::time::Duration = std::time::Duration::from_secs(2);
+const UNREAD_MAX: u8 = 200;
+const EIO: i32 = 5;
+
 /// A read under way, or about to be.
 #[derive(Debug)]
 pub(super) struct Reading {
@@ -103,7 +108,7 @@ impl Spool {
             let reading = &self.reads[key];
             if reading.bytes == 0 {
                 // There is nothing to read; not even to be asked for.
-                self.handle_read(key, Ok(0), buffers);
+                self.handle_read(key, Ok(0), now, buffers);
                 continue;
             }
             let reading = &self.reads[key];
@@ -123,7 +128,7 @@ impl Spool {
     ) {
         let which = ticket & !kind::MASK;
         if ticket & kind::MASK == kind::READ {
-            return self.handle_read(which as usize, result, buffers);
+            return self.handle_read(which as usize, result, now, buffers);
         }
         let Some(at) = self.logs.iter().position(|log| u64::from(log.number) == which) else { return };
         let log = &mut self.logs[at];
@@ -137,54 +142,74 @@ impl Spool {
         }
     }
 
-    fn handle_read(&mut self, key: usize, result: Result<u32, i32>, buffers: &mut impl Buffers) {
+    fn handle_read(
+        &mut self,
+        key: usize,
+        result: Result<u32, i32>,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
         let reading = &mut self.reads[key];
-        let whole = result.is_ok_and(|octets| u64::from(octets) == reading.bytes)
-            && data_crc(&[], &reading.extents, buffers) == reading.crc;
+        let read =
+            result.and_then(|octets| if u64::from(octets) == reading.bytes { Ok(()) } else { Err(EIO) });
+        let sound = read.is_ok() && data_crc(&[], &reading.extents, buffers) == reading.crc;
         reading.tries += 1;
         let wanted = match reading.load {
             Some((id, _)) => self.shared.index[id.slot].generation == id.generation,
             None => self.shared.index[reading.slot].life == Life::Kept,
         };
-        if !whole && wanted && reading.tries < TRIES {
+        if !sound && wanted && reading.tries < TRIES {
             return self.reads_next.push_back(key);
         }
         let reading = self.reads.remove(key);
         let at = self.logs.iter().position(|log| log.number == reading.log);
-        let log = &mut self.logs[at.expect("a log outlives its reads")];
-        log.segments.get_mut(reading.segment).readers -= 1;
-        match reading.load {
-            Some((entry, token)) if whole => {
+        let at = at.expect("a log outlives its reads");
+        self.logs[at].segments.get_mut(reading.segment).readers -= 1;
+        match (reading.load, read) {
+            (Some((entry, token)), Ok(())) if sound => {
                 self.shared.events.push_back(Event::Loaded { entry, token });
             }
-            Some((entry, token)) => {
+            (Some((entry, token)), Err(errno)) => {
+                self.shared.events.push_back(Event::Unreadable { entry, token, errno });
+            }
+            (Some((entry, token)), Ok(())) => {
                 if wanted {
                     self.shared.index[reading.slot].damaged = true;
                 }
                 self.shared.events.push_back(Event::Damaged { entry, token: Some(token) });
             }
-            None if whole || !wanted => {
-                log.moves.push_back(Read { slot: reading.slot, extents: reading.extents });
+            (None, _) if sound || !wanted => {
+                self.logs[at].moves.push_back(Read { slot: reading.slot, extents: reading.extents });
             }
-            None => self.not_moved(reading, buffers),
+            (None, _) => self.not_moved(at, reading, read.is_err(), now, buffers),
         }
-        let log = &mut self.logs[at.expect("a log outlives its reads")];
-        log.reclaim();
+        self.logs[at].reclaim();
     }
 
-    /// A message that was to be moved cannot be read. It stays where it is and is told of, at once or when whoever
-    /// is at it lets go of it.
-    fn not_moved(&mut self, reading: Reading, buffers: &mut impl Buffers) {
+    /// A message that was to be moved cannot be read. It stays where it is. If the disk said so it may say otherwise
+    /// later; else, or when it has said so for long, the message is told of.
+    fn not_moved(
+        &mut self,
+        at: usize,
+        reading: Reading,
+        again: bool,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
         let slot = reading.slot;
-        let at = self.log_of(slot);
-        self.logs[at].moved(slot, reading.extents, &self.shared, buffers);
+        let log = &mut self.logs[at];
+        log.moved(slot, reading.extents, &self.shared, buffers);
         let entry = &mut self.shared.index[slot];
+        entry.unread = entry.unread.saturating_add(1);
+        if again && entry.unread < UNREAD_MAX {
+            log.move_at = now + UNREAD_PAUSE;
+            return log.after_move(slot, &mut self.shared);
+        }
         entry.moving = false;
         entry.damaged = true;
-        if !std::mem::replace(&mut entry.active, true) {
-            let entry = EntryId { slot, generation: entry.generation };
-            self.shared.events.push_back(Event::Damaged { entry, token: None });
-        }
+        entry.active = true;
+        let entry = EntryId { slot, generation: entry.generation };
+        self.shared.events.push_back(Event::Damaged { entry, token: None });
     }
 
     /// Has survivors read that are to be moved, as far as there are buffers.

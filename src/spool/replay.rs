@@ -19,7 +19,7 @@ use super::meta;
 use super::record::{BLOCK, Kind, Life, SegmentHeader};
 use super::scan::{Fault, Record, Scan, life_of, scan};
 use super::segment::Segment;
-use super::{Options, Spool};
+use super::{NO_POOL, Options, Spool};
 use crate::handle::{FileId, MessageId};
 use crate::protocol::Envelope;
 use crate::time::Instant;
@@ -191,6 +191,7 @@ impl<S: Source> Replay<'_, S> {
         damages.retain(in_use);
         self.report.damages.append(&mut damages);
         let _ = log;
+        self.log.tail_durable = self.tail;
         self.put_in_place();
     }
 
@@ -299,8 +300,11 @@ impl<S: Source> Replay<'_, S> {
             faults.push((seen..acknowledged, Fault::NoHeader));
         }
         let torn = faults.iter().any(|(range, _)| range.start >= acknowledged);
-        self.report.torn += u64::from(torn && newest);
-        self.log.segments.get_mut(place).end = if torn && newest { acknowledged } else { end };
+        self.report.torn += u64::from(torn);
+        let kept = self.log.segments.get_mut(place);
+        kept.end = if torn { acknowledged } else { end };
+        // What came through of a torn write goes where its damage would be seen.
+        kept.suspect |= torn;
         for (range, errno) in unreadable {
             self.log.segments.get_mut(place).suspect = true;
             let what = format!("cannot be read (errno {errno})");
@@ -360,7 +364,8 @@ impl<S: Source> Replay<'_, S> {
         index.set_reply(slot, reply);
         index.set_remaining(slot, state.remaining);
         let entry = &mut index[slot];
-        (entry.attempts, entry.pool) = (state.attempts, state.pool);
+        // The pools of another run were others.
+        (entry.attempts, entry.pool) = (state.attempts, NO_POOL);
         entry.flags = state.flags & (flag::SUSPENDED | flag::DELAY_WARNED);
         entry.due = self.now + wait;
     }

@@ -20,7 +20,7 @@ pub struct Options {
     pub shards: u16,
     /// Octets of a log's file, a multiple of 4096. No message can be larger than one.
     pub segment_bytes: u64,
-    /// Octets the log's files may take together.
+    /// Octets the log's files may take together; a few files more where nothing else makes room for what ends mail.
     pub bytes_max: u64,
     /// Messages kept at a time.
     pub entries_max: usize,
@@ -67,6 +67,16 @@ pub enum Refusal {
     Full,
     /// The disk fails: 451 4.3.0.
     Failing,
+}
+
+impl Refusal {
+    /// What an errno amounts to: ENOSPC, EDQUOT and EFBIG say that there is no room.
+    pub const fn of(errno: i32) -> Refusal {
+        match errno {
+            28 | 122 | 27 => Refusal::Full,
+            _ => Refusal::Failing,
+        }
+    }
 }
 
 /// A message to be kept. The body's buffers must stay until it is durable or not kept.
@@ -138,7 +148,7 @@ pub struct Facts<'a> {
     pub body_len: u32,
     /// Attempts made.
     pub attempts: u8,
-    /// By which pool it goes next. A run with another configuration may have written it.
+    /// By which pool it goes next; [`NO_POOL`](super::NO_POOL) if this run has not tried it yet.
     pub pool: u16,
     /// When it is tried next; `None` while somebody is at it, or it is suspended.
     pub due: Option<Instant>,
@@ -233,7 +243,17 @@ pub enum Event {
         /// What `load` was given.
         token: u64,
     },
-    /// It cannot be read back, or not as it was. The entry is active; what is left to do is to be done with it.
+    /// It cannot be read now, says the disk. It is kept and active as before: to be released for another time.
+    Unreadable {
+        /// Which.
+        entry: EntryId,
+        /// What `load` was given.
+        token: u64,
+        /// What the disk said.
+        errno: i32,
+    },
+    /// What is read back is not what was written, or it cannot be read for good. The entry is active; what is left
+    /// to do is to be done with it.
     Damaged {
         /// Which.
         entry: EntryId,

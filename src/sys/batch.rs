@@ -24,6 +24,12 @@ pub(crate) struct Batch {
     bytes: Vec<u8>,
     pieces: Vec<Piece>,
     iovecs: Vec<libc::iovec>,
+    /// Bytes in all, and those of them that have left.
+    len: usize,
+    sent: usize,
+    /// How many bytes lie before each mark, and the first mark not yet told of.
+    marks: Vec<usize>,
+    told: usize,
     /// The first iovec not yet sent, when sealed.
     at: usize,
     header: libc::msghdr,
@@ -39,13 +45,24 @@ impl Batch {
     pub(crate) fn new() -> Box<Batch> {
         // SAFETY: all zeroes is a valid `msghdr`: no name, no pieces, no control data.
         let header = unsafe { std::mem::zeroed() };
-        Box::new(Batch { bytes: Vec::new(), pieces: Vec::new(), iovecs: Vec::new(), at: 0, header })
+        Box::new(Batch {
+            bytes: Vec::new(),
+            pieces: Vec::new(),
+            iovecs: Vec::new(),
+            len: 0,
+            sent: 0,
+            marks: Vec::new(),
+            told: 0,
+            at: 0,
+            header,
+        })
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
+        self.len += bytes.len();
         let start = self.bytes.len();
         self.bytes.extend_from_slice(bytes);
         match self.pieces.last_mut() {
@@ -57,11 +74,26 @@ impl Batch {
 
     pub(crate) fn write_body(&mut self, extent: Extent, arenas: &Arenas) {
         let (start, more) = (arenas.pointer(extent), extent.len as usize);
+        self.len += more;
         match self.pieces.last_mut() {
             _ if more == 0 => {}
             Some(Piece::Body { from, len }) if from.wrapping_add(*len) == start => *len += more,
             _ => self.pieces.push(Piece::Body { from: start, len: more }),
         }
+    }
+
+    /// Remembers how far it goes now.
+    pub(crate) fn mark(&mut self) {
+        self.marks.push(self.len);
+    }
+
+    /// How many more marks have nothing before them that has not left.
+    pub(crate) fn take_passed(&mut self) -> u32 {
+        let before = self.told;
+        while self.marks.get(self.told).is_some_and(|&mark| mark <= self.sent) {
+            self.told += 1;
+        }
+        (self.told - before) as u32
     }
 
     /// Pieces that are left, for a log.
@@ -105,6 +137,7 @@ impl Batch {
 
     /// `sent` bytes have left. True: all have.
     pub(crate) fn advance(&mut self, mut sent: usize) -> bool {
+        self.sent += sent;
         while let Some(iovec) = self.iovecs.get_mut(self.at) {
             if sent < iovec.iov_len {
                 iovec.iov_base = iovec.iov_base.cast::<u8>().wrapping_add(sent).cast();
@@ -125,7 +158,9 @@ impl Batch {
         self.pieces.shrink_to(IOV_MAX);
         self.iovecs.clear();
         self.iovecs.shrink_to(IOV_MAX);
-        self.at = 0;
+        self.marks.clear();
+        self.marks.shrink_to(IOV_MAX);
+        (self.len, self.sent, self.told, self.at) = (0, 0, 0, 0);
     }
 }
 
@@ -168,6 +203,7 @@ mod tests {
         for taken_max in [1, 2, 7, 100, 10_000] {
             let mut batch = Batch::new();
             let mut expected: Vec<u8> = Vec::new();
+            let (mut ends, mut passed) = (Vec::new(), 0);
             for round in 0..3_000_usize {
                 let line = format!("line {round}\r\n");
                 batch.write(line.as_bytes());
@@ -176,6 +212,8 @@ mod tests {
                 batch.write_body(part.slice(0..4), pool.arenas());
                 batch.write_body(part.slice(4..10), pool.arenas());
                 expected.extend(crate::handle::Buffers::bytes(&pool, part));
+                batch.mark();
+                ends.push(expected.len());
             }
             assert_eq!(batch.pieces.len(), 6_000, "neighbours are joined");
             batch.seal();
@@ -183,7 +221,10 @@ mod tests {
             loop {
                 let bytes = read(&mut batch, taken_max);
                 got.extend(&bytes);
-                if batch.advance(bytes.len()) {
+                let all = batch.advance(bytes.len());
+                passed += batch.take_passed() as usize;
+                assert_eq!(passed, ends.partition_point(|&end| end <= got.len()));
+                if all {
                     break;
                 }
             }

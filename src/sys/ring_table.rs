@@ -23,6 +23,11 @@ impl RingTable {
         self.0.len()
     }
 
+    /// Is that shard's ring there?
+    pub fn is_there(&self, shard: ShardId) -> bool {
+        self.get(shard).is_some()
+    }
+
     pub(crate) fn publish(&self, shard: ShardId, ring: RawFd) {
         self.0[shard.index()].store(ring, Ordering::Release);
     }

@@ -62,6 +62,7 @@ pub(crate) fn a_large_body_of_extents_arrives_exactly<G: Ground>() {
     let at = stage.ground.listen();
     let (stream, far) = stage.open_one(at);
     stage.net().write_body(stream, &extents);
+    stage.net().mark(stream);
     stage.until_far_received(far, &body);
     stage.until("Sent", |stage| stage.sent.get(&stream) == Some(&1));
     stage.release_all(&extents);
@@ -87,6 +88,7 @@ pub(crate) fn writes_and_bodies_leave_in_order<G: Ground>() {
         expected.extend(&body);
         stage.net().write(stream, b".\r\n");
         stage.net().write_body(stream, &[extents[0].slice(1..3)]);
+        stage.net().mark(stream);
         expected.extend(b".\r\n");
         expected.extend(&body[1..3]);
         if round % 3 == 0 {
@@ -94,30 +96,72 @@ pub(crate) fn writes_and_bodies_leave_in_order<G: Ground>() {
         }
     }
     stage.until_far_received(far, &expected);
-    stage.until("Sent", |stage| stage.sent.contains_key(&stream));
+    stage.until("Sent", |stage| stage.sent.get(&stream) == Some(&20));
     stage.settle();
     stage.release_all(&extents);
 }
 
-/// A body of nothing has `Sent` told all the same, once what was written before has left.
-pub(crate) fn an_empty_body_is_a_mark<G: Ground>() {
+/// Every mark passed is told before the end, and no other.
+pub(crate) fn marks_tell_what_was_taken<G: Ground>() {
+    for aborts in [true, false] {
+        let mut stage = Stage::<G>::with_buffers(64, 16);
+        let body = pattern(30_000, 8);
+        let extents = stage.extents_of(&body);
+        let (stream, far) = stage.accept_one();
+        stage.ground.pause(far);
+        let mut written = 0;
+        let mut ends = Vec::new();
+        while written < 24 * MIB {
+            stage.net().write(stream, b"BDAT 30000 LAST\r\n");
+            stage.net().write_body(stream, &extents);
+            stage.net().mark(stream);
+            written += 17 + body.len();
+            ends.push(written);
+            if ends.len() % 16 == 0 {
+                stage.step();
+            }
+        }
+        stage.settle();
+        let told = stage.sent.get(&stream).copied().unwrap_or(0);
+        assert!(told < ends.len(), "no kernel takes that much from a reader that does not read");
+        if aborts {
+            stage.net().abort(stream);
+            assert_eq!(stage.until_closed(stream), Cause::Local);
+            let told = stage.sent.get(&stream).copied().unwrap_or(0);
+            stage.ground.resume(far);
+            stage.until("the far end's end", |stage| stage.ground.state(far) != FarState::Open);
+            let mut got = Vec::new();
+            stage.ground.take_received(far, &mut got);
+            assert_eq!(told, ends.partition_point(|&end| end <= got.len()), "{} came", got.len());
+        } else {
+            stage.ground.resume(far);
+            stage.until("Sent", |stage| stage.sent.get(&stream) == Some(&ends.len()));
+            stage.net().abort(stream);
+            stage.until_closed(stream);
+        }
+        stage.release_all(&extents);
+    }
+}
+
+/// A mark is told once what was written before it has left, if that is nothing, too.
+pub(crate) fn a_mark_needs_no_body<G: Ground>() {
     let mut stage = Stage::<G>::with_buffers(64, 16);
     let (stream, far) = stage.accept_one();
     let told = |stage: &Stage<G>| stage.sent.get(&stream).copied().unwrap_or(0);
     for times in 1..=3 {
         stage.net().write(stream, b"250 ok\r\n");
-        stage.net().write_body(stream, &[]);
+        stage.net().mark(stream);
         stage.until("Sent", |stage| told(stage) == times);
     }
     // With nothing before it as well.
-    stage.net().write_body(stream, &[]);
+    stage.net().mark(stream);
     stage.until("Sent", |stage| told(stage) == 4);
     stage.until_far_received(far, &b"250 ok\r\n".repeat(3));
     // Not while the far end does not read.
     stage.ground.pause(far);
     let much = b"250 ok\r\n".repeat(100_000);
     (0..20).for_each(|_| stage.net().write(stream, &much));
-    stage.net().write_body(stream, &[]);
+    stage.net().mark(stream);
     for _ in 0..20 {
         stage.step();
     }
@@ -155,6 +199,7 @@ pub(crate) fn abort_drops_and_ends<G: Ground>() {
     let (stream, far) = stage.accept_one();
     stage.ground.pause(far);
     stage.net().write_body(stream, &extents);
+    stage.net().mark(stream);
     for _ in 0..20 {
         stage.step();
     }
@@ -282,6 +327,7 @@ pub(crate) fn a_slow_reader_holds_sent_back<G: Ground>() {
     let (stream, far) = stage.accept_one();
     stage.ground.pause(far);
     stage.net().write_body(stream, &extents);
+    stage.net().mark(stream);
     stage.settle();
     assert_eq!(stage.sent.get(&stream), None);
     stage.ground.resume(far);

@@ -99,6 +99,7 @@ fn act<G: Ground>(
         }
         4..7 if !pair.left => {
             stage.net().write_body(stream, extents);
+            stage.net().mark(stream);
             pair.outward.extend(body);
         }
         7..12 if !pair.far_left => {

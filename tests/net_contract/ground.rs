@@ -113,7 +113,7 @@ impl<G: Ground> Stage<G> {
             let (Event::Accepted { stream, .. }
             | Event::Opened { stream }
             | Event::Received { stream, .. }
-            | Event::Sent { stream }
+            | Event::Sent { stream, .. }
             | Event::Closed { stream, .. }) = event
             else {
                 panic!("nobody asked the disk: {event:?}");
@@ -136,11 +136,14 @@ impl<G: Ground> Stage<G> {
                         self.ground.net().release(extent.buffer);
                     }
                 }
-                Event::Sent { stream } => *self.sent.entry(stream).or_default() += 1,
+                Event::Sent { stream, marks } => {
+                    assert!(marks > 0);
+                    *self.sent.entry(stream).or_default() += marks as usize;
+                }
+                Event::Disk { .. } => {}
                 Event::Closed { stream, cause } => {
                     self.closed.insert(stream, cause);
                 }
-                Event::Disk { .. } => {}
             }
         }
     }

@@ -392,13 +392,14 @@ fn a_warm_relay_allocates_nothing_and_enters_once_per_turn() {
                         match event {
                             Event::Received { stream, extent } if stream == down => {
                                 net.write_body(up, &[extent]);
+                                net.mark(up);
                                 left -= extent.len as usize;
                                 held.push(extent.buffer);
                                 if left == 0 {
                                     net.write(up, b".\n");
                                 }
                             }
-                            Event::Sent { stream } => {
+                            Event::Sent { stream, .. } => {
                                 assert_eq!(stream, up);
                                 held.drain(..).for_each(|buffer| net.release(buffer));
                                 sent = left == 0;

@@ -58,9 +58,14 @@ impl Echo {
             match event {
                 Event::Received { stream, extent } => {
                     net.write_body(stream, &[extent]);
+                    net.mark(stream);
                     self.lent.entry((shard, stream)).or_default().push(extent.buffer);
                 }
-                Event::Sent { stream } | Event::Closed { stream, .. } => {
+                Event::Sent { stream, marks } => {
+                    let lent = self.lent.get_mut(&(shard, stream)).unwrap();
+                    lent.drain(..marks as usize).for_each(|buffer| net.release(buffer));
+                }
+                Event::Closed { stream, .. } => {
                     let done = self.lent.remove(&(shard, stream)).unwrap_or_default();
                     done.into_iter().for_each(|buffer| net.release(buffer));
                 }

@@ -301,6 +301,7 @@ fn a_large_body_arrives_exactly_although_packets_are_lost() {
         let at = stage.ground.listen();
         let (stream, far) = stage.open_one(at);
         stage.net().write_body(stream, &extents);
+        stage.net().mark(stream);
         stage.until_far_received(far, &body);
         stage.ground.send(far, &body[..500_000]);
         stage.until("received", |stage| stage.received(stream).len() >= 500_000);

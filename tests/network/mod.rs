@@ -10,7 +10,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 /// The near end's interface.
 pub(crate) const INTERFACE: &str = "xdpnear";
-const FAR_INTERFACE: &str = "xdpfar";
+#[allow(dead_code, reason = "not every user needs it")]
+pub(crate) const FAR_INTERFACE: &str = "xdpfar";
 
 /// Two namespaces. The thread that made it is in the near one.
 pub(crate) struct Network {

@@ -50,8 +50,17 @@ fn seeds() {
     }
     println!("{SEEDS} seeds: {total:?}");
     assert!(total.durable > total.messages / 3, "hardly anything was kept: {total:?}");
-    let seen =
-        [total.torn, total.damages, total.lost, total.full, total.failing, total.not_kept, total.loads];
+    let seen = [
+        total.torn,
+        total.damages,
+        total.lost,
+        total.full,
+        total.failing,
+        total.not_kept,
+        total.loads,
+        total.damaged,
+        total.unreadable,
+    ];
     assert!(seen.iter().all(|&count| count > 0), "something never happens: {total:?}");
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postlane::disk::sim::{Faults, Platter};
-use postlane::handle::{Buffers, ShardId};
+use postlane::handle::{Buffers, FileId, ShardId};
 use postlane::protocol::wire::data::Shape;
 use postlane::protocol::{Enhanced, Envelope, Reply};
 use postlane::spool::{EntryId, Event, Kept, Options, Refusal, Report};
@@ -85,6 +85,7 @@ pub(crate) struct Count {
     pub(crate) damages: u64,
     pub(crate) lost: u64,
     pub(crate) unreadable: u64,
+    pub(crate) damaged: u64,
     pub(crate) requests: u64,
     pub(crate) writes: u64,
     pub(crate) write_errors: u64,
@@ -106,6 +107,7 @@ impl Count {
             damages,
             lost,
             unreadable,
+            damaged,
             requests,
             writes,
             write_errors,
@@ -123,6 +125,7 @@ impl Count {
         self.damages += damages;
         self.lost += lost;
         self.unreadable += unreadable;
+        self.damaged += damaged;
         self.requests += requests;
         self.writes += writes;
         self.write_errors += write_errors;
@@ -144,8 +147,11 @@ pub(crate) struct World {
     number: u64,
     faults: Faults,
     bytes_max: u64,
-    /// Bits flipped so far.
+    /// Bits flipped so far, and where.
     flips: u64,
+    flipped: Vec<(FileId, u64)>,
+    /// Bits flipped since the last start.
+    excuses: u64,
     scratch: Vec<u8>,
     envelope: Envelope,
     pub(crate) count: Count,
@@ -174,6 +180,8 @@ impl World {
             faults,
             bytes_max,
             flips: 0,
+            flipped: Vec::new(),
+            excuses: 0,
             scratch: Vec::new(),
             envelope: Envelope::default(),
             count: Count::default(),
@@ -246,7 +254,6 @@ impl World {
                 let known = before.remove(&number);
                 let possible = known.as_ref().is_some_and(|known| known.history.contains(&Some(state)));
                 if !possible {
-                    eprintln!("message {number} stands like {state:?}; {known:?}");
                     assert!(flips > 0, "message {number} cannot stand like this: {state:?}");
                     strange += 1;
                 }
@@ -270,12 +277,20 @@ impl World {
         for (number, known) in before {
             if !known.history.contains(&None) {
                 assert!(flips > 0, "message {number} is lost: {known:?}, {reports:#?}");
-                assert!(torn + damages > 0, "message {number} is lost and nobody says so");
+                assert!(
+                    torn + damages > 0,
+                    "message {number} is lost and nobody says so: {known:?} {reports:#?} {:?}",
+                    self.flipped
+                );
                 strange += 1;
                 self.count.lost += 1;
             }
         }
-        assert!(strange <= flips, "{flips} flipped bits, {strange} messages: {reports:#?}");
+        assert!(
+            strange <= flips,
+            "{flips} flipped bits, {strange} messages: {reports:#?}, {:?}",
+            self.flipped
+        );
     }
 
     fn step(&mut self) {
@@ -287,6 +302,12 @@ impl World {
         }
         if self.character.errors && self.dice.once_in(60) {
             self.change_faults();
+        }
+        if self.character.flips && self.dice.once_in(200) {
+            let flipped = self.platter.flip_any();
+            self.flips += u64::from(flipped.is_some());
+            self.excuses += u64::from(flipped.is_some());
+            self.flipped.extend(flipped);
         }
         self.turn();
         if self.character.crash_every > 0 && self.dice.once_in(self.character.crash_every) {
@@ -563,6 +584,15 @@ impl World {
                     known.loading = false;
                 }
             }
+            Event::Unreadable { token, .. } => {
+                assert!(self.character.errors, "a healthy disk reads");
+                self.count.unreadable += 1;
+                let extents = shard.loads.remove(&token).unwrap();
+                letter::release(&extents, shard.disk.pool());
+                if let Some(known) = self.known.get_mut(&token) {
+                    known.loading = false;
+                }
+            }
             Event::Damaged { token, entry } => self.damaged(at, shard, entry, token),
         }
     }
@@ -576,8 +606,8 @@ impl World {
         let Some(known) = self.known.get_mut(&number) else { return };
         known.loading = false;
         if known.state().is_some() {
-            assert!(self.faults.read_error > 0.0 || self.character.errors || self.character.flips);
-            self.count.unreadable += 1;
+            assert!(self.flips > 0, "message {number} is not what it was: {known:?}");
+            self.count.damaged += 1;
             known.active = false;
             known.push(None);
             shard.spool.done_all(entry, self.now);
@@ -611,11 +641,13 @@ impl World {
         if !self.dice.once_in(4) {
             self.platter.cut_power();
         }
-        let mut flips = 0;
+        let mut flips = std::mem::take(&mut self.excuses);
         if self.character.flips && self.dice.once_in(2) {
             self.platter.settle();
             for _ in 0..1 + self.dice.below(2) {
-                flips += u64::from(self.platter.flip_any().is_some());
+                let flipped = self.platter.flip_any();
+                flips += u64::from(flipped.is_some());
+                self.flipped.extend(flipped);
             }
         }
         // The disk is well again when somebody looks.

@@ -6,6 +6,9 @@
 mod client;
 mod dice;
 mod focus;
+mod in_flight;
+mod kept;
+mod kept_world;
 mod links;
 mod message;
 mod overdue;

@@ -60,7 +60,7 @@ impl Run<'_> {
             Awaited::Mail => self.on_envelope(index, s, Stage::Mail, code, now),
             Awaited::Rcpt => self.on_envelope(index, s, Stage::Rcpt, code, now),
             Awaited::Data => self.on_data(index, s, code, now),
-            Awaited::End if s.out.is_within_body(&self.kit) => {
+            Awaited::End if s.is_answered_early() => {
                 return Err(ended("answered before the end of the message"));
             }
             Awaited::End => self.on_end(index, s, code, now),
@@ -103,7 +103,16 @@ impl Run<'_> {
         let measured = self.schedule.measured;
         self.result.started += u64::from(measured);
         let class = self.options.size.draw(&mut self.dice);
-        Some(Job { number, from_ns, measured, class, rcpts_sent: 0, rcpts_accepted: 0, refusal: None })
+        Some(Job {
+            number,
+            from_ns,
+            measured,
+            class,
+            rcpts_sent: 0,
+            rcpts_accepted: 0,
+            end: None,
+            refusal: None,
+        })
     }
 
     pub(super) fn quit(&self, s: &mut Session) {
@@ -114,6 +123,9 @@ impl Run<'_> {
     /// Starts a message: as much of it in one send as the way of exchange allows.
     pub(super) fn open(&mut self, s: &mut Session, job: Job) {
         s.messages += 1;
+        if self.options.exchange == Exchange::Chunking {
+            return self.open_chunked(s, job);
+        }
         let reset = std::mem::take(&mut s.must_reset);
         if reset {
             s.out.end().extend_from_slice(b"RSET\r\n");
@@ -125,19 +137,46 @@ impl Run<'_> {
             Exchange::Plain => self.ask_mail(s),
             Exchange::Pipelining => {
                 self.ask_mail(s);
-                self.ask_rcpts(s, self.options.recipients);
+                self.ask_opening_rcpts(s, self.options.recipients);
                 self.ask_data(s);
             }
-            Exchange::Chunking => {
-                self.ask_mail(s);
-                self.ask_rcpts(s, self.options.recipients);
-                self.kit.push_bdat(job.class, s.out.end());
-                self.kit.push_header(job.number, s.out.end());
-                s.out.push_body(job.class, false);
-                s.awaited.push_back(Awaited::End);
-                self.result.sent += u64::from(job.measured);
+            Exchange::Chunking => {}
+        }
+    }
+
+    /// The whole message, and others behind it: none waits for the answer to the one before.
+    fn open_chunked(&mut self, s: &mut Session, job: Job) {
+        let mut next = Some(job);
+        while let Some(mut job) = next.take() {
+            // What became of those before is not known, and only RSET ends a transaction for certain (RFC 3030 2).
+            if std::mem::take(&mut s.must_reset) || s.opening.is_some() {
+                s.out.end().extend_from_slice(b"RSET\r\n");
+                s.awaited.push_back(Awaited::Reset);
+            }
+            self.ask_mail(s);
+            self.ask_rcpts(s, &mut job, self.options.recipients);
+            self.kit.push_bdat(job.class, s.out.end());
+            self.kit.push_header(job.number, s.out.end());
+            s.out.push_body(job.class, false, &self.kit);
+            s.awaited.push_back(Awaited::End);
+            job.end = Some(s.out.position());
+            self.result.sent += u64::from(job.measured);
+            match &mut s.opening {
+                None => s.opening = Some(job),
+                Some(_) => s.behind.push_back(job),
+            }
+            let under_way = 1 + s.behind.len();
+            let may_more = self.options.per_connection.is_none_or(|most| s.messages < most);
+            if under_way < self.options.in_flight && may_more && self.may_hurry() {
+                next = self.next_job(s.active_ns);
+                s.messages += u64::from(next.is_some());
             }
         }
+    }
+
+    /// May a message ride behind another: it is due, or no session is free for it.
+    fn may_hurry(&self) -> bool {
+        self.options.rate.is_none() || self.idle.is_empty()
     }
 
     fn ask_mail(&self, s: &mut Session) {
@@ -145,8 +184,14 @@ impl Run<'_> {
         s.awaited.push_back(Awaited::Mail);
     }
 
-    fn ask_rcpts(&self, s: &mut Session, count: usize) {
-        let Some(job) = &mut s.opening else { return };
+    fn ask_opening_rcpts(&self, s: &mut Session, count: usize) {
+        if let Some(mut job) = s.opening.take() {
+            self.ask_rcpts(s, &mut job, count);
+            s.opening = Some(job);
+        }
+    }
+
+    fn ask_rcpts(&self, s: &mut Session, job: &mut Job, count: usize) {
         for _ in 0..count {
             let number = job.number * self.options.recipients as u64 + job.rcpts_sent as u64;
             self.kit.push_rcpt(number, s.out.end());
@@ -172,7 +217,7 @@ impl Run<'_> {
         }
         let mail_refused = matches!(job.refusal, Some((Stage::Mail, _)));
         if !mail_refused && job.rcpts_sent < self.options.recipients {
-            self.ask_rcpts(s, 1);
+            self.ask_opening_rcpts(s, 1);
         } else if job.rcpts_accepted > 0 {
             self.ask_data(s);
         } else {
@@ -192,22 +237,24 @@ impl Run<'_> {
         if code != 354 {
             return self.give_up(index, s, (Stage::Data, code), now);
         }
-        let Some(job) = s.opening.take() else { return };
-        s.ending = Some(job);
+        let Some(mut job) = s.opening.take() else { return };
         s.awaited.push_back(Awaited::End);
+        if job.rcpts_accepted > 0 {
+            self.kit.push_header(job.number, s.out.end());
+            s.out.push_body(job.class, true, &self.kit);
+        }
+        // Where nobody wants it the server listens all the same: an empty message ends that (RFC 2920 3.1).
+        s.out.end().extend_from_slice(b".\r\n");
+        job.end = Some(s.out.position());
+        s.ending = Some(job);
         if job.rcpts_accepted == 0 {
-            // Nobody wants it, but the server listens: an empty message ends that (RFC 2920 3.1).
-            s.out.end().extend_from_slice(b".\r\n");
             return;
         }
-        self.kit.push_header(job.number, s.out.end());
-        s.out.push_body(job.class, true);
-        s.out.end().extend_from_slice(b".\r\n");
         self.result.sent += u64::from(job.measured);
         if self.options.exchange == Exchange::Pipelining {
             if self.options.per_connection.is_some_and(|most| s.messages >= most) {
                 self.quit(s);
-            } else if (self.options.rate.is_none() || self.idle.is_empty())
+            } else if self.may_hurry()
                 && let Some(next) = self.next_job(now)
             {
                 self.open(s, next);
@@ -226,6 +273,7 @@ impl Run<'_> {
         } else {
             self.acknowledged(job, now);
         }
+        s.opening = s.opening.take().or_else(|| s.behind.pop_front());
         // A message that rode along starts to wait only now.
         if let (Some(next), None) = (&mut s.opening, self.options.rate) {
             next.from_ns = now;
@@ -289,18 +337,16 @@ impl Run<'_> {
 
     /// Accounts for the messages of a connection that is gone.
     pub(super) fn lost(&mut self, s: &mut Session, now: u64) {
-        let all_sent = s.out.is_empty();
-        let chunked = self.options.exchange == Exchange::Chunking;
-        let [ending, opening] = s.disconnect();
-        self.in_flight -= ending.iter().chain(&opening).count() as u64;
-        let in_doubt = ending.or(opening.filter(|_| chunked && all_sent));
-        let interrupted = opening.filter(|_| !(chunked && all_sent));
-        for (job, outcome) in [(in_doubt, Outcome::InDoubt), (interrupted, Outcome::Interrupted)] {
-            let Some(job) = job.filter(|job| job.measured) else { continue };
-            match outcome {
-                Outcome::InDoubt => self.result.in_doubt += 1,
-                _ => self.result.interrupted += 1,
+        for (job, is_sent) in s.disconnect() {
+            self.in_flight -= 1;
+            if !job.measured {
+                continue;
             }
+            let (count, outcome) = match is_sent {
+                true => (&mut self.result.in_doubt, Outcome::InDoubt),
+                false => (&mut self.result.interrupted, Outcome::Interrupted),
+            };
+            *count += 1;
             self.note(job, outcome, now);
         }
     }

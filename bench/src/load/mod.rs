@@ -49,6 +49,8 @@ pub struct Options {
     pub domains: usize,
     /// Plain, pipelining or chunking.
     pub exchange: Exchange,
+    /// Messages sent on a connection before the first of them is answered. Only for chunking.
+    pub in_flight: usize,
     /// Close a connection after this many messages and open another.
     pub per_connection: Option<u64>,
     /// Bounds a connection up to the reply to EHLO, and the time a run goes on without any connection.
@@ -76,6 +78,7 @@ impl Options {
             recipients: 1,
             domains: 1,
             exchange: Exchange::Plain,
+            in_flight: 1,
             per_connection: None,
             connect_timeout: Duration::from_secs(5),
             reply_timeout: Duration::from_secs(60),
@@ -90,6 +93,10 @@ impl Options {
         match self {
             Options { sessions: 0, .. } => wrong("sessions must be at least 1"),
             Options { recipients: 0, .. } => wrong("recipients must be at least 1"),
+            Options { in_flight: 0, .. } => wrong("in-flight must be at least 1"),
+            Options { in_flight: 2.., exchange: Exchange::Plain | Exchange::Pipelining, .. } => {
+                wrong("only with chunking can several messages be in flight on a connection")
+            }
             Options { domains: 0, .. } => wrong("domains must be at least 1"),
             Options { per_connection: Some(0), .. } => wrong("per-connection must be at least 1"),
             Options { rate: Some(rate), .. } if !(rate.is_finite() && *rate > 0.0) => {

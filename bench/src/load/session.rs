@@ -21,6 +21,8 @@ pub(super) struct Job {
     pub(super) class: usize,
     pub(super) rcpts_sent: usize,
     pub(super) rcpts_accepted: usize,
+    /// Where on its connection it ends, once all of it was given to be sent.
+    pub(super) end: Option<u64>,
     /// The first reply that refused something.
     pub(super) refusal: Option<(Stage, u16)>,
 }
@@ -49,65 +51,97 @@ pub(super) enum Link {
     Up,
 }
 
-/// Bytes to send: commands, perhaps a shared body, and what follows it. Sent in as few pieces as the socket takes.
+/// Most pieces given to the socket at once.
+const PIECES_MAX: usize = 32;
+
+/// A piece of what is to be sent.
+enum Piece {
+    /// So many of the copied bytes.
+    Copied(usize),
+    /// A shared body: its class, and whether dots are stuffed.
+    Body(usize, bool),
+}
+
+/// Bytes to send: commands, shared bodies, and what follows them. Sent in as few pieces as the socket takes.
 #[derive(Default)]
 pub(super) struct Outgoing {
-    head: Vec<u8>,
-    body: Option<(usize, bool)>,
-    tail: Vec<u8>,
+    bytes: Vec<u8>,
+    pieces: Vec<Piece>,
+    /// Copied bytes that are in `pieces`.
+    placed: usize,
+    /// Of all that is here.
     sent: usize,
+    /// Bytes of bodies among it.
+    bodies: usize,
+    /// Bytes sent on this connection before.
+    before: u64,
 }
 
 impl Outgoing {
     /// Where to put the next bytes.
     pub(super) fn end(&mut self) -> &mut Vec<u8> {
-        if self.body.is_some() { &mut self.tail } else { &mut self.head }
+        &mut self.bytes
     }
 
     /// Lets the body of `class` follow.
-    pub(super) fn push_body(&mut self, class: usize, stuffed: bool) {
-        debug_assert!(self.body.is_none(), "a body follows only when the one before is answered");
-        self.body = Some((class, stuffed));
+    pub(super) fn push_body(&mut self, class: usize, stuffed: bool, kit: &Kit) {
+        self.place();
+        self.pieces.push(Piece::Body(class, stuffed));
+        self.bodies += body_bytes(kit, class, stuffed).len();
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.head.is_empty() && self.body.is_none()
-    }
-
-    /// Some of the body is still to be sent.
-    pub(super) fn is_within_body(&self, kit: &Kit) -> bool {
-        self.body.is_some() && self.sent < self.head.len() + self.body_bytes(kit).len()
-    }
-
-    fn body_bytes<'a>(&self, kit: &'a Kit) -> &'a [u8] {
-        match self.body {
-            Some((class, true)) => &kit.bodies[class].stuffed,
-            Some((class, false)) => &kit.bodies[class].plain,
-            None => &[],
+    fn place(&mut self) {
+        if self.bytes.len() > self.placed {
+            self.pieces.push(Piece::Copied(self.bytes.len() - self.placed));
+            self.placed = self.bytes.len();
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.pieces.is_empty()
+    }
+
+    /// Bytes of this connection up to here, sent or not.
+    pub(super) fn position(&self) -> u64 {
+        self.before + (self.bytes.len() + self.bodies) as u64
+    }
+
+    /// Bytes of this connection that the socket has taken.
+    pub(super) fn sent(&self) -> u64 {
+        self.before + self.sent as u64
+    }
+
     fn clear(&mut self) {
-        self.head.clear();
-        self.body = None;
-        self.tail.clear();
-        self.sent = 0;
+        self.before = self.position();
+        self.bytes.clear();
+        self.pieces.clear();
+        (self.placed, self.sent, self.bodies) = (0, 0, 0);
     }
 
     /// Sends what the socket takes.
     fn flush(&mut self, kit: &Kit, stream: &mut TcpStream) -> io::Result<()> {
-        let body = self.body_bytes(kit);
-        let total = self.head.len() + body.len() + self.tail.len();
+        self.place();
+        let total = self.bytes.len() + self.bodies;
         while self.sent < total {
-            let mut skip = self.sent;
-            let slices = [self.head.as_slice(), body, self.tail.as_slice()].map(|part| {
+            let (mut skip, mut at) = (self.sent, 0);
+            let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(self.pieces.len().min(PIECES_MAX));
+            for piece in &self.pieces {
+                let part = match *piece {
+                    Piece::Copied(length) => {
+                        at += length;
+                        &self.bytes[at - length..at]
+                    }
+                    Piece::Body(class, stuffed) => body_bytes(kit, class, stuffed),
+                };
                 let skipped = skip.min(part.len());
                 skip -= skipped;
-                IoSlice::new(&part[skipped..])
-            });
-            let written = match slices.iter().filter(|slice| !slice.is_empty()).count() {
-                1 => stream.write(slices.iter().find(|slice| !slice.is_empty()).map_or(&[], |slice| slice)),
-                _ => stream.write_vectored(&slices),
+                if skipped < part.len() && slices.len() < PIECES_MAX {
+                    slices.push(IoSlice::new(&part[skipped..]));
+                }
+            }
+            let written = match &slices[..] {
+                [one] => stream.write(one),
+                many => stream.write_vectored(many),
             };
             match written {
                 Ok(length) => self.sent += length,
@@ -121,6 +155,11 @@ impl Outgoing {
     }
 }
 
+fn body_bytes(kit: &Kit, class: usize, stuffed: bool) -> &[u8] {
+    let body = &kit.bodies[class];
+    if stuffed { &body.stuffed } else { &body.plain }
+}
+
 /// A session over its consecutive connections.
 pub(super) struct Session {
     pub(super) stream: Option<TcpStream>,
@@ -130,6 +169,8 @@ pub(super) struct Session {
     pub(super) awaited: VecDeque<Awaited>,
     /// The message whose MAIL, RCPT and DATA are under way (with BDAT: the whole).
     pub(super) opening: Option<Job>,
+    /// With BDAT: those sent behind it.
+    pub(super) behind: VecDeque<Job>,
     /// The message whose end was sent.
     pub(super) ending: Option<Job>,
     pub(super) out: Outgoing,
@@ -157,6 +198,7 @@ impl Session {
             generation: 0,
             awaited: VecDeque::new(),
             opening: None,
+            behind: VecDeque::new(),
             ending: None,
             out: Outgoing::default(),
             partial: Vec::new(),
@@ -171,23 +213,32 @@ impl Session {
         }
     }
 
+    /// The message whose answer comes has not been sent to its end.
+    pub(super) fn is_answered_early(&self) -> bool {
+        let job = self.ending.as_ref().or(self.opening.as_ref());
+        job.and_then(|job| job.end).is_none_or(|end| end > self.out.sent())
+    }
+
     /// Up, with nothing asked: free for a message.
     pub(super) fn is_idle(&self) -> bool {
         self.link == Link::Up && self.awaited.is_empty()
     }
 
-    /// Forgets the connection, and gives back the messages it was to carry.
-    pub(super) fn disconnect(&mut self) -> [Option<Job>; 2] {
+    /// Forgets the connection, and gives back the messages it was to carry, each with whether all of it was sent.
+    pub(super) fn disconnect(&mut self) -> Vec<(Job, bool)> {
+        let sent = self.out.sent();
+        let jobs = self.ending.take().into_iter().chain(self.opening.take()).chain(self.behind.drain(..));
+        let jobs = jobs.map(|job| (job, job.end.is_some_and(|end| end <= sent))).collect();
         self.stream = None;
         self.generation = self.generation.wrapping_add(1);
         self.awaited.clear();
-        self.out.clear();
+        self.out = Outgoing::default();
         self.partial.clear();
         self.must_reset = false;
         self.messages = 0;
         self.readable = false;
         self.ended = false;
-        [self.ending.take(), self.opening.take()]
+        jobs
     }
 
     pub(super) fn flush(&mut self, kit: &Kit) -> io::Result<()> {

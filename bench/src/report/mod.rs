@@ -218,6 +218,9 @@ fn describe(options: &Options) -> BTreeMap<String, String> {
     add("recipients", options.recipients.to_string());
     add("domains", options.domains.to_string());
     add("exchange", exchange_name(options.exchange).to_owned());
+    if options.in_flight > 1 {
+        add("in-flight", options.in_flight.to_string());
+    }
     let rate = options.rate.map_or("as fast as it goes".to_owned(), |rate| format!("{rate}/s"));
     add("rate", rate);
     for (name, value) in [("messages", options.messages), ("per-connection", options.per_connection)] {

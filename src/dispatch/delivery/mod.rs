@@ -257,14 +257,7 @@ impl Dispatch {
         state.fleet.began(upstream);
         state.ages[upstream].push_back((now, id, stamp));
         match lease {
-            Lease::Idle(link) => {
-                self.links[link.0 as usize].current = Some(id);
-                self.begin_on(link, now);
-            }
-            Lease::Join(link) => {
-                self.links[link.0 as usize].next = Some(id);
-                self.begin_next(link, now);
-            }
+            Lease::Idle(link) | Lease::Join(link) => self.join(link, id, now),
             Lease::Open => self.open_link(pool, upstream, id, now),
         }
         self.refresh(pool, upstream);

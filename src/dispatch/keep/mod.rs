@@ -8,6 +8,7 @@
 mod attempt;
 mod due;
 mod orders;
+mod telling;
 
 use std::collections::{HashSet, VecDeque};
 use std::io::Write;
@@ -15,14 +16,15 @@ use std::time::Duration;
 
 pub use orders::{Action, Answer, Order, Row, Selection, list_kept};
 
+pub(super) use telling::{Notice, Telling};
+
 use super::Dispatch;
 use super::message::{TransactionId, unshared};
-use super::options::Pool;
 use super::owner::Way;
 use super::transaction::Transaction;
 use crate::handle::{Buffers, Ticket};
 use crate::protocol::wire::reply::{Enhanced, Reply};
-use crate::spool::{EntryId, Event, Kept, Refusal, Request, Spool};
+use crate::spool::{EntryId, Event, Kept, NO_POOL, Refusal, Request, Spool};
 use crate::time::Instant;
 
 /// Who answers for a message.
@@ -91,7 +93,12 @@ pub(super) enum Stage {
     Keeping,
     /// Its body, which is being read.
     Loading,
+    /// That its notices are durable.
+    Telling,
 }
+
+/// What the disk cannot read now is due again after this.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
 
 impl Dispatch {
     /// Keeps messages here from now on. What was found in the spool at the start is in it.
@@ -168,7 +175,12 @@ impl Dispatch {
     }
 
     /// Has the transaction's message written, with the recipients that nobody has taken yet.
-    fn keep(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) -> Result<(), Refusal> {
+    pub(super) fn keep(
+        &mut self,
+        id: TransactionId,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) -> Result<(), Refusal> {
         let unix_ms = self.unix_seconds(now) * 1000;
         let Keeping { spool: Some(spool), recipients, .. } = &mut self.keeping else {
             return Err(Refusal::Failing);
@@ -177,7 +189,7 @@ impl Dispatch {
         let message = &*transaction.message;
         recipients.clear();
         transaction.left(recipients);
-        let pool = recipients.first().map_or(u16::MAX, |first| message.ways[usize::from(*first)].pool);
+        let pool = recipients.first().map_or(NO_POOL, |first| message.ways[usize::from(*first)].pool);
         let lane = lane_of(&self.options, pool);
         let listener =
             message.listener.and_then(|listener| self.options.listeners.get(usize::from(listener.0)));
@@ -216,10 +228,13 @@ impl Dispatch {
         let (token, fact) = match event {
             Event::Durable { token, .. } => (token, Stage::Keeping),
             Event::NotKept { token, errno, .. } => {
-                let refusal = if errno == libc::ENOSPC { Refusal::Full } else { Refusal::Failing };
-                return self.not_kept(transaction_of(token), refusal, now, buffers);
+                return self.not_kept(transaction_of(token), Refusal::of(errno), now, buffers);
             }
             Event::Loaded { token, .. } => (token, Stage::Loading),
+            // The disk may read it another time.
+            Event::Unreadable { token, .. } => {
+                return self.put_back(transaction_of(token), now + UNREADABLE_PAUSE, buffers);
+            }
             Event::Damaged { entry, token } => {
                 return self.damaged(entry, token.map(transaction_of), now, buffers);
             }
@@ -233,7 +248,7 @@ impl Dispatch {
         match fact {
             Stage::Keeping => self.durable(id, now, buffers),
             Stage::Loading => self.loaded(id, now, buffers),
-            Stage::Sending => {}
+            Stage::Sending | Stage::Telling => {}
         }
     }
 
@@ -241,6 +256,7 @@ impl Dispatch {
     fn durable(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) {
         let Some(transaction) = self.transactions.get_mut(id.slot as usize) else { return };
         transaction.stage = Stage::Sending;
+        let behalf = transaction.behalf.take();
         let (is_unsent, has_ended) = (transaction.groups == 0, transaction.groups_left == 0);
         let session = transaction.session.take();
         self.keeping.fresh += 1;
@@ -254,6 +270,9 @@ impl Dispatch {
             self.text = text;
         }
         self.stats.spool.kept.add(1);
+        if let Some(behalf) = behalf {
+            self.told(behalf, true, now, buffers);
+        }
         if is_unsent && self.wait_for_release(id, now, buffers) {
             return;
         }
@@ -283,6 +302,9 @@ impl Dispatch {
         let Some(transaction) = self.transactions.get_mut(id.slot as usize) else { return };
         transaction.entry = None;
         transaction.stage = Stage::Sending;
+        if let Some(behalf) = transaction.behalf.take() {
+            return self.notice_not_kept(id, behalf, now, buffers);
+        }
         match (transaction.groups, transaction.groups_left, transaction.session) {
             // Made here: better sent than lost.
             (0, _, None) => self.send_groups(id, now),
@@ -292,12 +314,31 @@ impl Dispatch {
         }
     }
 
+    /// A notice could not be written. Where what it tells of is on disk, it is made anew later; else it is sent, and
+    /// waited for.
+    fn notice_not_kept(
+        &mut self,
+        id: TransactionId,
+        behalf: TransactionId,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
+        if self.transaction(behalf).is_some_and(|transaction| transaction.entry.is_some()) {
+            let notice = self.transactions.remove(id.slot as usize);
+            self.dispose(notice, buffers);
+            self.told(behalf, false, now, buffers);
+        } else {
+            self.transactions[id.slot as usize].behalf = Some(behalf);
+            self.send_groups(id, now);
+        }
+    }
+
     /// All groups of a message that could not be kept have ended, and some recipients were put off.
     fn end_unkept(&mut self, id: TransactionId, refusal: Refusal, now: Instant, buffers: &mut impl Buffers) {
-        let transaction = self.transactions.remove(id.slot as usize);
-        if transaction.accepted.is_some() {
-            return self.end_through(transaction, now, buffers);
+        if self.transactions[id.slot as usize].accepted.is_some() {
+            return self.end_through(id, now, buffers);
         }
+        let transaction = self.transactions.remove(id.slot as usize);
         self.answer_refused(transaction, refusal, now, buffers);
     }
 
@@ -379,8 +420,10 @@ impl Dispatch {
         let overdue = self.keeping.overdue.front().map_or(Instant::NEVER, |(at, _)| *at);
         let order = if self.keeping.errand.is_some() { Instant::default() } else { Instant::NEVER };
         let takes = self.may_take_up() && self.keeping.look_at <= now;
+        let doomed =
+            if takes && !self.keeping.doomed.is_empty() { Instant::default() } else { Instant::NEVER };
         let look_at = if self.may_take_up() && !takes { self.keeping.look_at } else { Instant::NEVER };
-        overdue.min(spool.next_deadline(now, |_| takes)).min(order).min(look_at)
+        overdue.min(spool.next_deadline(now, |_| takes)).min(order).min(look_at).min(doomed)
     }
 
     pub(super) fn handle_kept_deadlines(&mut self, now: Instant, buffers: &mut impl Buffers) {
@@ -420,10 +463,9 @@ impl Dispatch {
     }
 }
 
-/// What the spool knows a pool by. What another run wrote means no pool, for that one may have had others.
+/// What the spool knows a pool by: places change hands.
 fn lane_of(options: &super::options::Options, pool: u16) -> u16 {
-    let lane = |pool: &Pool| (pool.serial as u16).wrapping_add(options.epoch_ms as u16);
-    options.pools.get(usize::from(pool)).map_or(u16::MAX, lane)
+    options.pools.get(usize::from(pool)).map_or(NO_POOL, |pool| (pool.serial % u64::from(NO_POOL)) as u16)
 }
 
 /// The place of the pool that a lane stands for.

@@ -1,7 +1,6 @@
 //! How a link ends, and what that means for what was on it.
 
-use super::{Ended, Link, State};
-use crate::dispatch::delivery::DeliveryId;
+use super::{Ended, Link, Ride, State};
 use crate::dispatch::verdict::{Fault, Phase, Trouble, judge};
 use crate::dispatch::{Dispatch, Queued};
 use crate::handle::{Cause, LinkId, StreamId};
@@ -46,7 +45,7 @@ impl Dispatch {
         match link.state {
             // It does not take what is left to send.
             State::Closing => self.commands.extend(link.stream.map(Queued::Abort)),
-            State::Ready if link.current.is_none() => {
+            State::Ready if link.line.is_empty() => {
                 let options = &self.options.pools[link.pool];
                 let (idle, ..) = self.pools[link.pool].links[link.upstream].counts();
                 if idle > options.idle_links {
@@ -77,28 +76,45 @@ impl Dispatch {
         }
         self.pools[pool].links[upstream].gone(id, was);
         let ours = link.state == State::Closing && link.trouble.is_none();
-        if link.current.is_some() && !ours {
+        if !link.line.is_empty() && !ours {
             let stats = &self.stats.pools[pool][upstream];
             if link.welcomed { stats.lost_links.add(1) } else { stats.connect_failures.add(1) }
         }
-        if let Some(next) = link.next.take() {
-            self.unqueue(pool, next);
-        }
-        if let Some(current) = link.current.take() {
-            self.current_lost(&link, current, cause, now);
+        let mut line = std::mem::take(&mut link.line);
+        let current = line.pop_front();
+        line.iter().for_each(|ride| self.lost_behind(&link, ride, now));
+        if let Some(current) = current {
+            self.current_lost(&link, &current, cause, now);
         }
         self.refresh(pool, upstream);
     }
 
-    /// What the end of its link means for the delivery that was on it.
-    pub(super) fn current_lost(&mut self, link: &Link, current: DeliveryId, cause: Cause, now: Instant) {
-        let delivery = &mut self.deliveries[current.0 as usize];
+    /// What the end of its link means for one whose replies had not begun. What was not written to its end can be
+    /// repeated as if it had never been there; and after words like 421 nothing more was read.
+    fn lost_behind(&mut self, link: &Link, ride: &Ride, now: Instant) {
+        let is_taken_leave_of = matches!(link.trouble, Some(Ended::Unwelcome(_)));
+        if ride.is_in_doubt() && !is_taken_leave_of {
+            // The link's end is held against the upstream by the current one, once.
+            let fault = judge(Trouble::Lost, Phase::Whole { heard: false }, true);
+            self.failed(link.pool, ride.delivery, fault, now);
+        } else {
+            self.unqueue(link.pool, ride.delivery);
+        }
+    }
+
+    /// What the end of its link means for the delivery that was being answered.
+    fn current_lost(&mut self, link: &Link, current: &Ride, cause: Cause, now: Instant) {
+        let delivery = &mut self.deliveries[current.delivery.0 as usize];
         let (attempt, recipients) = (&mut delivery.attempt, delivery.recipients.len());
+        let heard = attempt.heard;
+        // An answer to all of it counts as much as having written it.
+        let is_sent = !current.leaving || link.early.is_some();
         let phase = match (attempt.dotted, link.welcomed) {
-            (true, _) if attempt.chunked => Phase::Whole { heard: attempt.heard },
+            (true, _) if !is_sent => Phase::Leaving { heard },
+            (true, _) if attempt.chunked => Phase::Whole { heard },
             (true, _) => Phase::Dotted,
             (false, true) if attempt.flows_on.is_some() => Phase::Parts,
-            (false, true) => Phase::Envelope { heard: attempt.heard },
+            (false, true) => Phase::Envelope { heard },
             (false, false) => Phase::Opening,
         };
         let reused = link.served > 0 || link.rested;
@@ -122,7 +138,7 @@ impl Dispatch {
                 let is_all = attempt.failed.is_some() || attempt.refused.len() == recipients;
                 let counts = match phase {
                     Phase::Dotted | Phase::Parts => false,
-                    Phase::Whole { .. } => is_all,
+                    Phase::Whole { .. } | Phase::Leaving { .. } => is_all,
                     Phase::Opening | Phase::Envelope { .. } => true,
                 };
                 let mut refusal = || attempt.failed.take().or_else(|| attempt.worst_refusal().cloned());
@@ -130,6 +146,6 @@ impl Dispatch {
                 refusal.unwrap_or_else(|| judge(Trouble::Lost, phase, reused))
             }
         };
-        self.failed(link.pool, current, fault, now);
+        self.failed(link.pool, current.delivery, fault, now);
     }
 }

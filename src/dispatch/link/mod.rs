@@ -1,22 +1,25 @@
 //! The upstream side: transactions one after another on a link.
 //!
-//! A link carries a *current* delivery and at most one *next*. As soon as the current one's body is written, the
-//! next one's MAIL, RCPT and DATA follow in the same send; its replies come behind the current one's final reply.
+//! A link carries a line of deliveries, in the order of their replies; the first is the *current* one. With DATA there
+//! is at most one behind it: as soon as the current one's body is written, the next one's MAIL, RCPT and DATA follow in
+//! the same send; its replies come behind the current one's final reply.
 //!
 //! Where CHUNKING is offered a message goes with its commands in one send, and its replies come as one: MAIL's,
-//! each RCPT's, and the message's own. Once it is sent nothing can be taken back.
+//! each RCPT's, and the message's own. Once it is sent nothing can be taken back. Several are in flight at a time.
 
 mod ending;
 mod overdue;
 mod parts;
 mod replies;
 
+use std::collections::VecDeque;
+
 use super::delivery::{Delivery, DeliveryId};
 use super::verdict::{Phase, Trouble, judge};
-use super::{Dispatch, Queued};
+use super::{Dispatch, Queued, options};
 use crate::balance::Heard as Told;
 use crate::handle::{Buffers, Extent, LinkId, StreamId};
-use crate::limits::{CHUNK_SILENCE_MAX, LINGER};
+use crate::limits::{CHUNK_BYTES_IN_FLIGHT_MAX, CHUNK_SILENCE_MAX, CHUNKS_IN_FLIGHT_MAX, LINGER};
 use crate::observe::Stage;
 use crate::protocol::client::{Client, Event};
 use crate::protocol::wire::data::Form;
@@ -33,11 +36,11 @@ pub(super) struct Link {
     /// It has been through greeting and hello.
     welcomed: bool,
     state: State,
-    pub(super) current: Option<DeliveryId>,
-    pub(super) next: Option<DeliveryId>,
-    /// The next one's commands have been written.
-    next_begun: bool,
-    /// The next one's commands were written and it was taken away: nothing may follow the current one.
+    /// What it carries, in the order of the replies.
+    line: VecDeque<Ride>,
+    /// How many of them have had their commands written.
+    begun: usize,
+    /// One of them was taken away with its commands written: nothing may follow those that are left.
     bereft: bool,
     /// Transactions ended on it.
     served: u32,
@@ -48,14 +51,22 @@ pub(super) struct Link {
     since: Instant,
     /// When the upstream last said something.
     heard_at: Instant,
-    /// When the current one's final dot left.
-    dot_at: Instant,
-    /// Extents of the current body may still be in use.
-    body_leaving: bool,
     /// The current one's final reply, come before all of its body had left.
     early: Option<ReplyBuf>,
     /// Why it is being closed, if something is to be held against it.
     trouble: Option<Ended>,
+}
+
+/// A delivery on a link.
+#[derive(Clone, Copy, Debug)]
+struct Ride {
+    delivery: DeliveryId,
+    /// By BDAT: so many octets went with its commands.
+    whole: Option<u64>,
+    /// Its message is written and has not left to its end: the extents are still in use.
+    leaving: bool,
+    /// When its message's end left, or was written; when its turn to be answered came, if that was later.
+    sent_at: Instant,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,17 +111,14 @@ impl Link {
             client: Client::new(),
             welcomed: false,
             state: State::Opening,
-            current: Some(current),
-            next: None,
-            next_begun: false,
+            line: VecDeque::from([Ride::new(current, now)]),
+            begun: 0,
             bereft: false,
             served: 0,
             asked_at: now,
             rested: false,
             since: now,
             heard_at: now,
-            dot_at: now,
-            body_leaving: false,
             early: None,
             trouble: None,
         }
@@ -124,7 +132,42 @@ impl Link {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.state == State::Ready && self.current.is_none()
+        self.state == State::Ready && self.line.is_empty()
+    }
+
+    /// May another transaction be put behind those that it carries?
+    fn takes_more(&self, pool: &options::Pool, now: Instant) -> bool {
+        let carried = self.served + self.line.len() as u32;
+        if self.state != State::Ready || self.bereft || is_spent(carried, pool.transactions_per_link) {
+            return false;
+        }
+        let octets: Option<u64> = self.line.iter().map(|ride| ride.whole).sum();
+        let is_in_touch = now.since(self.heard_at) <= CHUNK_SILENCE_MAX;
+        match octets {
+            Some(octets) if pool.chunking && is_in_touch => {
+                self.line.len() < CHUNKS_IN_FLIGHT_MAX && octets < CHUNK_BYTES_IN_FLIGHT_MAX
+            }
+            _ => self.line.len() < 2,
+        }
+    }
+
+    /// The current one has been answered to the end.
+    fn end_current(&mut self) -> Option<Ride> {
+        let current = self.line.pop_front()?;
+        self.begun -= 1;
+        self.served += 1;
+        Some(current)
+    }
+}
+
+impl Ride {
+    fn new(delivery: DeliveryId, now: Instant) -> Ride {
+        Ride { delivery, whole: None, leaving: false, sent_at: now }
+    }
+
+    /// All of it is with an upstream that has not answered.
+    fn is_in_doubt(&self) -> bool {
+        self.whole.is_some() && !self.leaving
     }
 }
 
@@ -185,6 +228,10 @@ impl Dispatch {
     fn link_heard(&mut self, id: LinkId, heard: Heard, now: Instant) {
         self.await_reply(id, now);
         let link = &mut self.links[id.0 as usize];
+        if link.early.is_some() {
+            // An answer to what is still to be sent is no answer to anything.
+            return self.end_link(id, Queued::Abort, now);
+        }
         match heard {
             Heard::Ready => self.link_ready(id, now),
             Heard::Unwelcome(reply) => {
@@ -196,11 +243,12 @@ impl Dispatch {
             Heard::Recipient(i, reply) => self.heard_recipient(id, i, &reply, now),
             Heard::Data(reply) => self.heard_data(id, &reply, now),
             Heard::Final(reply) => {
-                let current = link.current.and_then(|current| self.deliveries.get(current.0 as usize));
-                if current.is_some_and(Delivery::is_midway) {
+                let current = link.line.front();
+                let delivery = current.and_then(|current| self.deliveries.get(current.delivery.0 as usize));
+                if delivery.is_some_and(Delivery::is_midway) {
                     link.early = Some(reply);
                     self.end_link(id, Queued::Abort, now);
-                } else if link.body_leaving {
+                } else if current.is_some_and(|current| current.leaving) {
                     // It need not take the rest; then the link is of no more use.
                     self.link_deadlines.set(id.0 as usize, now + LINGER);
                     link.early = Some(reply);
@@ -221,68 +269,89 @@ impl Dispatch {
         let nanos = now.nanos_since(link.asked_at);
         self.pools[link.pool].fleet.heard(link.upstream, Told::Connected, nanos, now);
         self.pools[link.pool].links[link.upstream].opened();
-        if link.current.is_some() {
-            self.begin_on(id, now);
-        } else {
-            self.link_free(id, now);
-        }
+        self.go_on(id, now);
     }
 
-    /// Starts the current delivery on a ready link.
-    pub(super) fn begin_on(&mut self, id: LinkId, now: Instant) {
+    /// Puts a delivery on a ready link.
+    pub(super) fn join(&mut self, id: LinkId, delivery: DeliveryId, now: Instant) {
         let link = &mut self.links[id.0 as usize];
-        let Some(current) = link.current else { return };
-        let (pool, upstream) = (link.pool, link.upstream);
-        let joinable = !self.deliveries[current.0 as usize].message.streamed;
-        if joinable && !is_spent(link.served + 1, self.options.pools[pool].transactions_per_link) {
-            self.pools[pool].links[upstream].joinable(id);
+        link.line.push_back(Ride::new(delivery, now));
+        if link.line.len() == 1 {
+            return self.go_on(id, now);
+        }
+        self.begin_more(id, now);
+        self.note_room(id, now);
+    }
+
+    /// A ready link has another current delivery, or none.
+    fn go_on(&mut self, id: LinkId, now: Instant) {
+        self.begin_more(id, now);
+        let link = &self.links[id.0 as usize];
+        if link.line.is_empty() && link.bereft {
+            return self.end_link(id, Queued::Abort, now);
+        }
+        if link.line.is_empty() {
+            let per_link = self.options.pools[link.pool].transactions_per_link;
+            return if is_spent(link.served, per_link) {
+                self.retire_link(id, now)
+            } else {
+                self.link_free(id, now)
+            };
         }
         self.await_reply(id, now);
-        self.refresh(pool, upstream);
-        if !self.begin(id, current, now) {
-            self.next_turn(id, now);
+        self.note_room(id, now);
+    }
+
+    /// Tells the pool whether another delivery may be put on the link.
+    fn note_room(&mut self, id: LinkId, now: Instant) {
+        let link = &self.links[id.0 as usize];
+        let (pool, upstream) = (link.pool, link.upstream);
+        let current = link.line.front().and_then(|ride| self.deliveries.get(ride.delivery.0 as usize));
+        // While a body still arrives nobody knows when the link will be free for the next.
+        let is_flowing = current.is_some_and(|current| current.message.streamed && !current.attempt.dotted);
+        let takes_more = !is_flowing && link.takes_more(&self.options.pools[pool], now);
+        let links = &mut self.pools[pool].links[upstream];
+        links.not_joinable(id);
+        if takes_more {
+            links.joinable(id);
         }
+        self.refresh(pool, upstream);
     }
 
     /// The next reply may take so long; and no delivery is waited for beyond its own deadline.
     fn await_reply(&mut self, id: LinkId, now: Instant) {
         let link = &self.links[id.0 as usize];
-        let current = link.current.and_then(|current| self.deliveries.get(current.0 as usize));
+        let current = link.line.front().and_then(|current| self.deliveries.get(current.delivery.0 as usize));
         let latest = current.map_or(Instant::NEVER, |delivery| delivery.deadline);
         let deadline = (now + self.options.pools[link.pool].reply_timeout).min(latest);
         self.link_deadlines.set(id.0 as usize, deadline);
     }
 
-    /// Starts the next delivery's commands if the current one's body has been written.
-    pub(super) fn begin_next(&mut self, id: LinkId, now: Instant) {
-        let link = &mut self.links[id.0 as usize];
-        let Some(next) = link.next else { return };
-        if link.state != State::Ready || link.next_begun || !link.client.can_begin() {
-            return;
-        }
-        let delivery = &self.deliveries[next.0 as usize];
-        if self.options.pools[link.pool].chunking && link.takes_whole(delivery, now) {
-            // In its own turn, then: one send too, and nothing of it before the current one's end is known.
-            return;
-        }
-        link.next_begun = true;
-        if !self.begin(id, next, now) {
+    /// Starts those on the link that may follow what has been written.
+    fn begin_more(&mut self, id: LinkId, now: Instant) {
+        loop {
             let link = &mut self.links[id.0 as usize];
-            link.next = None;
-            link.next_begun = false;
-            self.pools[link.pool].links[link.upstream].joinable(id);
-            self.refresh_of(id);
+            let is_open = link.state == State::Ready && link.client.can_begin();
+            if !is_open || link.begun == link.line.len() {
+                return;
+            }
+            let nth = link.begun;
+            if self.begin(id, nth, now) {
+                self.links[id.0 as usize].begun += 1;
+            }
         }
     }
 
-    /// Writes a delivery's commands. False if the upstream cannot carry it: it has gone elsewhere.
-    fn begin(&mut self, id: LinkId, delivery_id: DeliveryId, now: Instant) -> bool {
+    /// Writes the `nth` delivery's commands. False if the upstream cannot carry it: it has gone elsewhere.
+    fn begin(&mut self, id: LinkId, nth: usize, now: Instant) -> bool {
         let link = &mut self.links[id.0 as usize];
+        let delivery_id = link.line[nth].delivery;
         let delivery = &mut self.deliveries[delivery_id.0 as usize];
         let message = &delivery.message;
         let size = message.declared_size();
         if let Some(lack) = link.client.lacks(&message.envelope, size) {
             let pool = link.pool;
+            link.line.remove(nth);
             let fault = judge(Trouble::Cannot(lack), Phase::Envelope { heard: false }, false);
             self.failed(pool, delivery_id, fault, now);
             return false;
@@ -291,6 +360,7 @@ impl Dispatch {
         let from = self.out.len();
         let chunked = self.options.pools[link.pool].chunking && link.takes_whole(delivery, now);
         delivery.attempt.chunked = chunked;
+        link.line[nth].whole = chunked.then_some(size);
         let recipients = &delivery.recipients;
         if chunked {
             link.client.begin_chunked(&message.envelope, recipients, size, &mut self.out);
@@ -300,25 +370,27 @@ impl Dispatch {
         let Some(stream) = link.stream else { return true };
         self.write_since(from, stream);
         if chunked {
-            self.write_message(id, delivery_id, Form::Plain, now);
+            self.write_message(id, nth, Form::Plain, now);
         }
         true
     }
 
-    /// All of the body has left: from here on the upstream is being waited for.
-    pub(super) fn link_sent(&mut self, id: LinkId, now: Instant) {
+    /// So many more messages have left to their ends: from here on the upstream is being waited for.
+    pub(super) fn link_sent(&mut self, id: LinkId, marks: u32, now: Instant) {
         let link = &mut self.links[id.0 as usize];
-        if !link.body_leaving {
+        for ride in link.line.iter_mut().filter(|ride| ride.leaving).take(marks as usize) {
+            ride.leaving = false;
+            ride.sent_at = now;
+        }
+        if link.line.front().is_none_or(|current| current.leaving) {
             return;
         }
-        link.body_leaving = false;
-        link.dot_at = now;
-        if let Some(current) = link.current {
+        if let Some(current) = link.line.front().map(|current| current.delivery) {
             self.leg_part_left(current);
         }
         let link = &mut self.links[id.0 as usize];
-        if let Some(reply) = link.early.take()
-            && link.state == State::Ready
+        if link.state == State::Ready
+            && let Some(reply) = link.early.take()
         {
             self.heard_final(id, reply, now);
         }
@@ -327,29 +399,14 @@ impl Dispatch {
     /// The current delivery is over: the next one's turn, or nobody's.
     fn next_turn(&mut self, id: LinkId, now: Instant) {
         let link = &mut self.links[id.0 as usize];
-        if link.bereft {
-            return self.end_link(id, Queued::Abort, now);
+        if link.begun > 0
+            && let Some(current) = link.line.front_mut()
+        {
+            // Its replies were queued behind the last one's: from here on they are its own time.
+            current.sent_at = now;
+            self.deliveries[current.delivery.0 as usize].attempt.begun_at = now;
         }
-        link.current = link.next.take();
-        let begun = std::mem::take(&mut link.next_begun);
-        let per_link = self.options.pools[link.pool].transactions_per_link;
-        let (spent, spent_next) = (is_spent(link.served, per_link), is_spent(link.served + 1, per_link));
-        let (pool, upstream) = (link.pool, link.upstream);
-        self.pools[pool].links[upstream].not_joinable(id);
-        match link.current {
-            None if spent => self.retire_link(id, now),
-            None => self.link_free(id, now),
-            Some(current) if begun => {
-                // Its replies were queued behind the last one's: from here on they are its own time.
-                self.deliveries[current.0 as usize].attempt.begun_at = now;
-                if !spent_next && !self.deliveries[current.0 as usize].message.streamed {
-                    self.pools[pool].links[upstream].joinable(id);
-                }
-                self.await_reply(id, now);
-                self.refresh(pool, upstream);
-            }
-            Some(_) => self.begin_on(id, now),
-        }
+        self.go_on(id, now);
     }
 
     /// A ready link without a delivery.
@@ -369,14 +426,8 @@ impl Dispatch {
 
     fn current_of(&mut self, id: LinkId) -> Option<(&mut Link, &mut Delivery)> {
         let link = self.links.get_mut(id.0 as usize)?;
-        let delivery = self.deliveries.get_mut(link.current?.0 as usize)?;
+        let delivery = self.deliveries.get_mut(link.line.front()?.delivery.0 as usize)?;
         Some((link, delivery))
-    }
-
-    fn refresh_of(&mut self, id: LinkId) {
-        let link = &self.links[id.0 as usize];
-        let (pool, upstream) = (link.pool, link.upstream);
-        self.refresh(pool, upstream);
     }
 }
 

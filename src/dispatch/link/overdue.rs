@@ -17,8 +17,8 @@ use crate::time::Instant;
 enum Waits {
     /// The current delivery, of which nothing is committed.
     Current(DeliveryId),
-    /// The next one, behind a current one that may be.
-    Next(DeliveryId),
+    /// The last one, behind others that may be.
+    Last(DeliveryId),
 }
 
 impl Dispatch {
@@ -28,7 +28,7 @@ impl Dispatch {
             let Some(link) = self.links.get(slot) else { continue };
             let Some(waits) = self.waits_on(link, now) else { continue };
             let (pool, upstream) = (link.pool, link.upstream);
-            let (Waits::Current(delivery) | Waits::Next(delivery)) = waits;
+            let (Waits::Current(delivery) | Waits::Last(delivery)) = waits;
             if !self.has_another(pool, upstream, delivery, now) {
                 continue;
             }
@@ -40,14 +40,15 @@ impl Dispatch {
                     self.links[slot].trouble = Some(Ended::Overdue { all });
                     self.end_link(id, Queued::Abort, now);
                 }
-                Waits::Next(next) => self.take_next(id, next, now),
+                Waits::Last(last) => self.take_last(id, last, now),
             }
         }
     }
 
     /// What waits on a link that is silent for too long.
     fn waits_on(&self, link: &Link, now: Instant) -> Option<Waits> {
-        let current = link.current?;
+        let front = link.line.front()?;
+        let current = front.delivery;
         let times = self.pools[link.pool].fleet.members()[link.upstream].times();
         let delivery = &self.deliveries[current.0 as usize];
         let (waits, usual, since) = match link.state {
@@ -64,11 +65,13 @@ impl Dispatch {
             State::Ready => {
                 let bytes = delivery.timed_bytes() as f32;
                 let usual = times.nanos() + times.nanos_per_byte() * bytes;
-                (Waits::Next(link.next?), usual, link.heard_at.max(link.dot_at))
+                // One that went whole, behind it, is committed too.
+                let last = link.line.back().filter(|last| link.line.len() > 1 && last.whole.is_none())?;
+                (Waits::Last(last.delivery), usual, link.heard_at.max(front.sent_at))
             }
         };
         // Of one that has never answered it is not known what is long.
-        let is_overdue = usual > 0.0 && is_long(usual, since, now) && !link.body_leaving;
+        let is_overdue = usual > 0.0 && is_long(usual, since, now) && !front.leaving;
         is_overdue.then_some(waits)
     }
 
@@ -91,17 +94,21 @@ impl Dispatch {
         its.map(|(_, link)| link.heard_at).max().is_none_or(|heard_at| is_long(usual, heard_at, now))
     }
 
-    /// Takes the next delivery back. If its commands have been written, what is answered to them is not for anybody:
-    /// the link ends with its current delivery.
-    fn take_next(&mut self, id: LinkId, next: DeliveryId, now: Instant) {
+    /// Takes the last delivery back. If its commands have been written, what is answered to them is not for anybody:
+    /// the link ends with the one before.
+    fn take_last(&mut self, id: LinkId, last: DeliveryId, now: Instant) {
         let link = &mut self.links[id.0 as usize];
         let (pool, upstream) = (link.pool, link.upstream);
-        link.next = None;
-        link.bereft |= std::mem::take(&mut link.next_begun);
+        link.line.pop_back();
+        if link.begun > link.line.len() {
+            link.begun -= 1;
+            link.bereft = true;
+        }
         if self.is_silent(pool, upstream, now) {
             self.fell_silent(pool, upstream, now);
         }
-        self.unqueue(pool, next);
+        self.unqueue(pool, last);
+        self.note_room(id, now);
     }
 
     /// It is left alone for a moment, if the others can do without it.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{State, is_spent};
+use super::State;
 use crate::dispatch::delivery::{Delivery, DeliveryId};
 use crate::dispatch::{Dispatch, Part, Queued};
 use crate::handle::LinkId;
@@ -31,26 +31,23 @@ impl Dispatch {
         if part.number == 1 {
             self.out.extend_from_slice(&delivery.message.head);
         }
-        link.body_leaving = true;
+        let Some(ride) = link.line.front_mut().filter(|ride| ride.delivery == of) else { return };
+        ride.leaving = true;
+        ride.sent_at = now;
         let is_last = part.is_last;
         if is_last {
             delivery.attempt.dotted = true;
             delivery.attempt.body_at = now;
             delivery.last_part_bytes = part.size;
-            link.dot_at = now;
             link.client.body_written();
         }
         self.write_since(from, stream);
         self.commands.push_back(Queued::WritePart { stream, part });
         self.await_reply(id, now);
         if is_last {
-            let link = &self.links[id.0 as usize];
-            let (pool, upstream, served) = (link.pool, link.upstream, link.served);
-            if !is_spent(served + 1, self.options.pools[pool].transactions_per_link) && link.next.is_none() {
-                self.pools[pool].links[upstream].joinable(id);
-            }
             self.restamp(of, Some(now));
-            self.begin_next(id, now);
+            self.begin_more(id, now);
+            self.note_room(id, now);
         }
     }
 }

@@ -1,7 +1,6 @@
 //! What an upstream's replies lead to.
 
 use crate::balance::Heard as Told;
-use crate::dispatch::delivery::DeliveryId;
 use crate::dispatch::verdict::{Phase, Trouble, judge};
 use crate::dispatch::{Dispatch, Queued};
 use crate::handle::LinkId;
@@ -58,7 +57,8 @@ impl Dispatch {
     pub(super) fn advance(&mut self, id: LinkId) {
         let from = self.out.len();
         let link = &mut self.links[id.0 as usize];
-        let Some(delivery) = link.current.and_then(|current| self.deliveries.get(current.0 as usize)) else {
+        let current = link.line.front().map(|ride| ride.delivery);
+        let Some(delivery) = current.and_then(|current| self.deliveries.get(current.0 as usize)) else {
             return;
         };
         link.client.advance(&delivery.message.envelope, &delivery.recipients, &mut self.out);
@@ -88,7 +88,8 @@ impl Dispatch {
         } else {
             let waited = now.nanos_since(attempt.begun_at);
             let (pool, upstream) = (link.pool, link.upstream);
-            let streamed = link.current.filter(|_| delivery.message.streamed);
+            let current = link.line.front().map(|current| current.delivery);
+            let streamed = current.filter(|_| delivery.message.streamed);
             let since_mail = waited.saturating_sub(attempt.mail_nanos);
             self.stats.pools[pool][upstream].stage(Stage::Data).record(waited);
             self.pools[pool].fleet.heard(upstream, Told::Data, since_mail, now);
@@ -110,29 +111,26 @@ impl Dispatch {
 
     pub(super) fn write_body(&mut self, id: LinkId, now: Instant) {
         let link = &mut self.links[id.0 as usize];
-        let Some(current) = link.current else { return };
         link.client.body_written();
-        self.write_message(id, current, Form::Stuffed, now);
-        self.begin_next(id, now);
+        self.write_message(id, 0, Form::Stuffed, now);
+        self.begin_more(id, now);
     }
 
-    /// Writes what goes before the body, and the body.
-    pub(super) fn write_message(&mut self, id: LinkId, delivery_id: DeliveryId, form: Form, now: Instant) {
+    /// Writes what goes before the body, and the body, of the `nth` on the link.
+    pub(super) fn write_message(&mut self, id: LinkId, nth: usize, form: Form, now: Instant) {
         let link = &mut self.links[id.0 as usize];
-        let delivery = &mut self.deliveries[delivery_id.0 as usize];
         let Some(stream) = link.stream else { return };
+        let ride = &mut link.line[nth];
+        let delivery = &mut self.deliveries[ride.delivery.0 as usize];
         delivery.attempt.dotted = true;
         delivery.attempt.body_at = now;
-        link.dot_at = now;
+        ride.sent_at = now;
+        ride.leaving = true;
         let message = delivery.message.clone();
-        link.body_leaving = !message.body.is_empty() || form != message.shape.form;
         let from = self.out.len();
         self.out.extend_from_slice(&message.head);
-        let leaving = link.body_leaving;
         self.write_since(from, stream);
-        if leaving {
-            self.commands.push_back(Queued::WriteBody { stream, message, form });
-        }
+        self.commands.push_back(Queued::WriteBody { stream, message, form });
     }
 
     pub(super) fn heard_final(&mut self, id: LinkId, reply: ReplyBuf, now: Instant) {
@@ -143,19 +141,16 @@ impl Dispatch {
             self.current_failed(id, now);
         } else if reply.as_reply().is_positive() {
             let (pool, upstream) = (link.pool, link.upstream);
-            let waited = now.nanos_since(link.dot_at);
-            let current = link.current.take();
+            let Some(current) = link.end_current() else { return };
+            let waited = now.nanos_since(current.sent_at);
             let dsn = link.client.capabilities().dsn;
-            link.served += 1;
             let bytes = delivery.timed_bytes();
             let nanos = now.nanos_since(delivery.attempt.body_since());
             let all = now.nanos_since(delivery.attempt.begun_at);
             self.pools[pool].fleet.heard(upstream, Told::Done { bytes }, nanos, now);
             self.stats.pools[pool][upstream].stage(Stage::Eod).record(waited);
             self.learn(pool, upstream, all, bytes, now);
-            if let Some(current) = current {
-                self.taken(pool, current, reply, dsn);
-            }
+            self.taken(pool, current.delivery, reply, dsn);
             self.next_turn(id, now);
         } else {
             delivery.attempt.failed = Some(judge(Trouble::Said(reply.as_reply()), Phase::Dotted, false));
@@ -172,11 +167,8 @@ impl Dispatch {
         let attempt = &mut delivery.attempt;
         let fault = attempt.failed.take().or_else(|| attempt.worst_refusal().cloned());
         let fault = fault.unwrap_or_else(|| judge(Trouble::Lost, Phase::Envelope { heard: true }, false));
-        let Some(current) = link.current.take() else {
-            return;
-        };
-        link.served += 1;
-        self.failed(pool, current, fault, now);
+        let Some(current) = link.end_current() else { return };
+        self.failed(pool, current.delivery, fault, now);
         self.next_turn(id, now);
     }
 }

@@ -4,9 +4,10 @@ use super::{OUT_OF_MEMORY, SHUTTING_DOWN};
 use crate::dispatch::message::{TransactionId, unshared};
 use crate::dispatch::{Dispatch, Queued};
 use crate::handle::{Buffers, Extent};
-use crate::limits::BUFFERS_RESERVED;
+use crate::limits::{BUFFERS_RESERVED, REPLIES_HELD_MAX};
 use crate::observe::ListenerStats;
 use crate::protocol::server::Violation;
+use crate::protocol::wire::data::Form;
 use crate::protocol::wire::reply::{Enhanced, Reply};
 use crate::time::Instant;
 
@@ -68,7 +69,7 @@ impl Dispatch {
         if let Some(id) = session.streaming.take() {
             session.held_back = false;
             self.stream_complete(id, now);
-            return self.await_verdict(slot, id);
+            return self.await_verdict(slot, id, now);
         }
         let Some(mut message) = session.message.take() else {
             return;
@@ -76,15 +77,19 @@ impl Dispatch {
         unshared(&mut message).shape = session.server.shape();
         let mail_at = session.mail_at;
         self.receiving -= 1;
+        if session.server.shape().form == Form::Plain {
+            self.hold_replies(slot);
+        }
         let message = self.complete_message(slot, message, now, buffers);
         let transaction = self.new_transaction(message, Some(slot), mail_at, now);
-        self.await_verdict(slot, transaction);
+        self.await_verdict(slot, transaction, now);
         self.take_on(transaction, now, buffers);
     }
 
-    fn await_verdict(&mut self, slot: u32, transaction: TransactionId) {
-        self.session_deadlines.set(slot as usize, Instant::NEVER);
+    fn await_verdict(&mut self, slot: u32, transaction: TransactionId, now: Instant) {
         let session = &mut self.sessions[slot as usize];
+        let until = if session.held.is_empty() { Instant::NEVER } else { now + REPLIES_HELD_MAX };
+        self.session_deadlines.set(slot as usize, until);
         session.waiting = Some(transaction);
         // A client that has said all it has to say may close its sending side, and still wants to hear.
         self.commands.push_back(Queued::Hold(session.stream, true));

@@ -4,7 +4,9 @@ use super::SHUTTING_DOWN;
 use crate::dispatch::message::unshared;
 use crate::dispatch::{Dispatch, Queued};
 use crate::handle::{Buffers, Extent};
-use crate::limits::{APPEND_BYTES_MAX, BUFFERS_RESERVED, PENDING_BYTES_MAX, PENDING_EXTENTS_MAX};
+use crate::limits::{
+    APPEND_BYTES_MAX, BUFFERS_RESERVED, PENDING_BYTES_MAX, PENDING_EXTENTS_MAX, REPLIES_BYTES_MAX,
+};
 use crate::protocol::server::{Event, Violation};
 use crate::protocol::wire::reply::{Enhanced, Reply};
 use crate::time::Instant;
@@ -150,11 +152,14 @@ impl Dispatch {
         (used, ask)
     }
 
-    /// The client has taken all that was written.
+    /// The client has taken what was written before the mark.
     pub(in crate::dispatch) fn session_sent(&mut self, slot: u32, now: Instant, buffers: &mut impl Buffers) {
         let session = &mut self.sessions[slot as usize];
-        (session.said, session.marked) = (0, false);
-        if std::mem::take(&mut session.is_deaf) {
+        session.said -= std::mem::take(&mut session.marked);
+        if session.said > REPLIES_BYTES_MAX / 2 {
+            session.marked = session.said;
+            self.commands.push_back(Queued::Mark(session.stream));
+        } else if std::mem::take(&mut session.is_deaf) {
             self.resume(slot, now, buffers);
         }
     }

@@ -10,7 +10,7 @@ use super::message::{Message, TransactionId};
 use super::{Dispatch, Queued, StreamOwner};
 use crate::balance::key;
 use crate::handle::{Buffers, Extent, ListenerId, StreamId};
-use crate::limits::{LINGER, REPLIES_BYTES_MAX};
+use crate::limits::{LINGER, REPLIES_BYTES_MAX, REPLIES_HELD_BYTES_MAX};
 use crate::protocol::server::{Server, Violation};
 use crate::protocol::wire::reply::{Enhanced, Reply, ReplyBuf};
 use crate::time::Instant;
@@ -48,8 +48,10 @@ pub(in crate::dispatch) struct Session {
     pub(in crate::dispatch) paused: bool,
     /// Octets of replies written since it was last known to have taken all.
     said: usize,
-    /// Asked to be told of that.
-    marked: bool,
+    /// So many of them stand before a mark that it has not yet passed; 0: there is none.
+    marked: usize,
+    /// Replies to the commands of the message that it waits for, kept for that one's answer.
+    held: Vec<u8>,
     /// It has not taken enough of them: nothing more is taken from it until then.
     pub(in crate::dispatch) is_deaf: bool,
     /// Input that came while it waited had to be thrown away: it is sent away after its answer.
@@ -113,7 +115,8 @@ impl Dispatch {
             pending: Vec::new(),
             paused: false,
             said: 0,
-            marked: false,
+            marked: 0,
+            held: Vec::new(),
             is_deaf: false,
             overrun: false,
             closing: false,
@@ -138,7 +141,10 @@ impl Dispatch {
         let session = &mut self.sessions[slot as usize];
         let stream = session.stream;
         session.said += self.out.len() - from;
-        let marks = session.said > REPLIES_BYTES_MAX / 2 && !std::mem::replace(&mut session.marked, true);
+        let marks = session.said > REPLIES_BYTES_MAX / 2 && session.marked == 0;
+        if marks {
+            session.marked = session.said;
+        }
         session.is_deaf |= session.said > REPLIES_BYTES_MAX;
         let pauses = session.is_deaf && !std::mem::replace(&mut session.paused, true);
         self.write_since(from, stream);
@@ -156,18 +162,42 @@ impl Dispatch {
         if session.closing {
             return;
         }
+        self.out.append(&mut session.held);
         session.server.answer(reply, &mut self.out);
         self.write_to_session(slot, from);
     }
 
+    /// Keeps back the replies that were about to leave, to go with the answer to the message that came with their
+    /// commands: one packet instead of two, and for the client one less to acknowledge.
+    fn hold_replies(&mut self, slot: u32) {
+        let session = &mut self.sessions[slot as usize];
+        if let Some(&Queued::Write { stream, from, to }) = self.commands.back()
+            && stream == session.stream
+            && to - from <= REPLIES_HELD_BYTES_MAX
+        {
+            self.commands.pop_back();
+            session.held.extend_from_slice(&self.out[from..to]);
+            session.said -= to - from;
+        }
+    }
+
+    /// The answer takes long: what was kept back for it leaves.
+    fn release_replies(&mut self, slot: u32) {
+        let from = self.out.len();
+        self.out.append(&mut self.sessions[slot as usize].held);
+        self.write_to_session(slot, from);
+        self.session_deadlines.set(slot as usize, Instant::NEVER);
+    }
+
     fn say_goodbye(&mut self, slot: u32, reply: Reply<'static>, now: Instant) {
-        let session = &self.sessions[slot as usize];
+        let session = &mut self.sessions[slot as usize];
         if session.closing {
             return;
         }
-        let from = self.out.len();
+        let (from, stream) = (self.out.len(), session.stream);
+        self.out.append(&mut session.held);
         reply.write(&mut self.out);
-        self.write_since(from, session.stream);
+        self.write_since(from, stream);
         self.close_session(slot, now);
     }
 
@@ -198,6 +228,7 @@ impl Dispatch {
         match self.sessions.get(slot as usize) {
             // It does not take our last words.
             Some(session) if session.closing => self.commands.push_back(Queued::Abort(session.stream)),
+            Some(session) if session.waiting.is_some() => self.release_replies(slot),
             Some(_) => self.say_goodbye(slot, SILENT_TOO_LONG, now),
             None => {}
         }

@@ -41,6 +41,9 @@ pub(in crate::dispatch) struct Queues {
     promised: VecDeque<Instant>,
     /// Streamed messages that flow.
     pub(super) flows: usize,
+    /// Parts let go of so far, and at the last tick.
+    pub(super) parts_released: u64,
+    parts_released_before: u64,
 }
 
 impl Dispatch {
@@ -239,7 +242,9 @@ impl Dispatch {
     /// they could be stopped. Of those that wait for an upstream the youngest are refused, so that the others go on. To be
     /// called every tick while somebody waits.
     pub(in crate::dispatch) fn make_room(&mut self, now: Instant, buffers: &mut impl Buffers) {
-        if self.queues.flowing.is_empty() || !self.is_very_short(buffers.free()) {
+        let released = self.queues.parts_released;
+        let goes_on = std::mem::replace(&mut self.queues.parts_released_before, released) != released;
+        if goes_on || self.queues.flowing.is_empty() || !self.is_very_short(buffers.free()) {
             return;
         }
         let (mut held, mut waiting) = (0, Vec::new());
@@ -256,7 +261,7 @@ impl Dispatch {
             return;
         }
         waiting.sort_unstable();
-        let mut wanted = (self.options.buffers / 8).max(1);
+        let mut wanted = (self.options.buffers / 16).max(MARGIN_MIN);
         while let Some((_, slot, session, extents)) = waiting.pop().filter(|_| wanted > 0) {
             let generation = self.transactions[slot].generation;
             let id = TransactionId { slot: slot as u32, generation };

@@ -244,6 +244,7 @@ impl Dispatch {
     fn send_next(&mut self, id: TransactionId, buffers: &mut impl Buffers) {
         let shape = self.shape_of(id);
         let origin = self.options.shard;
+        let mut released = false;
         let Some(streaming) = self.streaming(id) else { return };
         if streaming.has_part() {
             let is_sent = |leg: &Leg| matches!(leg.state, LegState::Sent(_) | LegState::Over);
@@ -251,6 +252,7 @@ impl Dispatch {
             if streaming.legs.iter().all(is_sent) && !is_kept {
                 streaming.is_gone = true;
                 release_part(&mut streaming.part, buffers);
+                released = true;
                 for leg in &mut streaming.legs {
                     if let LegState::Sent(id) = leg.state {
                         leg.state = LegState::Ready(id);
@@ -262,6 +264,8 @@ impl Dispatch {
         if !streaming.has_part() && !streaming.is_waiting_for_legs() && !is_over {
             streaming.cut(shape);
         }
+        self.queues.parts_released += u64::from(released);
+        let Some(streaming) = self.streaming(id) else { return };
         if !streaming.has_part() || streaming.is_waiting_for_legs() && !streaming.flows {
             return;
         }

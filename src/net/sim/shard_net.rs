@@ -22,6 +22,7 @@ use crate::time::Instant;
 pub(super) enum Piece {
     Bytes(Vec<u8>),
     Body(Extent),
+    Mark,
 }
 
 #[derive(Debug)]
@@ -30,8 +31,6 @@ pub(super) struct Stream {
     pub(super) backlog: VecDeque<Piece>,
     pub(super) opened: bool,
     pub(super) paused: bool,
-    /// A body was written since the backlog was last empty.
-    pub(super) sent_owed: bool,
     /// To be ended, for that cause, once the backlog is empty.
     pub(super) ending: Option<Cause>,
     /// The peer's FIN does not end it yet.
@@ -123,6 +122,7 @@ impl SimNet {
         let len = |piece: &Piece| match piece {
             Piece::Bytes(bytes) => bytes.len(),
             Piece::Body(extent) => extent.len as usize,
+            Piece::Mark => 0,
         };
         streams.flat_map(|stream| &stream.backlog).map(len).sum()
     }
@@ -151,7 +151,6 @@ impl SimNet {
             backlog: VecDeque::new(),
             opened,
             paused: false,
-            sent_owed: false,
             ending: None,
             held: false,
             dirty: false,
@@ -288,7 +287,12 @@ impl Net for SimNet {
     fn write_body(&mut self, stream: StreamId, extents: &[Extent]) {
         if let Some(stream) = self.touch(stream).filter(|stream| stream.takes_writes()) {
             stream.backlog.extend(extents.iter().filter(|extent| extent.len > 0).map(|&e| Piece::Body(e)));
-            stream.sent_owed = true;
+        }
+    }
+
+    fn mark(&mut self, stream: StreamId) {
+        if let Some(stream) = self.touch(stream).filter(|stream| stream.takes_writes()) {
+            stream.backlog.push_back(Piece::Mark);
         }
     }
 
@@ -321,7 +325,6 @@ impl Net for SimNet {
     fn abort(&mut self, stream: StreamId) {
         if let Some(stream) = self.touch(stream) {
             stream.ending = Some(Cause::Local);
-            stream.sent_owed = false;
             stream.backlog.clear();
         }
     }

@@ -63,14 +63,14 @@ impl SimNet {
             return fabric.changed(stream.socket);
         }
         let room = fabric.room(stream.socket);
-        let bytes = take_front(&mut stream.backlog, room, self.pool.arenas());
+        let (bytes, marks) = take_front(&mut stream.backlog, room, self.pool.arenas());
         if !bytes.is_empty() {
             fabric.transmit(stream.socket, bytes);
         }
+        if marks > 0 {
+            self.events.push_back(Event::Sent { stream: id, marks });
+        }
         if stream.backlog.is_empty() {
-            if std::mem::take(&mut stream.sent_owed) {
-                self.events.push_back(Event::Sent { stream: id });
-            }
             if let Some(cause) = stream.ending.filter(|&cause| !stream.held || cause != Cause::Peer) {
                 drop(fabric);
                 self.end(slot, cause);
@@ -208,13 +208,19 @@ impl SimNet {
     }
 }
 
-/// Takes at most `bytes_max` bytes off the backlog; extents are read only now, as a kernel would.
-fn take_front(backlog: &mut VecDeque<Piece>, bytes_max: usize, arenas: &Arenas) -> Vec<u8> {
-    let mut taken = Vec::new();
-    while taken.len() < bytes_max {
+/// Takes at most `bytes_max` bytes off the backlog, and the marks then passed; extents are read only now, as a kernel
+/// would.
+fn take_front(backlog: &mut VecDeque<Piece>, bytes_max: usize, arenas: &Arenas) -> (Vec<u8>, u32) {
+    let (mut taken, mut marks) = (Vec::new(), 0);
+    loop {
         let room = bytes_max - taken.len();
         match backlog.front_mut() {
             None => break,
+            Some(Piece::Mark) => {
+                marks += 1;
+                backlog.pop_front();
+            }
+            Some(_) if room == 0 => break,
             Some(Piece::Bytes(bytes)) if bytes.len() > room => taken.extend(bytes.drain(..room)),
             Some(Piece::Body(extent)) if extent.len as usize > room => {
                 arenas.copy_out(extent.slice(0..room), &mut taken);
@@ -230,5 +236,5 @@ fn take_front(backlog: &mut VecDeque<Piece>, bytes_max: usize, arenas: &Arenas) 
             }
         }
     }
-    taken
+    (taken, marks)
 }

@@ -20,7 +20,6 @@ impl Uring {
             return;
         }
         stream.phase = Phase::Closing(cause);
-        stream.sent_owed = false;
         let (queued, direct, sending) = (stream.queued.take(), stream.direct, stream.flying.is_some());
         let connecting = phase == Phase::Opening && stream.outstanding > 0;
         stream.outstanding += 1;
@@ -55,7 +54,16 @@ impl Uring {
         if direct >= self.options.accepted_max {
             self.places.push(direct);
         }
+        let closed = Event::Closed { stream: id, cause };
+        match std::mem::take(&mut stream.passed) {
+            0 => {}
+            marks => {
+                // A completion gives one event: both leave with the next ones that none stands for.
+                self.events.extend([Event::Sent { stream: id, marks }, closed]);
+                return None;
+            }
+        }
         self.streams.remove(slot);
-        (!unheard).then_some(Event::Closed { stream: id, cause })
+        (!unheard).then_some(closed)
     }
 }

@@ -268,7 +268,7 @@ impl Uring {
     }
 
     /// To be looked at when the next turn begins.
-    fn mark(&mut self, slot: u32) {
+    fn look_at(&mut self, slot: u32) {
         if !std::mem::replace(&mut self.streams.at(slot).dirty, true) {
             self.dirty.push(slot);
         }
@@ -322,6 +322,10 @@ impl Net for Uring {
         self.queue_body(stream, extents);
     }
 
+    fn mark(&mut self, stream: StreamId) {
+        self.queue_mark(stream);
+    }
+
     fn pause(&mut self, stream: StreamId) {
         if let Some(slot) = self.streams.find(stream) {
             self.streams.at(slot).paused = true;
@@ -340,7 +344,7 @@ impl Net for Uring {
         if let Some(slot) = self.streams.find(stream) {
             self.streams.at(slot).held = held;
             if !held && self.streams.at(slot).ending.is_some() {
-                self.mark(slot);
+                self.look_at(slot);
             }
         }
     }
@@ -350,7 +354,7 @@ impl Net for Uring {
             && !matches!(self.streams.at(slot).phase, Phase::Closing(_))
         {
             self.streams.at(slot).ending = Some(Cause::Local);
-            self.mark(slot);
+            self.look_at(slot);
         }
     }
 

@@ -56,7 +56,7 @@ impl Uring {
         }
         stream.phase = Phase::Open;
         self.receive_if_wanted(slot);
-        self.mark(slot);
+        self.look_at(slot);
         Some(Event::Opened { stream: self.streams.id(slot) })
     }
 }

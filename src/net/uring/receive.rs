@@ -7,8 +7,8 @@ use crate::handle::Buffers;
 use crate::net::{Cause, Event};
 use crate::sys::ring::Completion;
 
-/// Of the free buffers this part is lent to the kernel…
-const LENT_PART: usize = 64;
+/// This part of all buffers is lent to the kernel when all are free; when half are, half of it for each of them…
+const LENT_PART: usize = 32;
 /// …but at least so many.
 const LENT_MIN: usize = 4;
 
@@ -72,7 +72,7 @@ impl Uring {
             (0, None) => {
                 // Not at once: what is written in answer to this turn's events still leaves.
                 stream.ending.get_or_insert(Cause::Peer);
-                self.mark(slot);
+                self.look_at(slot);
             }
             (libc::ENOBUFS, None) => {
                 stream.starved = true;
@@ -86,7 +86,8 @@ impl Uring {
     /// Lends the kernel what was released, and lets as many streams that waited for buffers receive again.
     pub(super) fn refill(&mut self) {
         // The fewer there are, the fewer may be filled before anybody can say that it is enough.
-        let most = (self.pool.free() / LENT_PART).max(LENT_MIN);
+        let (free, all) = (self.pool.free(), self.pool.arenas().buffers_per_shard());
+        let most = (free * free / all / LENT_PART).max(LENT_MIN);
         self.lent.refill(&mut self.pool, most);
         for _ in 0..self.lent.lent().min(self.starved.len()) {
             let Some(slot) = self.starved.pop_front() else {

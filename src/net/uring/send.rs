@@ -17,6 +17,10 @@ fn batch_in<'a>(queued: &'a mut Option<Box<Batch>>, unused: &mut Vec<Box<Batch>>
     queued.get_or_insert_with(|| unused.pop().unwrap_or_else(Batch::new))
 }
 
+fn sent_event(stream: StreamId, marks: u32) -> Option<Event> {
+    (marks > 0).then_some(Event::Sent { stream, marks })
+}
+
 impl Uring {
     /// Queues copied bytes.
     pub(super) fn queue(&mut self, id: StreamId, bytes: &[u8]) {
@@ -25,20 +29,25 @@ impl Uring {
         }
     }
 
-    /// Queues extents, and owes a `Sent` for them.
+    /// Queues extents.
     pub(super) fn queue_body(&mut self, id: StreamId, extents: &[Extent]) {
-        if let Some(slot) = self.marked_for_writing(id) {
-            let stream = self.streams.at(slot);
-            stream.sent_owed = true;
-            let batch = batch_in(&mut stream.queued, &mut self.batches);
+        if let Some(slot) = self.marked_for_writing(id).filter(|_| !extents.is_empty()) {
+            let batch = batch_in(&mut self.streams.at(slot).queued, &mut self.batches);
             extents.iter().for_each(|&extent| batch.write_body(extent, self.pool.arenas()));
+        }
+    }
+
+    /// Queues a mark.
+    pub(super) fn queue_mark(&mut self, id: StreamId) {
+        if let Some(slot) = self.marked_for_writing(id) {
+            batch_in(&mut self.streams.at(slot).queued, &mut self.batches).mark();
         }
     }
 
     /// The slot of a stream that still takes writes, to be looked at when the next turn begins.
     fn marked_for_writing(&mut self, id: StreamId) -> Option<u32> {
         let slot = self.streams.find(id).filter(|&slot| self.streams.at(slot).takes_writes())?;
-        self.mark(slot);
+        self.look_at(slot);
         Some(slot)
     }
 
@@ -69,14 +78,15 @@ impl Uring {
                 self.sends += 1;
                 return;
             }
+            // Marks with nothing before them.
+            let marks = batch.take_passed();
             self.recycle(Some(batch));
+            if marks > 0 {
+                self.events.push_back(Event::Sent { stream: self.streams.id(slot), marks });
+            }
         }
-        // Nothing is left to send. (A body of no bytes was sent, too.)
-        let id = self.streams.id(slot);
+        // Nothing is left to send.
         let stream = self.streams.at(slot);
-        if std::mem::take(&mut stream.sent_owed) {
-            self.events.push_back(Event::Sent { stream: id });
-        }
         if let Some(cause) = stream.ending.filter(|&cause| !stream.held || cause != Cause::Peer) {
             self.begin_close(slot, cause);
         }
@@ -87,7 +97,11 @@ impl Uring {
         let stream = self.streams.at(slot);
         stream.outstanding -= 1;
         if stream.phase != Phase::Open {
-            let batch = stream.flying.take();
+            let mut batch = stream.flying.take();
+            if let (Some(batch), Ok(sent)) = (&mut batch, usize::try_from(completion.result)) {
+                batch.advance(sent);
+                stream.passed += batch.take_passed();
+            }
             self.recycle(batch);
             return self.finish_if_over(slot);
         }
@@ -96,21 +110,21 @@ impl Uring {
             return None;
         }
         let sent = completion.result as usize;
-        if let Some(batch) = stream.flying.as_mut()
-            && !batch.advance(sent)
-            && self.ring.send(stream.direct, batch, tag)
-        {
-            stream.outstanding += 1;
-            return None;
+        let mut marks = 0;
+        if let Some(batch) = stream.flying.as_mut() {
+            let all = batch.advance(sent);
+            marks = batch.take_passed();
+            if !all && self.ring.send(stream.direct, batch, tag) {
+                stream.outstanding += 1;
+                return sent_event(id, marks);
+            }
         }
         let batch = stream.flying.take();
-        let all_sent = stream.queued.is_none();
-        let owed = all_sent && std::mem::take(&mut stream.sent_owed);
-        if !all_sent || stream.ending.is_some() {
-            self.mark(slot);
+        if stream.queued.is_some() || stream.ending.is_some() {
+            self.look_at(slot);
         }
         self.recycle(batch);
-        owed.then_some(Event::Sent { stream: id })
+        sent_event(id, marks)
     }
 
     fn on_send_failed(&mut self, slot: u32, errno: i32) {

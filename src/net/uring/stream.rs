@@ -35,8 +35,8 @@ pub(super) struct Stream {
     pub(super) paused: bool,
     /// In `dirty`: to be looked at when the next turn begins.
     pub(super) dirty: bool,
-    /// A body was written since the backlog was last empty.
-    pub(super) sent_owed: bool,
+    /// Marks passed and not yet told, of a stream that is closing.
+    pub(super) passed: u32,
     /// No event has named it, so none shall.
     pub(super) unheard: bool,
     /// To be closed for that cause once nothing is left to send.
@@ -63,7 +63,7 @@ impl Stream {
             starved: false,
             paused: false,
             dirty: false,
-            sent_owed: false,
+            passed: 0,
             unheard: false,
             ending: None,
             held: false,

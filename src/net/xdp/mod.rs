@@ -14,6 +14,8 @@ mod receive;
 mod reserve;
 mod stream;
 mod tcp;
+#[cfg(test)]
+mod tests;
 mod transmit;
 mod turn;
 
@@ -95,7 +97,7 @@ enum Owner {
 
 fn owner(stream: StreamId) -> Owner {
     let inner = StreamId { slot: stream.slot / 2, ..stream };
-    if stream.slot % 2 == 0 { Owner::Ring(inner) } else { Owner::Interface(inner) }
+    if stream.slot.is_multiple_of(2) { Owner::Ring(inner) } else { Owner::Interface(inner) }
 }
 
 impl Xdp {
@@ -188,6 +190,11 @@ impl Core {
         if let Some(extent) = one.receipt.take() {
             self.events.push_back(Event::Received { stream: of_interface(stream), extent });
         }
+        // Whether it arrived is not known: it may have.
+        let marks = one.pass_marks(one.connection.sent());
+        if marks > 0 {
+            self.events.push_back(Event::Sent { stream: of_interface(stream), marks });
+        }
         self.events.push_back(Event::Closed { stream: of_interface(stream), cause });
         self.mark(slot);
     }
@@ -274,8 +281,19 @@ impl Net for Xdp {
             Owner::Interface(stream) => {
                 if let Some(slot) = self.core.writable(stream) {
                     let one = self.core.streams.at(slot);
-                    one.sent_owed = true;
                     extents.iter().for_each(|&extent| one.connection.write_body(extent));
+                }
+            }
+        }
+    }
+
+    fn mark(&mut self, stream: StreamId) {
+        match owner(stream) {
+            Owner::Ring(stream) => self.core.uring.mark(stream),
+            Owner::Interface(stream) => {
+                if let Some(slot) = self.core.writable(stream) {
+                    let one = self.core.streams.at(slot);
+                    one.marks.push_back(one.connection.written());
                 }
             }
         }

@@ -153,7 +153,7 @@ impl Core {
         self.mark(slot);
     }
 
-    /// Says `Sent` when nothing is left to send, and ends what is to end then.
+    /// Says `Sent` of what has arrived, and ends what is to end then.
     pub(super) fn conclude(&mut self, slot: u32) {
         let one = self.streams.at(slot);
         if one.phase != Phase::Owned {
@@ -169,8 +169,9 @@ impl Core {
     fn tell_sent(&mut self, slot: u32) {
         let stream = of_interface(self.streams.id(slot));
         let one = self.streams.at(slot);
-        if one.connection.is_drained() && std::mem::take(&mut one.sent_owed) {
-            self.events.push_back(Event::Sent { stream });
+        let marks = one.pass_marks(one.connection.acknowledged());
+        if marks > 0 {
+            self.events.push_back(Event::Sent { stream, marks });
         }
     }
 

@@ -30,7 +30,7 @@ pub(super) fn check(ports: &RangeInclusive<u16>) -> Result<(), String> {
     Ok(())
 }
 
-/// `32768	60999`; the kernel's default if there is nothing.
+/// Two numbers; the kernel's default if there is nothing.
 fn parse_range(text: &str) -> RangeInclusive<u16> {
     let mut numbers = text.split_whitespace().filter_map(|word| word.parse().ok());
     match (numbers.next(), numbers.next()) {

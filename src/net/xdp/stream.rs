@@ -1,5 +1,6 @@
 //! What we know of each stream that goes by the interface, and the table of them.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use super::frame::Head;
@@ -43,8 +44,8 @@ pub(super) struct Stream {
     pub(super) touched: bool,
     /// In `starved`: bytes wait for buffers.
     pub(super) starved: bool,
-    /// A body was written since the backlog was last empty.
-    pub(super) sent_owed: bool,
+    /// Marks not yet told of, by their places in the stream.
+    pub(super) marks: VecDeque<u64>,
     /// To be closed for that cause once nothing is left to send.
     pub(super) ending: Option<Cause>,
     /// What arrived in this turn, so far.
@@ -52,6 +53,15 @@ pub(super) struct Stream {
 }
 
 impl Stream {
+    /// Takes the marks at `place` and before: how many.
+    pub(super) fn pass_marks(&mut self, place: u64) -> u32 {
+        let mut passed = 0;
+        while self.marks.pop_front_if(|mark| *mark <= place).is_some() {
+            passed += 1;
+        }
+        passed
+    }
+
     pub(super) fn is_between(&self, local: SocketAddr, remote: SocketAddr) -> bool {
         self.head.is_some_and(|head| head.local() == local && head.remote() == remote)
     }

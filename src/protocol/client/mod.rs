@@ -128,8 +128,8 @@ impl Client {
         self.capabilities.lacks(envelope, size)
     }
 
-    /// May `begin` be called: ready, and every earlier transaction has had its body written by DATA (its `Final` may
-    /// still be due) or is over.
+    /// May `begin` be called: ready, and every earlier transaction has had its body written (its `Final` may still be
+    /// due, and by BDAT its other replies too) or is over.
     pub fn can_begin(&self) -> bool {
         self.script.can_begin()
     }
@@ -142,7 +142,7 @@ impl Client {
     }
 
     /// Starts a transaction whose message follows at once, plain and of exactly `size` octets: writes RSET if the
-    /// last one was broken off or refused, then MAIL, RCPT… and `BDAT size LAST` in one go. Its events are `Mail`,
+    /// last one was broken off or refused, or went by BDAT and may yet be refused, then MAIL, RCPT… and `BDAT size LAST` in one go. Its events are `Mail`,
     /// `Recipient`… and `Final`, whatever each says, and it cannot be broken off. `can_begin` must hold, and
     /// `capabilities().takes_chunks()`.
     pub fn begin_chunked(&mut self, envelope: &Envelope, recipients: &[u16], size: u64, out: &mut Vec<u8>) {

@@ -1,5 +1,7 @@
 //! What was said to the upstream, and so which reply comes next.
 
+use std::collections::VecDeque;
+
 use super::{Capabilities, Envelope};
 use crate::protocol::wire::command::{Chunk, Mail, MailParameters};
 
@@ -9,7 +11,7 @@ pub(super) enum Expected {
     Greeting,
     Ehlo,
     Helo,
-    /// An earlier transaction's message.
+    /// A message.
     Final,
     /// RSET, or a command of a transaction broken off.
     Swallow,
@@ -31,7 +33,7 @@ enum Phase {
     Over,
 }
 
-/// The command of the transaction under way whose reply comes next, or that is to be said next.
+/// Of a transaction, the command whose reply comes next, or that is to be said next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     Mail,
@@ -39,11 +41,15 @@ enum Stage {
     Data,
     /// 354 came: the body is being written.
     Body,
+    /// The message is written, and its reply due.
+    Final,
 }
 
-/// The transaction before its body is written.
+/// A transaction whose replies have not all come.
 #[derive(Clone, Copy, Debug)]
 struct Transaction {
+    /// Replies before its own that nobody asks for: to RSET, or to a command of one broken off.
+    swallow: u32,
     stage: Stage,
     recipients: u16,
     /// Has the stage's command been said (or is it held)?
@@ -52,15 +58,16 @@ struct Transaction {
     chunked: bool,
 }
 
-/// A link's state, apart from the bytes. Replies come in this order: the `Final` of an earlier message, those
-/// to swallow, those of the transaction under way, that to QUIT.
+/// A link's state, apart from the bytes. Replies come in the transactions' order, then those to swallow, then that to
+/// QUIT.
 #[derive(Debug, Default)]
 pub(super) struct Script {
     phase: Phase,
     pipelining: bool,
-    final_due: bool,
+    /// All but the last have been written with their messages.
+    line: VecDeque<Transaction>,
+    /// Replies behind all of those that nobody asks for.
     swallow: u32,
-    transaction: Option<Transaction>,
     /// RSET goes before the next transaction.
     reset: bool,
     quit: bool,
@@ -91,11 +98,12 @@ impl Script {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.can_begin() && !self.final_due && self.swallow == 0
+        self.can_begin() && self.line.is_empty() && self.swallow == 0
     }
 
     pub(super) fn can_begin(&self) -> bool {
-        self.phase == Phase::Ready && self.transaction.is_none() && !self.quit
+        let is_written = |last: &Transaction| last.chunked || last.stage == Stage::Final;
+        self.phase == Phase::Ready && self.line.back().is_none_or(is_written) && !self.quit
     }
 
     pub(super) fn expected(&self) -> Expected {
@@ -105,21 +113,18 @@ impl Script {
             Phase::Helo => return Expected::Helo,
             Phase::Ready | Phase::Over => {}
         }
-        if self.final_due {
-            return Expected::Final;
-        }
-        if self.swallow > 0 {
-            return Expected::Swallow;
-        }
-        match self.transaction {
+        match self.line.front() {
+            Some(Transaction { swallow: 1.., .. }) => Expected::Swallow,
             Some(Transaction { said: true, stage, .. }) => match stage {
                 // An answer before the message's end.
                 Stage::Body => Expected::Final,
                 Stage::Mail => Expected::Mail,
-                Stage::Recipient(position) => Expected::Recipient(position),
-                _ if self.transaction.is_some_and(|transaction| transaction.chunked) => Expected::Final,
-                _ => Expected::Data,
+                Stage::Recipient(position) => Expected::Recipient(*position),
+                Stage::Final => Expected::Final,
+                Stage::Data => Expected::Data,
             },
+            // A transaction that is still to say something is the last, and what comes before it has come.
+            None if self.swallow > 0 => Expected::Swallow,
             _ if self.quit => Expected::Quit,
             _ => Expected::Nothing,
         }
@@ -127,24 +132,23 @@ impl Script {
 
     /// Takes the expected reply's code, once ready, and says what was held for it.
     pub(super) fn settle(&mut self, code: u16, out: &mut Vec<u8>) {
-        match self.expected() {
-            Expected::Final if self.final_due => self.final_due = false,
-            Expected::Final => {
-                self.transaction = None;
-                // RFC 3030 section 2: where it stands after a refused chunk only RSET makes certain.
-                self.reset = code / 100 != 2;
+        match (self.expected(), self.line.front_mut()) {
+            (Expected::Swallow, Some(transaction)) => transaction.swallow -= 1,
+            (Expected::Swallow, None) => self.swallow -= 1,
+            (Expected::Final, Some(transaction)) => {
+                // RFC 3030 section 2: where it stands after a refused chunk only RSET makes certain. Whatever
+                // follows one in flight begins with it anyway.
+                let must_reset = transaction.chunked && code / 100 != 2;
+                self.line.pop_front();
+                self.reset |= must_reset && self.line.is_empty();
             }
-            Expected::Swallow => self.swallow -= 1,
-            Expected::Quit => self.end(),
-            Expected::Data if code / 100 != 3 => {
-                self.transaction = None;
+            (Expected::Data, Some(_)) if code / 100 != 3 => {
+                self.line.pop_front();
                 self.reset = true;
             }
-            _ => {
-                if let Some(transaction) = &mut self.transaction {
-                    transaction.next(self.pipelining);
-                }
-            }
+            (Expected::Quit, _) => self.end(),
+            (_, Some(transaction)) => transaction.next(self.pipelining),
+            (_, None) => {}
         }
         self.say_held(out);
     }
@@ -162,16 +166,20 @@ impl Script {
         debug_assert!(!chunked || capabilities.takes_chunks(), "chunks are offered");
         assert!(recipients.len() <= usize::from(u16::MAX), "positions are u16");
         self.pipelining = capabilities.pipelining;
-        let is_due = self.final_due || self.swallow > 0;
+        let is_due = !self.line.is_empty() || self.swallow > 0;
+        // What becomes of a chunk in flight is not known: if it is refused, MAIL without RSET would be a nested one.
+        let is_uncertain = self.line.back().is_some_and(|last| last.chunked);
         let to = if self.pipelining { &mut *out } else { &mut self.held };
-        if self.reset {
+        let mut swallow = std::mem::take(&mut self.swallow);
+        if self.reset || is_uncertain {
             to.extend_from_slice(b"RSET\r\n");
             self.reset = false;
-            self.swallow += 1;
+            swallow += 1;
         }
         let parameters = MailParameters { size: Some(size), ..envelope.mail() };
         Mail { path: envelope.sender(), parameters }.write(capabilities.offered(), to);
-        self.transaction = Some(Transaction {
+        self.line.push_back(Transaction {
+            swallow,
             stage: Stage::Mail,
             recipients: recipients.len() as u16,
             said: true,
@@ -198,7 +206,7 @@ impl Script {
         recipients: &[u16],
         out: &mut Vec<u8>,
     ) {
-        let Some(transaction) = self.transaction.as_mut().filter(|transaction| !transaction.said) else {
+        let Some(transaction) = self.line.back_mut().filter(|transaction| !transaction.said) else {
             return;
         };
         match transaction.stage {
@@ -207,39 +215,39 @@ impl Script {
                 envelope.recipient(recipient.into()).write(capabilities.dsn, out);
             }
             Stage::Data => out.extend_from_slice(b"DATA\r\n"),
-            Stage::Mail | Stage::Body => return,
+            Stage::Mail | Stage::Body | Stage::Final => return,
         }
         transaction.said = true;
     }
 
     pub(super) fn break_off(&mut self) -> bool {
-        let Some(transaction) = self.transaction else {
+        let Some(transaction) = self.line.back().copied() else {
             return true;
         };
-        let data_said = transaction.said && matches!(transaction.stage, Stage::Data | Stage::Body);
+        let data_said =
+            transaction.said && matches!(transaction.stage, Stage::Data | Stage::Body | Stage::Final);
         if self.pipelining || data_said {
             return false;
         }
         if self.held.is_empty() {
-            self.swallow += u32::from(transaction.said);
+            self.line.pop_back();
+            self.swallow = transaction.swallow + u32::from(transaction.said);
             self.reset = true;
         } else {
             self.unsay();
         }
-        self.transaction = None;
         true
     }
 
     pub(super) fn body_written(&mut self) {
-        if self.transaction.take_if(|transaction| transaction.stage == Stage::Body).is_some() {
-            self.final_due = true;
+        if let Some(last) = self.line.back_mut().filter(|last| last.stage == Stage::Body) {
+            (last.stage, last.said) = (Stage::Final, true);
         }
     }
 
     pub(super) fn quit(&mut self) {
         if !self.held.is_empty() {
             self.unsay();
-            self.transaction = None;
         }
         self.quit = true;
     }
@@ -251,8 +259,9 @@ impl Script {
         }
     }
 
-    /// Takes back what `begin` held: MAIL was never said, and RSET may not have been.
+    /// Takes back what `begin` held, and the transaction: MAIL was never said, and RSET may not have been.
     fn unsay(&mut self) {
+        self.swallow = self.line.pop_back().map_or(0, |last| last.swallow);
         if self.held.starts_with(b"RSET") {
             self.swallow -= 1;
             self.reset = true;
@@ -267,12 +276,16 @@ impl Transaction {
         let first = match self.stage {
             Stage::Mail => 0,
             Stage::Recipient(position) => position + 1,
-            Stage::Data | Stage::Body => {
+            Stage::Data | Stage::Body | Stage::Final => {
                 self.stage = Stage::Body;
                 return;
             }
         };
-        self.stage = if first < self.recipients { Stage::Recipient(first) } else { Stage::Data };
+        self.stage = match (first < self.recipients, self.chunked) {
+            (true, _) => Stage::Recipient(first),
+            (false, true) => Stage::Final,
+            (false, false) => Stage::Data,
+        };
         self.said = pipelining;
     }
 }

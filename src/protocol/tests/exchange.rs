@@ -125,7 +125,7 @@ struct Sender<'a> {
     letters: &'a [Letter],
     envelopes: Vec<Envelope>,
     begun: usize,
-    /// Letters that are over.
+    /// Letters that are over: the replies are the next one's.
     finals: usize,
     /// By letter: the positions refused.
     refused: Vec<Vec<u16>>,
@@ -147,12 +147,12 @@ impl Sender<'_> {
                 }
                 Event::Recipient(position, reply) => {
                     if !reply.is_positive() {
-                        self.refused[self.begun - 1].push(position);
+                        self.refused[self.finals].push(position);
                     }
                     self.advance(client, out);
                 }
                 Event::Data(reply) if reply.is_intermediate() => {
-                    out.extend_from_slice(&self.letters[self.begun - 1].wire());
+                    out.extend_from_slice(&self.letters[self.finals].wire());
                     client.body_written();
                 }
                 // None was accepted.
@@ -168,7 +168,7 @@ impl Sender<'_> {
                 }
                 other => panic!("{other:?}"),
             }
-            if client.can_begin() && self.begun < self.letters.len() {
+            while client.can_begin() && self.begun < self.letters.len() {
                 let (letter, envelope) = (&self.letters[self.begun], &self.envelopes[self.begun]);
                 if self.chunking && client.capabilities().takes_chunks() {
                     let plain = letter.plain();
@@ -183,7 +183,7 @@ impl Sender<'_> {
     }
 
     fn advance(&self, client: &mut Client, out: &mut Vec<u8>) {
-        let envelope = &self.envelopes[self.begun - 1];
+        let envelope = &self.envelopes[self.finals];
         client.advance(envelope, &positions(envelope), out);
     }
 }

@@ -83,6 +83,11 @@ impl Trouble {
         self.retry_at = if times == 0 { now } else { now + pause };
     }
 
+    /// Has it failed the last time?
+    fn is_troubled(&self) -> bool {
+        self.failures > 0
+    }
+
     fn is_pausing(&self, now: Instant) -> bool {
         now < self.retry_at
     }
@@ -98,6 +103,8 @@ pub(in crate::spool) struct Log {
     pub(in crate::spool) head: Option<u32>,
     pub(in crate::spool) sequence_next: u64,
     pub(in crate::spool) number_next: u64,
+    /// The tail that the last completed write told: segments below it are of no use to any replay.
+    pub(in crate::spool) tail_durable: u64,
     /// The next file's number.
     pub(in crate::spool) file_next: u32,
     salt: u64,
@@ -121,6 +128,10 @@ pub(in crate::spool) struct Log {
     group: Group,
     pub(in crate::spool) flying: bool,
     writing: Trouble,
+    /// There was something to write and no room for it. Whatever makes room is told.
+    blocked: bool,
+    /// None of the free files will do: another is to be made.
+    pub(in crate::spool) wants_file: bool,
     /// A file is being made: its number.
     creating: Option<u32>,
     create: Trouble,
@@ -138,6 +149,8 @@ impl Log {
             head: None,
             sequence_next: 1,
             number_next: 1,
+            tail_durable: 0,
+            wants_file: false,
             file_next: 1,
             salt: options.salt,
             entries: 0,
@@ -154,6 +167,7 @@ impl Log {
             group: Group::default(),
             flying: false,
             writing: Trouble::default(),
+            blocked: false,
             creating: None,
             create: Trouble::default(),
             removing: false,
@@ -278,7 +292,10 @@ impl Log {
     pub(in crate::spool) fn next_deadline(&self, options: &Options, now: Instant) -> Instant {
         let mut next = Instant::NEVER;
         let mut at = |when: Instant| next = next.min(when);
-        if !self.flying {
+        if self.blocked && !self.queue.is_empty() {
+            at(self.queue_since + STUCK);
+        }
+        if !self.flying && !self.blocked {
             if !self.dirty.is_empty() {
                 at(self.states_at().max(self.writing.retry_at));
             }

@@ -19,6 +19,7 @@ impl Log {
     ) -> bool {
         let states_due = self.dirty.len() >= STATES_MAX || !self.dirty.is_empty() && self.states_at() <= now;
         let wanted = !self.queue.is_empty() || !self.moves.is_empty() || states_due;
+        self.blocked = false;
         if self.flying || !wanted || self.writing.is_pausing(now) {
             return false;
         }
@@ -32,6 +33,7 @@ impl Log {
         } else if !self.queue.is_empty() && self.queue_since + STUCK <= now {
             self.refuse_queue(ENOSPC, shared);
         }
+        self.blocked = !begun;
         begun
     }
 
@@ -55,7 +57,7 @@ impl Log {
         if *begun || self.segments.free.len() <= leave || !self.segments.leaving.is_empty() {
             return None;
         }
-        let next = *self.segments.free.front()?;
+        let next = self.usable()?;
         if self.segments.get(next).bytes != self.segment_bytes {
             // Of a time with another size: it goes first.
             return None;
@@ -194,6 +196,7 @@ impl Log {
                 self.queue_since = now;
                 shared.groups += 1;
                 self.segments.get_mut(self.group.segment).end = self.group.at + self.group.bytes;
+                self.tail_durable = self.tail_durable.max(self.group.tail);
                 members.drain(..).for_each(|member| self.kept(member, shared, buffers));
             }
             Err(errno) => {

@@ -21,6 +21,8 @@ const BPF_XDP: u32 = 37;
 #[repr(u32)]
 pub(super) enum MapType {
     Hash = 1,
+    #[cfg(test)]
+    Array = 2,
     /// Queue to AF_XDP socket.
     Sockets = 17,
 }
@@ -113,11 +115,15 @@ pub(super) struct Program {
 impl Program {
     /// Loads it. If the kernel's verifier refuses it, the error's text is the verifier's last words.
     pub(super) fn load(code: &[Instruction], name: &str) -> io::Result<Program> {
+        Self::load_as(BPF_PROG_TYPE_XDP, code, name)
+    }
+
+    pub(super) fn load_as(kind: u32, code: &[Instruction], name: &str) -> io::Result<Program> {
         let license = c"Dual MIT/GPL";
         let mut log = vec![0_u8; 64 << 10];
         let attributes = |log: &mut [u8]| {
             Attributes::new()
-                .u32(0, BPF_PROG_TYPE_XDP)
+                .u32(0, kind)
                 .u32(4, code.len() as u32)
                 .u64(8, code.as_ptr() as u64)
                 .u64(16, license.as_ptr() as u64)
@@ -133,7 +139,7 @@ impl Program {
                 // SAFETY: as before, and the log is valid for writing with its length given.
                 unsafe { bpf(BPF_PROG_LOAD, &mut attributes(&mut log)) }.map_err(|error| {
                     let text = CStr::from_bytes_until_nul(&log).unwrap_or_default().to_string_lossy();
-                    let last = text.lines().filter(|line| !line.starts_with("processed")).next_back();
+                    let last = text.lines().rfind(|line| !line.starts_with("processed"));
                     match last {
                         Some(words) if !words.is_empty() => {
                             io::Error::new(error.kind(), format!("{error}: {words}"))
@@ -162,10 +168,14 @@ pub(super) struct Link {
 impl Link {
     /// Attaches the program; `flags` are XDP_FLAGS_* (uapi/linux/if_link.h).
     pub(super) fn attach(program: &Program, interface: u32, flags: u32) -> io::Result<Link> {
+        Self::attach_as(BPF_XDP, program, interface, flags)
+    }
+
+    pub(super) fn attach_as(kind: u32, program: &Program, interface: u32, flags: u32) -> io::Result<Link> {
         let mut attributes = Attributes::new()
             .u32(0, program.fd.as_raw_fd() as u32)
             .u32(4, interface)
-            .u32(8, BPF_XDP)
+            .u32(8, kind)
             .u32(12, flags);
         // SAFETY: nothing is pointed to.
         Ok(Link { _fd: owned(unsafe { bpf(BPF_LINK_CREATE, &mut attributes) })? })

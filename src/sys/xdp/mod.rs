@@ -3,6 +3,8 @@
 
 pub mod attachment;
 mod bpf;
+#[cfg(test)]
+pub(crate) mod emulator;
 mod error;
 pub mod ethtool;
 pub mod netlink;

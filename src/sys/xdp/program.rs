@@ -20,95 +20,95 @@ pub(super) struct Instruction {
 
 /// A register.
 #[derive(Clone, Copy)]
-struct R(u8);
+pub(super) struct R(pub(super) u8);
 
 /// Instructions with jumps to names that come later.
 #[derive(Default)]
-struct Assembler {
+pub(super) struct Assembler {
     code: Vec<Instruction>,
     jumps: Vec<(usize, &'static str)>,
     labels: HashMap<&'static str, usize>,
 }
 
 /// Widths of loads and stores.
-const BYTE: u8 = 0x10;
-const HALF: u8 = 0x08;
-const WORD: u8 = 0x00;
+pub(super) const BYTE: u8 = 0x10;
+pub(super) const HALF: u8 = 0x08;
+pub(super) const WORD: u8 = 0x00;
 const DOUBLE: u8 = 0x18;
 
 impl Assembler {
-    fn emit(&mut self, code: u8, to: R, from: R, offset: i16, immediate: i32) {
+    pub(super) fn emit(&mut self, code: u8, to: R, from: R, offset: i16, immediate: i32) {
         self.code.push(Instruction { code, registers: from.0 << 4 | to.0, offset, immediate });
     }
 
-    fn load(&mut self, width: u8, to: R, from: R, offset: i16) {
+    pub(super) fn load(&mut self, width: u8, to: R, from: R, offset: i16) {
         self.emit(0x61 | width, to, from, offset, 0);
     }
 
-    fn store(&mut self, width: u8, to: R, offset: i16, from: R) {
+    pub(super) fn store(&mut self, width: u8, to: R, offset: i16, from: R) {
         self.emit(0x63 | width, to, from, offset, 0);
     }
 
-    fn store_number(&mut self, width: u8, to: R, offset: i16, number: i32) {
+    pub(super) fn store_number(&mut self, width: u8, to: R, offset: i16, number: i32) {
         self.emit(0x62 | width, to, R(0), offset, number);
     }
 
-    fn copy(&mut self, to: R, from: R) {
+    pub(super) fn copy(&mut self, to: R, from: R) {
         self.emit(0xbf, to, from, 0, 0);
     }
 
-    fn set(&mut self, to: R, number: i32) {
+    pub(super) fn set(&mut self, to: R, number: i32) {
         self.emit(0xb7, to, R(0), 0, number);
     }
 
-    fn add(&mut self, to: R, number: i32) {
+    pub(super) fn add(&mut self, to: R, number: i32) {
         self.emit(0x07, to, R(0), 0, number);
     }
 
-    fn add_register(&mut self, to: R, from: R) {
+    pub(super) fn add_register(&mut self, to: R, from: R) {
         self.emit(0x0f, to, from, 0, 0);
     }
 
-    fn and(&mut self, to: R, number: i32) {
+    pub(super) fn and(&mut self, to: R, number: i32) {
         self.emit(0x57, to, R(0), 0, number);
     }
 
-    fn shift_left(&mut self, to: R, bits: i32) {
+    pub(super) fn shift_left(&mut self, to: R, bits: i32) {
         self.emit(0x67, to, R(0), 0, bits);
     }
 
     /// From network order.
-    fn swap_half(&mut self, to: R) {
+    pub(super) fn swap_half(&mut self, to: R) {
         self.emit(0xdc, to, R(0), 0, 16);
     }
 
-    fn map(&mut self, to: R, descriptor: i32) {
+    pub(super) fn map(&mut self, to: R, descriptor: i32) {
         self.emit(0x18, to, R(1), 0, descriptor);
         self.emit(0, R(0), R(0), 0, 0);
     }
 
-    fn call(&mut self, helper: i32) {
+    pub(super) fn call(&mut self, helper: i32) {
         self.emit(0x85, R(0), R(0), 0, helper);
     }
 
-    fn exit(&mut self) {
+    pub(super) fn exit(&mut self) {
         self.emit(0x95, R(0), R(0), 0, 0);
     }
 
-    fn jump(&mut self, label: &'static str) {
+    pub(super) fn jump(&mut self, label: &'static str) {
         self.jump_if(0x05, R(0), R(0), 0, label);
     }
 
-    fn jump_if(&mut self, code: u8, left: R, right: R, number: i32, label: &'static str) {
+    pub(super) fn jump_if(&mut self, code: u8, left: R, right: R, number: i32, label: &'static str) {
         self.jumps.push((self.code.len(), label));
         self.emit(code, left, right, 0, number);
     }
 
-    fn label(&mut self, label: &'static str) {
+    pub(super) fn label(&mut self, label: &'static str) {
         self.labels.insert(label, self.code.len());
     }
 
-    fn finish(mut self) -> Vec<Instruction> {
+    pub(super) fn finish(mut self) -> Vec<Instruction> {
         for (at, label) in self.jumps {
             let distance = self.labels[label] - at - 1;
             self.code[at].offset = i16::try_from(distance).expect("a short program");
@@ -118,24 +118,24 @@ impl Assembler {
 }
 
 // Jumps: if equal to, not equal to, any bit of, less than, greater than a number; greater than a register.
-const EQUAL: u8 = 0x15;
-const NOT_EQUAL: u8 = 0x55;
+pub(super) const EQUAL: u8 = 0x15;
+pub(super) const NOT_EQUAL: u8 = 0x55;
 const ANY_BIT: u8 = 0x45;
 const LESS: u8 = 0xa5;
 const GREATER: u8 = 0x25;
-const GREATER_THAN_REGISTER: u8 = 0x2d;
+pub(super) const GREATER_THAN_REGISTER: u8 = 0x2d;
 
 // Helpers and actions: uapi/linux/bpf.h.
-const MAP_LOOKUP_ELEM: i32 = 1;
+pub(super) const MAP_LOOKUP_ELEM: i32 = 1;
 const REDIRECT_MAP: i32 = 51;
 const XDP_DROP: i32 = 1;
 const XDP_PASS: i32 = 2;
 
-const TCP: i32 = libc::IPPROTO_TCP;
-const NONE: R = R(0);
+pub(super) const TCP: i32 = libc::IPPROTO_TCP;
+pub(super) const NONE: R = R(0);
 
 /// A 16-bit number as it is loaded from a frame on this machine.
-fn in_frame(number: u16) -> i32 {
+pub(super) fn in_frame(number: u16) -> i32 {
     i32::from(number.to_be())
 }
 

@@ -141,7 +141,22 @@ impl Connection {
         self.sender.outbox.write(bytes);
     }
 
-    /// Extents must stay until `is_drained`, or the connection is over.
+    /// Where the stream ends that was written so far.
+    pub(super) fn written(&self) -> u64 {
+        self.sender.outbox.end()
+    }
+
+    /// All before has arrived.
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.sender.acknowledged
+    }
+
+    /// All before has been sent at least once.
+    pub(super) fn sent(&self) -> u64 {
+        self.sender.next
+    }
+
+    /// Extents must stay until what is written with them is `acknowledged`, or the connection is over.
     pub(super) fn write_body(&mut self, extent: Extent) {
         self.sender.outbox.write_body(extent);
     }

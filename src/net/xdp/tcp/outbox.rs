@@ -161,7 +161,7 @@ mod tests {
         ) {
             let mut pool = Pool::new(Arenas::new(1, 1).expect("a small mapping"), ShardId(0));
             let buffer = pool.alloc().expect("free");
-            let pattern: Vec<u8> = (0..1_400_u32).map(|n| (n * 31 >> 2) as u8).collect();
+            let pattern: Vec<u8> = (0..1_400_u32).map(|n| ((n * 31) >> 2) as u8).collect();
             let body = pool.fill(buffer, &pattern).expect("room");
             let mut outbox = Outbox::default();
             outbox.reset(1);

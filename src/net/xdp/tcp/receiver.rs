@@ -42,7 +42,8 @@ impl Receiver {
     /// As new, for a peer whose SYN has come.
     pub(super) fn reset(&mut self) {
         let (mut waiting, mut early) = (std::mem::take(&mut self.waiting), std::mem::take(&mut self.early));
-        (waiting.clear(), early.clear());
+        waiting.clear();
+        early.clear();
         *self = Receiver { next: 1, waiting, early, ..Receiver::default() };
     }
 
@@ -190,7 +191,7 @@ mod tests {
         fn the_stream_comes_out_whole(
             pieces in prop::collection::vec((0_usize..3_000, 1_usize..600), 0..60), stingy in any::<bool>()
         ) {
-            let stream: Vec<u8> = (0..3_000_u32).map(|n| (n * 7 >> 3) as u8).collect();
+            let stream: Vec<u8> = (0..3_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
             let mut receiver = Receiver::default();
             receiver.reset();
             let mut got: Vec<u8> = Vec::new();

@@ -1,0 +1,143 @@
+//! Shards on queues of an interface that spreads as real ones do.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
+
+use postlane_hw::rss::Rss;
+
+use super::{Interface, Queue, Xdp, XdpOptions, handovers};
+use crate::handle::{Buffers, ShardId};
+use crate::net::uring::{Uring, UringOptions};
+use crate::net::{Bypassed, Event, Net};
+use crate::sys::arena::Arenas;
+use crate::sys::ring_table::RingTable;
+use crate::sys::xdp::{emulator, netlink};
+
+#[path = "../../../tests/network/mod.rs"]
+mod network;
+
+use network::{FAR_INTERFACE, INTERFACE, Network};
+
+const STREAMS: usize = 16;
+const SHARDS: usize = 2;
+
+fn rss() -> Rss {
+    // Microsoft's key: any will do.
+    let key = (0..40_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 19) as u8).collect();
+    Rss::new(key, vec![0, 1]).expect("a key and a table")
+}
+
+/// The hash of the 12 bytes that it reads of an IPv4 packet.
+fn hash_of(rss: &Rss, bytes: [u8; 12]) -> u32 {
+    let address = |at: usize, port: usize| {
+        let ip = IpAddr::from([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        SocketAddr::new(ip, u16::from_be_bytes([bytes[port], bytes[port + 1]]))
+    };
+    rss.hash(address(0, 8), address(4, 10))
+}
+
+/// Opens streams on both shards at once and has each byte come back; what was counted.
+fn echo_on_all(chosen: Option<Rss>) -> Result<Vec<Bypassed>, String> {
+    let network = Network::new(SHARDS as u32)?;
+    let rss = rss();
+    let spreading = network.far(|| {
+        let index = netlink::index_of(FAR_INTERFACE).expect("it is there");
+        emulator::spread(index, |bytes| hash_of(&rss, bytes))
+    });
+    let _spreading = spreading.map_err(|error| format!("no spreading by the peer: {error}"))?;
+    let listener = network.far(|| TcpListener::bind(network.far_address())).expect("a port");
+    let at = listener.local_addr().expect("it is bound");
+    let options =
+        XdpOptions { interface: INTERFACE.to_owned(), queues: None, mode: None, ports: 61_000..=65_535 };
+    let (mut interface, shares) = Interface::open(&options, SHARDS).map_err(|error| error.to_string())?;
+    interface.rss = chosen;
+    let (interface, arenas) = (Arc::new(interface), Arenas::new(SHARDS, 128).expect("a small mapping"));
+    let (rings, ready) = (RingTable::new(SHARDS), &Barrier::new(SHARDS));
+    let echo = move || {
+        for _ in 0..SHARDS * STREAMS {
+            let (mut stream, _) = listener.accept().expect("a caller");
+            std::thread::spawn(move || {
+                let mut buffer = [0; 1_000];
+                while let Ok(len @ 1..) = stream.read(&mut buffer) {
+                    stream.write_all(&buffer[..len]).expect("it is still there");
+                }
+            });
+        }
+    };
+    std::thread::spawn(echo);
+    let counts = std::thread::scope(|scope| {
+        let shards: Vec<_> = shares.into_iter().zip(handovers(SHARDS)).zip(0..).collect();
+        let workers: Vec<_> = shards
+            .into_iter()
+            .map(|((queues, handover), shard)| {
+                let (interface, arenas, rings) = (interface.clone(), arenas.clone(), rings.clone());
+                scope.spawn(move || {
+                    let options = UringOptions {
+                        shard: ShardId(shard),
+                        accepted_max: 8,
+                        opened_max: 8,
+                        receive_buffers: 8,
+                        ..UringOptions::default()
+                    };
+                    let ring = Uring::new(options, arenas, rings).expect("a ring");
+                    let queues: Vec<Queue> = queues;
+                    let mut net =
+                        Xdp::new(ring, ShardId(shard), interface, queues, handover, 64).expect("netlink");
+                    ready.wait();
+                    play(&mut net, at);
+                    ready.wait();
+                    net.bypassed()
+                })
+            })
+            .collect();
+        workers.into_iter().map(|worker| worker.join().expect("the shard ends well")).collect()
+    });
+    Ok(counts)
+}
+
+fn play(net: &mut Xdp, at: SocketAddr) {
+    for _ in 0..STREAMS {
+        net.open(at, None);
+    }
+    let (mut received, mut events) = (0, Vec::new());
+    let end = net.now() + Duration::from_secs(20);
+    while received < STREAMS * 1_000 {
+        assert!(net.now() < end, "only {received} bytes came back: {:?}", net.bypassed());
+        let until = net.now() + Duration::from_millis(20);
+        net.turn(until, 64, &mut events);
+        for event in events.drain(..) {
+            match event {
+                Event::Opened { stream } => net.write(stream, &[b'x'; 1_000]),
+                Event::Received { extent, .. } => {
+                    received += extent.len as usize;
+                    net.release(extent.buffer);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+/// With ports chosen by the interface's hash no segment comes to the wrong shard; without, about half of them do.
+#[test]
+fn answers_come_home_to_the_queue_that_asked() {
+    let run = |rss: Option<Rss>| {
+        // In a thread of its own: whoever makes a network stays in it.
+        std::thread::spawn(move || echo_on_all(rss)).join().expect("it is played")
+    };
+    let chosen = match run(Some(rss())) {
+        Ok(counts) => counts,
+        Err(why) => {
+            eprintln!("skipped: {why}");
+            return;
+        }
+    };
+    for counts in &chosen {
+        assert!(counts.received >= 3 * STREAMS as u64, "{counts:?}");
+        assert_eq!((counts.handed_over, counts.strangers, counts.sent_again), (0, 0, 0), "{chosen:?}");
+    }
+    let any = run(None).expect("it could be before");
+    assert!(any.iter().any(|counts| counts.handed_over > 0), "the peer does spread: {any:?}");
+}
