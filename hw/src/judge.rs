@@ -30,9 +30,10 @@ impl Tuning {
         }
         match machine.io_uring_disabled {
             Some(2) => fault("io_uring is refused to everybody", "sysctl -w kernel.io_uring_disabled=0"),
-            Some(1) => fault(
-                "io_uring is refused to all but the privileged and one group",
-                "sysctl -w kernel.io_uring_group=GID with a group that postlane is in, or kernel.io_uring_disabled=0",
+            Some(1) => self.notes.push(
+                "io_uring is only for the privileged and for members of the group of kernel.io_uring_group: \
+                 postlane must be one of them"
+                    .to_owned(),
             ),
             _ => {}
         }
@@ -44,8 +45,8 @@ impl Tuning {
             if goal.backend == Backend::Xdp && nic.xdp == XdpAbility::Generic {
                 let driver = nic.driver.as_deref().or(nic.facts.driver.as_deref()).unwrap_or("none");
                 self.notes.push(format!(
-                    "{name}: its driver ({driver}) is not known for AF_XDP: it may be by the generic mode, which costs \
-                     about what the kernel's TCP does"
+                    "{name}: its driver ({driver}) is not known for AF_XDP: the generic mode may be all that \
+                     is to be had"
                 ));
             }
             let near = self.shards.iter().any(|shard| nic.node == Some(shard.place.node));
