@@ -5,6 +5,7 @@
 
 mod client;
 mod dice;
+mod disk;
 mod focus;
 mod in_flight;
 mod kept;

@@ -17,7 +17,7 @@ use postlane::shard::mailbox::mailboxes;
 use postlane::shard::{Desks, Edition, Order, Orders, Shard};
 use postlane::time::Instant;
 
-use crate::kept::Keep;
+use crate::disk::Keep;
 
 /// Turns without any time passing after which something is going round in circles.
 const TURNS_AT_ONCE_MAX: usize = 20_000;

@@ -73,6 +73,8 @@ pub(super) struct Keeping {
     look_at: Instant,
     /// The write that was begun last, and when.
     writing: (Ticket, Instant),
+    /// Messages that the disk would not take, and whose sessions are to be told.
+    refused: VecDeque<(TransactionId, Refusal)>,
     /// Recipients at hand.
     recipients: Vec<u16>,
     /// Messages that an operator has given up on and that are still to be read for their bounces.
@@ -161,7 +163,8 @@ impl Dispatch {
                 Ok(()) => return,
                 // Nobody is there to be told: better sent than lost.
                 Err(_) if session.is_none() => {}
-                Err(refusal) => return self.refused_by_disk(id, refusal, now, buffers),
+                // The session is still at the message's end: it is answered when it has come to rest.
+                Err(refusal) => return self.keeping.refused.push_back((id, refusal)),
             }
         } else if mode == Mode::ThroughThenSpool {
             self.note_overdue(now + self.options.keep.through_timeout, id);
@@ -217,6 +220,10 @@ impl Dispatch {
     /// Deals with what the disk has brought, and with what is late or due.
     pub(super) fn settle_kept(&mut self, now: Instant, buffers: &mut impl Buffers) -> bool {
         let mut anything = false;
+        while let Some((id, refusal)) = self.keeping.refused.pop_front() {
+            anything = true;
+            self.refused_by_disk(id, refusal, now, buffers);
+        }
         while let Some(event) = self.keeping.spool.as_mut().and_then(|spool| spool.poll_event()) {
             anything = true;
             self.kept_event(event, now, buffers);
