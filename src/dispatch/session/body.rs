@@ -143,7 +143,7 @@ impl Dispatch {
         if let Some(id) = session.streaming.take() {
             self.withdraw(id);
         }
-        self.unhold(slot, buffers);
+        self.unhold(slot);
     }
 }
 

@@ -195,13 +195,9 @@ impl Dispatch {
         self.queue(slot, Line::Empty);
     }
 
-    /// What it was held back for is over; what it has sent is dealt with already.
-    pub(in crate::dispatch) fn unhold(&mut self, slot: u32, buffers: &impl Buffers) {
-        let session = &mut self.sessions[slot as usize];
-        if std::mem::take(&mut session.held_back) {
-            session.line = Line::None;
-            self.listen(slot, buffers);
-        }
+    /// What it was held back for is over: it is read as soon as there is room for anybody who has nothing here.
+    pub(in crate::dispatch) fn unhold(&mut self, slot: u32) {
+        self.queue(slot, Line::Empty);
     }
 
     /// Nothing of the session is left to be dealt with, nor does anything but memory keep it from being read.
@@ -225,7 +221,7 @@ impl Dispatch {
     pub(in crate::dispatch) fn let_in(&mut self, slot: u32, now: Instant, buffers: &mut impl Buffers) {
         let session = &mut self.sessions[slot as usize];
         session.line = Line::None;
-        if std::mem::take(&mut session.held_back) {
+        if std::mem::take(&mut session.held_back) && !session.closing {
             if !session.awaits_verdict() {
                 let idle_timeout = self.options.listeners[usize::from(session.listener.0)].idle_timeout;
                 self.session_deadlines.set(slot as usize, now + idle_timeout);
