@@ -9,6 +9,7 @@ mod notify;
 mod probe;
 mod queue;
 mod reload;
+mod scale;
 mod spool;
 mod translate;
 mod view;
@@ -28,6 +29,7 @@ use crate::sys::signals;
 
 pub use launch::{Failure, Running, launch};
 use reload::Reloader;
+pub use scale::{Scale, scale};
 pub use spool::read_queue;
 pub use view::View;
 
