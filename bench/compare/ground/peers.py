@@ -5,6 +5,7 @@ Templates are in `peers/`; @NAME@ in them is replaced. A peer may be many proces
 
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -135,7 +136,8 @@ class Haraka:
         return f"haraka is not installed: npm install --omit=optional --prefix {BESIDE.relative_to(ROOT)} Haraka"
 
     def version(self):
-        return version(self.program(), "--version")
+        # It writes in colours, to files too.
+        return re.sub(r"\x1b\[[\d;]*m", "", version(self.program(), "--version"))
 
     def command(self, port, sinks, directory):
         values = {"PORT": port, "SERVERS": ", ".join(f"127.0.0.1:{sink}" for sink in sinks)}
