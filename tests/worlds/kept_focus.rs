@@ -6,8 +6,8 @@ use postlane::disk::sim::Faults;
 use postlane::dispatch::{Action, KeepOptions, Mode, Order, Selection};
 
 use crate::client::Habits;
+use crate::disk::Keep;
 use crate::focus::{MS, world};
-use crate::kept::Keep;
 use crate::message::Fate;
 use crate::play::Play;
 use crate::stage::Setup;
