@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use postlane::config::{Config, plan};
 
-use super::{BAD_CONFIGURATION, fail, machine};
+use super::{BAD_CONFIGURATION, fail, machine, put_near};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example: postlane check --config postlane.toml\n\
@@ -21,16 +21,18 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
-    let (machine, hw) = match machine() {
+    let (mut machine, hw) = match machine() {
         Ok(machine) => machine,
         Err(code) => return code,
     };
     match Config::load(&arguments.config, &machine) {
         Ok(config) => {
+            put_near(&mut machine, &hw, &config);
             let mut plan = plan(&config, &machine);
             let places = postlane_hw::plan(
                 &hw,
                 &postlane_hw::Wanted::Cpus(plan.shards.iter().map(|s| s.cpu).collect()),
+                &[],
             );
             if let Ok(places) = places {
                 let notes = postlane_hw::notes(&hw, &places);

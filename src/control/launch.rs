@@ -28,7 +28,7 @@ use crate::shard::{Desks, Order, Orders, Shard};
 use crate::spool::Spool;
 use crate::sys::arena::Arenas;
 use crate::sys::ring_table::RingTable;
-use crate::sys::{clock, files};
+use crate::sys::{clock, files, numa};
 
 /// How often the wall clock is compared with the shards' own.
 const WALL_CLOCK_EVERY: Duration = Duration::from_secs(5);
@@ -267,6 +267,12 @@ impl Seat {
                 "postlane: shard {} could not be pinned to CPU {}; it runs unpinned",
                 self.id.0, self.cpu
             );
+        }
+        // Where there is but one node, or no say in it, memory lies where it lies.
+        if numa::has_several_nodes()
+            && let Err(error) = self.arenas.settle(self.id)
+        {
+            eprintln!("postlane: shard {}'s memory may lie on another node than its CPU: {error}", self.id.0);
         }
         let opened_max = self.uring.opened_max;
         let mut ring = Uring::new(self.uring.clone(), self.arenas.clone(), self.rings.clone())

@@ -39,6 +39,9 @@ pub use replay::{Damage, Found, Report, Source};
 use schedule::Schedule;
 pub use words::{EntryId, Event, Facts, Kept, MessageFacts, Options, Refusal, Request, Usage};
 
+/// No pool that is known: what an entry goes by that was found at the start.
+pub const NO_POOL: u16 = u16::MAX;
+
 /// What all of a shard's logs work on.
 #[derive(Debug)]
 struct Shared {
@@ -62,6 +65,8 @@ pub struct Spool {
     schedule: Schedule,
     reads: Slab<Reading>,
     reads_next: VecDeque<usize>,
+    /// Where an entry's facts are put together.
+    facts: Vec<u8>,
 }
 
 impl Spool {
@@ -85,6 +90,7 @@ impl Spool {
             schedule: Schedule::default(),
             reads: Slab::new(),
             reads_next: VecDeque::new(),
+            facts: Vec::new(),
         }
     }
 
@@ -112,11 +118,11 @@ impl Spool {
         let body_len = kept.body.iter().map(|extent| u64::from(extent.len)).sum::<u64>();
         let body_len = u32::try_from(body_len).map_err(|_| Refusal::Full)?;
         let head_len = u32::try_from(kept.head.len()).map_err(|_| Refusal::Full)?;
-        let mut facts = Vec::with_capacity(128);
-        meta::encode_facts(kept, &mut facts);
+        self.facts.clear();
+        meta::encode_facts(kept, &mut self.facts);
         let log = &mut self.logs[0];
         let mut entry = Entry {
-            facts: facts.into(),
+            facts: Box::from(&self.facts[..]),
             remaining: Remaining::of(kept.remaining),
             number: log.number_next,
             due: now,

@@ -15,18 +15,17 @@ const NANOS: u64 = 1_000_000_000;
 /// The due queues.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
-    /// One for each pool that has something put off: pools' numbers are large, and few.
     queues: Vec<Queue>,
-    /// The one that was served last.
+    /// The queue that was served last.
     turn: usize,
 }
 
-/// What is put off for a pool.
+/// What waits for one pool.
 #[derive(Debug)]
 struct Queue {
     pool: u16,
-    /// (second, slot), the earliest first.
-    due: BinaryHeap<Reverse<(u32, u32)>>,
+    /// (Second, slot), the earliest first.
+    heap: BinaryHeap<Reverse<(u32, u32)>>,
 }
 
 /// The second in which an instant lies, the next one if it is not its start: never early.
@@ -38,14 +37,19 @@ impl Schedule {
     /// Puts a waiting entry into its pool's queue.
     pub(super) fn push(&mut self, slot: u32, pool: u16, due: Instant) {
         let own = self.queues.iter().position(|queue| queue.pool == pool);
-        let place = own.or_else(|| self.queues.iter().position(|queue| queue.due.is_empty()));
-        let place = place.unwrap_or_else(|| {
-            self.queues.push(Queue { pool, due: BinaryHeap::new() });
-            self.queues.len() - 1
-        });
-        let queue = &mut self.queues[place];
-        queue.pool = pool;
-        queue.due.push(Reverse((second(due), slot)));
+        let at = own.unwrap_or_else(|| self.new_queue(pool));
+        self.queues[at].heap.push(Reverse((second(due), slot)));
+    }
+
+    /// Pools come and go: one of which nothing waits leaves its queue to the next.
+    fn new_queue(&mut self, pool: u16) -> usize {
+        let empty = self.queues.iter().position(|queue| queue.heap.is_empty());
+        let at = empty.unwrap_or(self.queues.len());
+        if at == self.queues.len() {
+            self.queues.push(Queue { pool, heap: BinaryHeap::new() });
+        }
+        self.queues[at].pool = pool;
+        at
     }
 
     /// The next entry that is due, of pools that may, each in its turn.
@@ -57,14 +61,13 @@ impl Schedule {
     ) -> Option<u32> {
         let count = self.queues.len();
         for step in 1..=count {
-            let place = (self.turn + step) % count;
-            let queue = &mut self.queues[place];
-            queue.drop_stale(index);
-            let first = queue.due.peek();
-            let due = first.is_some_and(|Reverse((at, _))| u64::from(*at) * NANOS <= now.as_nanos());
-            if due && may(queue.pool) {
-                self.turn = place;
-                return queue.due.pop().map(|Reverse((_, slot))| slot);
+            let at = (self.turn + step) % count;
+            self.drop_stale(at, index);
+            let Queue { pool, heap } = &mut self.queues[at];
+            let is_due = |Reverse((at, _)): &Reverse<(u32, u32)>| u64::from(*at) * NANOS <= now.as_nanos();
+            if heap.peek().is_some_and(is_due) && may(*pool) {
+                self.turn = at;
+                return heap.pop().map(|Reverse((_, slot))| slot);
             }
         }
         None
@@ -73,25 +76,24 @@ impl Schedule {
     /// When `pop` is worth calling next, for pools that may.
     pub(super) fn next(&self, mut may: impl FnMut(u16) -> bool) -> Instant {
         let queues = self.queues.iter().filter(|queue| may(queue.pool));
-        let first = queues.filter_map(|queue| queue.due.peek()).map(|Reverse((at, _))| *at).min();
+        let first = queues.filter_map(|queue| queue.heap.peek()).map(|Reverse((at, _))| *at).min();
         first.map_or(Instant::NEVER, |at| Instant::from_nanos(u64::from(at) * NANOS))
+    }
+
+    fn drop_stale(&mut self, at: usize, index: &Index) {
+        let Queue { pool, heap } = &mut self.queues[at];
+        while let Some(&Reverse((at, slot))) = heap.peek() {
+            let entry = &index[slot];
+            if entry.is_waiting() && entry.pool == *pool && second(entry.due) == at {
+                return;
+            }
+            heap.pop();
+        }
     }
 
     /// Octets of memory.
     pub(super) fn bytes(&self) -> usize {
-        self.queues.iter().map(|queue| queue.due.capacity() * 8).sum()
-    }
-}
-
-impl Queue {
-    fn drop_stale(&mut self, index: &Index) {
-        while let Some(&Reverse((at, slot))) = self.due.peek() {
-            let entry = &index[slot];
-            if entry.is_waiting() && entry.pool == self.pool && second(entry.due) == at {
-                return;
-            }
-            self.due.pop();
-        }
+        self.queues.iter().map(|queue| queue.heap.capacity() * 8).sum()
     }
 }
 

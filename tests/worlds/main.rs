@@ -5,8 +5,12 @@
 
 mod client;
 mod dice;
+mod disk;
 mod focus;
 mod in_flight;
+mod kept;
+mod kept_focus;
+mod kept_world;
 mod links;
 mod message;
 mod overdue;
