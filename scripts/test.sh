@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs all tests: the workspace's own, then the release binary against real peers.
+# Runs all tests: the workspace's own, the instruction counts (where valgrind is installed), then the release binary
+# against real peers.
 #
 #   scripts/test.sh            everything
 #   scripts/test.sh peers      only the peers suite (builds the release binary first)
@@ -53,10 +54,22 @@ peers_tests() {
     [ "$status" -ne 0 ] && [ "${f:-0}" -eq 0 ] && count 0 1 0
 }
 
+# Instructions of small operations, which a busy machine does not change.
+micro_check() {
+    banner "micro: instructions an operation (bench/micro/run.py --check)"
+    timeout 600 bench/micro/run.py --check
+    case $? in
+    0) count 1 0 0 ;;
+    69) count 0 0 1 ;;
+    *) count 0 1 0 ;;
+    esac
+}
+
 mkdir -p target
 scripts/setup.sh
 [ "$only" = peers ] || workspace_tests
 if release_build; then
+    [ "$only" = peers ] || micro_check
     peers_tests "$@"
 else
     count 0 1 0

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use postlane::config::{Config, plan};
+use postlane::config::{Config, Plan, plan};
+use postlane::control::{Scale, scale};
 
 use super::{BAD_CONFIGURATION, fail, machine, put_near};
 
@@ -18,6 +19,14 @@ pub(crate) struct Arguments {
     /// Print the plan, or the errors, as JSON
     #[arg(long)]
     json: bool,
+}
+
+/// What `check --json` says of a configuration that is in order.
+#[derive(serde::Serialize)]
+struct Checked {
+    #[serde(flatten)]
+    plan: Plan,
+    scale: Scale,
 }
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
@@ -38,10 +47,11 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
                 let notes = postlane_hw::notes(&hw, &places);
                 plan.notes.extend(notes.into_iter().filter(|note| !note.contains("share")));
             }
+            let scale = scale(&config, plan.shards.len());
             if arguments.json {
-                print_json(&plan)
+                print_json(&Checked { plan, scale })
             } else {
-                print!("{plan}")
+                print!("{plan}{scale}")
             }
             ExitCode::SUCCESS
         }

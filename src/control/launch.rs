@@ -382,6 +382,13 @@ impl Room {
     }
 }
 
+/// Open files that a shard's ring has room for, where the limit allows it: its streams are not the process's
+/// descriptors, but the kernel holds each ring's table to the same limit.
+pub(super) fn files_of_ring(config: &Config) -> u64 {
+    let (sessions, links) = wanted(config);
+    sessions + (2 * links).max(LINKS_ROOM_MIN)
+}
+
 /// Sessions and links that a shard may have, some sessions more for those that are told that there are too many.
 fn wanted(config: &Config) -> (u64, u64) {
     let sessions: u64 = config.listeners.iter().map(|listener| u64::from(listener.max_sessions)).sum();

@@ -10,6 +10,7 @@ mod ports;
 mod probe;
 mod queue;
 mod reload;
+mod scale;
 mod spool;
 mod translate;
 mod view;
@@ -29,6 +30,7 @@ use crate::sys::signals;
 
 pub use launch::{Failure, Running, launch};
 use reload::Reloader;
+pub use scale::{Scale, scale};
 pub use spool::read_queue;
 pub use view::View;
 

@@ -16,7 +16,7 @@ pub use histogram::{Histogram, Snapshot};
 pub use names::{
     Bypass, Episode, ListenerName, Names, PoolName, PoolStanding, Standing, State, UpstreamName,
 };
-pub use scoreboard::{Figures, Scoreboard};
+pub use scoreboard::{Figures, LINE_BYTES, Scoreboard};
 pub use spool::SpoolStats;
 
 /// Where the scoreboard takes its atomics from; its test under loom has others.

@@ -8,6 +8,8 @@ use super::atomics::{AtomicU64, Ordering};
 
 /// Words in a line. x86 fetches cache lines in pairs, and 128 bytes are a line elsewhere.
 const LINE: usize = 16;
+/// Bytes that no two shards write to.
+pub const LINE_BYTES: usize = LINE * 8;
 
 #[derive(Debug)]
 #[repr(align(128))]
@@ -41,7 +43,7 @@ impl Scoreboard {
             upstreams - n
         };
         let pools = pools.iter().map(first).collect();
-        let lines_per_shard = upstreams.div_ceil(LINE);
+        let lines_per_shard = Scoreboard::lines_per_shard(upstreams);
         let line = |_| Line(std::array::from_fn(|_| AtomicU64::new(0)));
         Scoreboard {
             shards,
@@ -49,6 +51,11 @@ impl Scoreboard {
             lines_per_shard,
             lines: (0..shards * lines_per_shard).map(line).collect(),
         }
+    }
+
+    /// Lines of [`LINE_BYTES`] that each shard has for so many upstreams, of all pools.
+    pub const fn lines_per_shard(upstreams: usize) -> usize {
+        upstreams.div_ceil(LINE)
     }
 
     /// How many shards there are.

@@ -61,6 +61,12 @@ pub fn mailboxes<T>(shards: u16) -> Vec<Mailbox<T>> {
     boxes
 }
 
+/// Bytes of the rings of so many shards' mailboxes; pages of them count once letters have come that far.
+pub const fn ring_bytes<T>(shards: u64) -> u64 {
+    let pairs = shards * shards.saturating_sub(1);
+    (pairs * RING_LETTERS as u64 + shards) * size_of::<T>() as u64
+}
+
 impl<T> Mailbox<T> {
     /// Puts a letter into `to`'s box. It is seen when that shard next looks; `ring` makes sure that it does.
     pub fn post(&mut self, to: ShardId, letter: T) {
@@ -133,6 +139,15 @@ mod tests {
         }
         assert!(got.iter().copied().eq(0..3 * RING_LETTERS));
         assert!(!a.sleep());
+    }
+
+    #[test]
+    fn rings_are_as_large_as_is_said() {
+        for shards in [1, 2, 7] {
+            let boxes = mailboxes::<[u64; 3]>(shards);
+            let letters = boxes.iter().flat_map(|one| &one.outboxes).map(|out| out.ring.buffer().capacity());
+            assert_eq!(letters.sum::<usize>() as u64 * 24, ring_bytes::<[u64; 3]>(shards.into()));
+        }
     }
 
     #[test]

@@ -71,6 +71,13 @@ class Sinks:
             time.sleep(0.02)
         return self.taken()
 
+    def quiet(self, seconds=5):
+        """Until nothing has come for half a second, at most so long."""
+        deadline, before = time.monotonic() + seconds, -1
+        while (now := self.taken()) != before and time.monotonic() < deadline:
+            before = now
+            time.sleep(0.5)
+
     def stop(self):
         for sink in self.sinks:
             sink.stop()
