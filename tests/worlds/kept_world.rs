@@ -16,7 +16,7 @@ use crate::upstream::Upstream;
 use crate::ways::{Ways, colour};
 
 /// Seeds that every run of the tests plays.
-const SEEDS: u64 = 120;
+const SEEDS: u64 = 60;
 /// And those that have found something before.
 const KEPT: [u64; 1] = [1540];
 /// Trouble begins no later than this.

@@ -287,37 +287,7 @@ impl Play {
             sync_failures: stage.sum(|stats| stats.spool.sync_failures.get()),
             ..Count::default()
         };
-        let mut by_recipient: HashMap<&str, Vec<&Taken>> = HashMap::new();
-        let mut repeated: HashSet<*const Taken> = HashSet::new();
-        // Those that were in doubt: a group that was may have been split when it was repeated.
-        let mut doubted: HashSet<*const Taken> = HashSet::new();
-        let mut takings: Vec<&Taken> = self.upstreams.iter().flat_map(|upstream| &upstream.taken).collect();
-        takings.sort_by_key(|taken| taken.at);
-        for taken in takings {
-            count.taken += 1;
-            let mut again = false;
-            for recipient in &taken.recipients {
-                let earlier = by_recipient.entry(recipient).or_default();
-                // A bounce is a message of its own to that address.
-                let same = |other: &&&Taken| other.mail == taken.mail && other.data == taken.data;
-                again |= earlier.iter().any(|other| same(&other));
-                // What came of it may not have been on disk yet when everything went.
-                let is_forgotten = |other: &&&Taken| self.is_forgotten(other, taken);
-                count.repeats_by_crash +=
-                    u64::from(earlier.iter().filter(same).any(|other| is_forgotten(&other)));
-                let doubts = earlier.iter().filter(same).filter(|other| !is_forgotten(other));
-                let before = doubted.len();
-                doubted.extend(doubts.map(|other| std::ptr::from_ref(*other)));
-                count.repeats += (doubted.len() - before) as u64;
-                earlier.push(taken);
-            }
-            if again {
-                repeated.insert(taken);
-            }
-            if self.trace && again {
-                println!("taken again at {:?}: {} for {:?}", taken.at, taken.mail, taken.recipients);
-            }
-        }
+        let (by_recipient, repeated) = self.sort_takings(&mut count);
         self.judge_ways(&mut count);
         let known: HashSet<&str> =
             self.messages.iter().flat_map(|m| m.recipients.iter().map(String::as_str)).collect();
@@ -355,6 +325,42 @@ impl Play {
             count.unanswered
         );
         count
+    }
+
+    /// All that was taken, by recipient; and what had been taken before.
+    fn sort_takings(&self, count: &mut Count) -> (HashMap<&str, Vec<&Taken>>, HashSet<*const Taken>) {
+        let mut by_recipient: HashMap<&str, Vec<&Taken>> = HashMap::new();
+        let mut repeated: HashSet<*const Taken> = HashSet::new();
+        // Those that were in doubt: a group that was may have been split when it was repeated.
+        let mut doubted: HashSet<*const Taken> = HashSet::new();
+        let mut takings: Vec<&Taken> = self.upstreams.iter().flat_map(|upstream| &upstream.taken).collect();
+        takings.sort_by_key(|taken| taken.at);
+        for taken in takings {
+            count.taken += 1;
+            let mut again = false;
+            for recipient in &taken.recipients {
+                let earlier = by_recipient.entry(recipient).or_default();
+                // A bounce is a message of its own to that address.
+                let same = |other: &&&Taken| other.mail == taken.mail && other.data == taken.data;
+                again |= earlier.iter().any(|other| same(&other));
+                // What came of it may not have been on disk yet when everything went.
+                let is_forgotten = |other: &&&Taken| self.is_forgotten(other, taken);
+                count.repeats_by_crash +=
+                    u64::from(earlier.iter().filter(same).any(|other| is_forgotten(&other)));
+                let doubts = earlier.iter().filter(same).filter(|other| !is_forgotten(other));
+                let before = doubted.len();
+                doubted.extend(doubts.map(|other| std::ptr::from_ref(*other)));
+                count.repeats += (doubted.len() - before) as u64;
+                earlier.push(taken);
+            }
+            if again {
+                repeated.insert(taken);
+            }
+            if self.trace && again {
+                println!("taken again at {:?}: {} for {:?}", taken.at, taken.mail, taken.recipients);
+            }
+        }
+        (by_recipient, repeated)
     }
 
     /// Every recipient's mail ended in the pool that its route names, or in a fallback of that one, which then had
