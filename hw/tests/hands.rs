@@ -11,13 +11,16 @@ use postlane_hw::driver::{DriverSetting, Drivers, Facts, Offload, Queues, Rings,
 use postlane_hw::{Backend, Goal, Hands, NoDrivers, Step, Wanted, discover, tune};
 use trees::{Tree, small};
 
+/// Which settings, and with what number of an error.
+type Refusal = (fn(&DriverSetting) -> bool, i32);
+
 /// A driver whose card has as many queues as it is told, each with an interrupt of its own that comes and goes.
 struct Card<'a> {
     tree: &'a Tree,
     state: PathBuf,
     facts: Mutex<Facts>,
     /// What it does not do, and with what it refuses.
-    refuses: Option<(fn(&DriverSetting) -> bool, i32)>,
+    refuses: Option<Refusal>,
 }
 
 impl<'a> Card<'a> {

@@ -32,11 +32,11 @@ fn goal(machine: &Machine, backend: Backend, wanted: Wanted) -> Goal {
 
 /// What a file is to hold, by its path.
 fn files(tuning: &Tuning) -> HashMap<&str, &str> {
-    let file = |setting| match setting {
-        &Setting::File { ref path, ref text } => Some((path.as_str(), text.as_str())),
+    let files = tuning.steps.iter().filter_map(|step| match &step.setting {
+        Setting::File { path, text } => Some((path.as_str(), text.as_str())),
         Setting::Driver { .. } => None,
-    };
-    tuning.steps.iter().filter_map(|step| file(&step.setting)).collect()
+    });
+    files.collect()
 }
 
 /// Everything that is true of a plan, whatever the machine and the goal.
