@@ -9,7 +9,7 @@ use serde::Serialize;
 const CPU_MAX: u32 = 8191;
 
 /// A set of CPUs, in ascending order.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct CpuSet(Vec<u32>);
 
 /// A text that is not a list of CPUs.
@@ -43,6 +43,38 @@ impl CpuSet {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Reads a mask as the kernel writes it: groups of 32 bits in hexadecimal, the highest first, `0000000f,00000001`.
+    ///
+    /// # Errors
+    /// What is no such mask.
+    pub fn from_mask(text: &str) -> Result<CpuSet, CpuSetError> {
+        let malformed = || CpuSetError(text.to_owned());
+        let mut cpus = Vec::new();
+        for (group, digits) in (0_u32..).zip(text.trim().rsplit(',')) {
+            let bits = u32::from_str_radix(digits, 16).map_err(|_| malformed())?;
+            cpus.extend((0..32).filter(|bit| bits >> bit & 1 == 1).map(|bit| group * 32 + bit));
+            if group > CPU_MAX / 32 {
+                return Err(malformed());
+            }
+        }
+        Ok(cpus.into_iter().collect())
+    }
+
+    /// The set as such a mask.
+    pub fn to_mask(&self) -> String {
+        let groups = self.0.last().map_or(0, |highest| highest / 32);
+        let group = |group: u32| {
+            self.iter().filter(|cpu| cpu / 32 == group).fold(0_u32, |bits, cpu| bits | 1 << (cpu % 32))
+        };
+        let rest = (0..groups).rev().map(|n| format!(",{:08x}", group(n))).collect::<String>();
+        format!("{:x}{rest}", group(groups))
+    }
+
+    /// The CPUs of this set that are not in the other.
+    pub fn without(&self, other: &CpuSet) -> CpuSet {
+        self.iter().filter(|cpu| !other.contains(*cpu)).collect()
     }
 
     /// The CPUs that are in both sets.
@@ -121,6 +153,19 @@ mod tests {
         let long = "0-8191,".repeat(5);
         for text in ["a", "1-", "-1", "3-2", "1,,2", "1, 2", "+1", "0-8192", "0-4294967295", long.as_str()] {
             assert!(text.parse::<CpuSet>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn masks_are_read_as_written() {
+        for (mask, list) in [("0", ""), ("f", "0-3"), ("80000000", "31"), ("1,00000001", "0,32")] {
+            let set: CpuSet = list.parse().expect(list);
+            assert_eq!(set.to_mask(), mask);
+            assert_eq!(CpuSet::from_mask(&format!("00000000,{mask:0>8}\n")).expect(mask), set);
+            assert_eq!(CpuSet::from_mask(mask).expect(mask), set);
+        }
+        for text in ["", "g", "1,,1", "-1"] {
+            assert!(CpuSet::from_mask(text).is_err(), "{text}");
         }
     }
 

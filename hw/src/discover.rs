@@ -5,9 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::{Cpu, CpuSet, Machine, nic};
+use crate::driver::Drivers;
+use crate::{Cpu, CpuSet, HugePages, Machine, System, nic, setting};
 
-/// Reads the machine under `root`: `/` for the one this runs on.
+/// Reads the machine under `root`: `/` for the one this runs on, with the drivers of its interfaces.
 ///
 /// Without `/sys` (some containers) the CPUs are those allowed to the process, each a core of its own on node 0.
 ///
@@ -15,7 +16,7 @@ use crate::{Cpu, CpuSet, Machine, nic};
 ///
 /// A file without which nothing can be planned (`proc/self/status`, `proc/meminfo`, `proc/sys/kernel/osrelease`)
 /// cannot be read or does not say what it should; the error names it.
-pub fn discover(root: &Path) -> io::Result<Machine> {
+pub fn discover(root: &Path, drivers: &dyn Drivers) -> io::Result<Machine> {
     let status = read(root, "proc/self/status")?;
     let allowed: CpuSet = value_of(&status, "Cpus_allowed_list:")
         .and_then(|text| text.parse().ok())
@@ -41,7 +42,8 @@ pub fn discover(root: &Path) -> io::Result<Machine> {
         memory_limit_bytes: groups.iter().filter_map(|group| parse_file(&group.join("memory.max"))).min(),
         locked_memory_limit_bytes: locked_memory_limit(root),
         io_uring_disabled: parsed(root, "proc/sys/kernel/io_uring_disabled"),
-        nics: nic::all(root),
+        system: system(root),
+        nics: nic::all(root, drivers),
     })
 }
 
@@ -55,9 +57,44 @@ fn cpus(root: &Path, online: &CpuSet) -> Vec<Cpu> {
         let node = nodes.iter().find(|(_, cpus)| cpus.contains(id)).map_or(0, |(node, _)| *node);
         // Where packages are not known the kernel says -1.
         let socket = parsed(root, &format!("{topology}/physical_package_id")).unwrap_or(0);
-        Cpu { id, core: first.unwrap_or(id), socket, node }
+        let frequency = format!("sys/devices/system/cpu/cpu{id}/cpufreq");
+        let words = |file: &str| read(root, &format!("{frequency}/{file}")).unwrap_or_default();
+        let governors = words("scaling_available_governors").split_whitespace().map(str::to_owned).collect();
+        let governor = Some(words("scaling_governor").trim().to_owned()).filter(|name| !name.is_empty());
+        Cpu { id, core: first.unwrap_or(id), socket, node, governor, governors }
     };
     online.iter().map(cpu).collect()
+}
+
+/// What is the same for all of the machine.
+fn system(root: &Path) -> System {
+    let range = read(root, "proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ends = range.split_whitespace().filter_map(|port| port.parse().ok());
+    let reserved = read(root, "proc/sys/net/ipv4/ip_local_reserved_ports").ok();
+    let huge = "sys/kernel/mm/transparent_hugepage/enabled";
+    let pages = |(node, _): (u32, CpuSet)| {
+        let folder = format!("sys/devices/system/node/node{node}/hugepages/hugepages-2048kB");
+        let [total, free] =
+            ["nr_hugepages", "free_hugepages"].map(|file| parsed(root, &format!("{folder}/{file}")));
+        Some(HugePages { node, total: total?, free: free? })
+    };
+    System {
+        somaxconn: parsed(root, "proc/sys/net/core/somaxconn"),
+        local_ports: ends.next().zip(ends.next()),
+        reserved_ports: reserved.map(|text| text.trim().to_owned()),
+        transparent_huge_pages: read(root, huge).ok().map(|text| setting::chosen(&text).to_owned()),
+        huge_pages: nodes(root).into_iter().filter_map(pages).collect(),
+        irqbalance: runs(root, "irqbalance"),
+    }
+}
+
+/// Whether a process of that name runs.
+fn runs(root: &Path, name: &str) -> bool {
+    let entries = std::fs::read_dir(root.join("proc")).into_iter().flatten().flatten();
+    let mut processes =
+        entries.filter(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()));
+    processes
+        .any(|entry| std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.trim() == name))
 }
 
 /// The NUMA nodes and their CPUs, by number.

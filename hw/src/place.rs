@@ -45,6 +45,10 @@ pub enum PlanError {
     },
     /// A CPU was named more than once.
     Twice(u32),
+    /// There is no interface of that name.
+    NoNic(String),
+    /// There is no interface that could be bypassed by: it must be named.
+    WhichNic,
 }
 
 impl fmt::Display for PlanError {
@@ -55,6 +59,10 @@ impl fmt::Display for PlanError {
             PlanError::NotAllowed { refused, usable } => {
                 write!(f, "this process may not run on CPU {refused}: choose from {usable}")
             }
+            PlanError::NoNic(name) => {
+                write!(f, "there is no interface {}: `postlane hw show` names them", name.escape_debug())
+            }
+            PlanError::WhichNic => f.write_str("name the one interface that upstreams are reached by"),
             PlanError::Twice(cpu) => write!(f, "CPU {cpu} is named twice: name it once"),
         }
     }
@@ -62,30 +70,37 @@ impl fmt::Display for PlanError {
 
 impl std::error::Error for PlanError {}
 
-/// Allowed CPUs in the order in which shards take them: one of each physical core first, node by node, and only
-/// then their siblings, for two shards on one core share its execution units and caches.
+/// Allowed CPUs in the order in which shards take them, near to the interfaces that mail may go by.
 pub fn order(machine: &Machine) -> Vec<u32> {
+    order_near(machine, &[])
+}
+
+/// Allowed CPUs in the order in which shards take them: one of each physical core first, those on the nodes of the
+/// named interfaces (of all that can be tuned, if none is named) before the others, node by node; and only then their
+/// siblings, for two shards on one core share its execution units and caches.
+pub fn order_near(machine: &Machine, nics: &[String]) -> Vec<u32> {
+    let near: Vec<u32> = machine.nics_of(nics).filter_map(|nic| nic.node).collect();
     let mut taken_of_core: HashMap<u32, usize> = HashMap::new();
     let allowed = machine.cpus.iter().filter(|cpu| machine.allowed.contains(cpu.id));
-    let mut ranked: Vec<(usize, u32, u32)> = allowed
+    let mut ranked: Vec<(usize, bool, u32, u32)> = allowed
         .map(|cpu| {
             let taken = taken_of_core.entry(cpu.core).or_default();
             *taken += 1;
-            (*taken, cpu.node, cpu.id)
+            (*taken, !near.contains(&cpu.node), cpu.node, cpu.id)
         })
         .collect();
     ranked.sort_unstable();
-    ranked.into_iter().map(|(_, _, id)| id).collect()
+    ranked.into_iter().map(|(.., id)| id).collect()
 }
 
-/// Gives each shard its CPU. `Auto` and `Count` use allowed CPUs only, in [`order`]; a list may name isolated CPUs
-/// too.
+/// Gives each shard its CPU. `Auto` and `Count` use allowed CPUs only, in the order of [`order_near`]; a list may name
+/// isolated CPUs too.
 ///
 /// # Errors
 ///
 /// Nothing to place, nowhere to place it, or CPUs named that cannot be used or are named twice.
-pub fn plan(machine: &Machine, wanted: &Wanted) -> Result<Vec<ShardPlace>, PlanError> {
-    let ordered = order(machine);
+pub fn plan(machine: &Machine, wanted: &Wanted, nics: &[String]) -> Result<Vec<ShardPlace>, PlanError> {
+    let ordered = order_near(machine, nics);
     let chosen = match wanted {
         Wanted::Count(0) => return Err(PlanError::NoShards),
         Wanted::Cpus(cpus) if cpus.is_empty() => return Err(PlanError::NoShards),

@@ -1,11 +1,23 @@
 //! The machine as text.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use crate::{CpuSet, Machine, Nic};
+use crate::driver::DriverSetting;
+use crate::{CpuSet, Machine, Nic, QueuePlace, Setting, ShardTuning, System, Tuning, XdpAbility};
 
 /// Physical cores drawn in one line.
 const CORES_PER_LINE: usize = 8;
+
+/// Offloads that are drawn: the kernel's names and the usual ones.
+const OFFLOADS: [(&str, &str); 6] = [
+    ("tx-tcp-segmentation", "TSO"),
+    ("tx-generic-segmentation", "GSO"),
+    ("rx-gro", "GRO"),
+    ("rx-lro", "LRO"),
+    ("rx-checksum", "receive checksums"),
+    ("tx-checksum-ip-generic", "transmit checksums"),
+];
 
 /// Draws the machine: a bracket is a physical core with its CPUs, node by node; then each network interface.
 pub fn show(machine: &Machine) -> String {
@@ -44,6 +56,12 @@ fn draw(text: &mut String, machine: &Machine) -> std::fmt::Result {
     if machine.cpus.iter().any(|cpu| !usable(machine, cpu.id)) {
         writeln!(text, "           (n): not for this process")?;
     }
+    let governors: BTreeSet<&str> = machine.cpus.iter().filter_map(|cpu| cpu.governor.as_deref()).collect();
+    if !governors.is_empty() {
+        let names: Vec<&str> = governors.into_iter().collect();
+        writeln!(text, "governor   {}", names.join(", "))?;
+    }
+    draw_system(text, &machine.system)?;
     machine.nics.iter().try_for_each(|nic| draw_nic(text, nic))
 }
 
@@ -65,17 +83,102 @@ fn draw_node(text: &mut String, machine: &Machine, socket: u32, node: u32) -> st
     drawn.chunks(CORES_PER_LINE).try_for_each(|line| writeln!(text, "  {}", line.join(" ")))
 }
 
+fn draw_system(text: &mut String, system: &System) -> std::fmt::Result {
+    if let Some((first, last)) = system.local_ports {
+        let reserved = system.reserved_ports.as_deref().filter(|list| !list.is_empty()).unwrap_or("none");
+        writeln!(text, "ports      {first}-{last} for whoever asks, of which reserved: {reserved}")?;
+    }
+    if let Some(somaxconn) = system.somaxconn {
+        writeln!(text, "listeners  at most {somaxconn} connections wait to be accepted")?;
+    }
+    if let Some(who) = &system.transparent_huge_pages {
+        write!(text, "huge pages unasked: {who}")?;
+        for pages in &system.huge_pages {
+            write!(text, "; set aside on node {}: {}, {} free", pages.node, pages.total, pages.free)?;
+        }
+        writeln!(text)?;
+    }
+    if system.irqbalance {
+        writeln!(text, "irqbalance runs")?;
+    }
+    Ok(())
+}
+
 fn draw_nic(text: &mut String, nic: &Nic) -> std::fmt::Result {
-    let driver = nic.driver.as_deref().unwrap_or("no device");
+    let driver = nic.driver.as_deref().or(nic.facts.driver.as_deref()).unwrap_or("no device");
     write!(text, "NIC        {} ({driver}, {})", nic.name, nic.state)?;
     if let Some(node) = nic.node {
         write!(text, " on node {node}")?;
     }
     writeln!(text, ": {} receive and {} transmit queues", nic.rx_queues, nic.tx_queues)?;
+    // Of `lo` and the like there is no more to say.
+    if nic.driver.is_none() && nic.facts.queues.is_none() {
+        return Ok(());
+    }
+    let xdp = match nic.xdp {
+        XdpAbility::ZeroCopy => "zero-copy",
+        XdpAbility::Native => "copy",
+        XdpAbility::Generic => "generic",
+    };
+    writeln!(text, "           AF_XDP: {xdp}, by the driver's name")?;
+    let facts = &nic.facts;
+    if let Some((now, max)) = facts.queues.zip(facts.queues_max) {
+        let [now, max] = [now, max].map(|queues| Setting::driver("", DriverSetting::Queues(queues)).value());
+        writeln!(text, "           queues {now}, at most {max}")?;
+    }
+    if let Some((now, max)) = facts.rings.zip(facts.rings_max) {
+        writeln!(text, "           rings rx {} tx {}, at most rx {} tx {}", now.rx, now.tx, max.rx, max.tx)?;
+    }
+    if let Some(spread) = &facts.spread {
+        let table = Setting::driver("", DriverSetting::Spread { table: spread.table.clone() }).value();
+        let hash = if spread.is_toeplitz { "Toeplitz" } else { "another hash" };
+        writeln!(text, "           RSS by {hash}, {} places: {table}", spread.table.len())?;
+    }
+    if let Some(coalescing) = facts.coalescing {
+        let words = Setting::driver("", DriverSetting::Coalescing(coalescing)).value();
+        writeln!(text, "           interrupts held back by the device: {words}")?;
+    }
+    if let Some(napi) = nic.napi {
+        writeln!(
+            text,
+            "           interrupts held back by the kernel: {} looks, {} µs apart",
+            napi.defer_hard_irqs,
+            napi.gro_flush_timeout / 1000
+        )?;
+    }
+    let on: Vec<&str> = OFFLOADS
+        .iter()
+        .filter(|(name, _)| facts.offload(name).is_some_and(|offload| offload.on))
+        .map(|(_, word)| *word)
+        .collect();
+    if !on.is_empty() {
+        writeln!(text, "           offloads: {}", on.join(", "))?;
+    }
     for irq in nic.irqs.iter().filter(|irq| !irq.name.is_empty()) {
         writeln!(text, "           IRQ {} {} on CPU {}", irq.number, irq.name, some(&irq.cpus))?;
     }
     Ok(())
+}
+
+/// Draws what a plan puts where: a line for each shard.
+pub fn show_tuning(tuning: &Tuning) -> String {
+    let mut text = String::new();
+    for (shard, ShardTuning { place, queues }) in tuning.shards.iter().enumerate() {
+        let queue = |queue: &QueuePlace| {
+            let irqs: Vec<String> = queue.irqs.iter().map(ToString::to_string).collect();
+            let irqs = if irqs.is_empty() { String::new() } else { format!(" (IRQ {})", irqs.join(", ")) };
+            format!("{} queue {}{irqs}", queue.nic, queue.queue)
+        };
+        let queues: Vec<String> = queues.iter().map(queue).collect();
+        let queues = if queues.is_empty() { "no queue".to_owned() } else { queues.join(", ") };
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "shard {shard:<4} CPU {:<4} core {:<4} node {}: {queues}",
+            place.cpu, place.core, place.node
+        );
+    }
+    text
 }
 
 fn usable(machine: &Machine, cpu: u32) -> bool {

@@ -1,83 +1,14 @@
 //! Made-up machines, written out as the kernel would show them: what is found, and where shards go.
 
-use std::path::{Path, PathBuf};
+mod trees;
 
-use postlane_hw::{CpuSet, Machine, PlanError, Wanted, discover, notes, order, plan, show};
+use std::path::Path;
 
-/// A folder with kernel files, gone when dropped.
-struct Tree(PathBuf);
-
-impl Tree {
-    /// The files every machine has. `name` keeps the tests of one process apart.
-    fn new(name: &str, allowed: &str, memory_kilobytes: u64) -> Tree {
-        let root = std::env::temp_dir().join(format!("postlane-hw-{}-{name}", std::process::id()));
-        let tree = Tree(root);
-        tree.file("proc/self/status", &format!("Name:\tpostlane\nCpus_allowed_list:\t{allowed}\n"));
-        tree.file("proc/meminfo", &format!("MemTotal:       {memory_kilobytes} kB\nMemFree:  1 kB\n"));
-        tree.file("proc/sys/kernel/osrelease", "6.12.0-test\n");
-        tree.file("proc/sys/kernel/hostname", "box.example.net\n");
-        tree
-    }
-
-    fn file(&self, path: &str, text: &str) {
-        let path = self.0.join(path);
-        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder to write to");
-        std::fs::write(path, text).expect("a file");
-    }
-
-    fn link(&self, path: &str, target: &str) {
-        let path = self.0.join(path);
-        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder to write to");
-        std::os::unix::fs::symlink(target, path).expect("a link");
-    }
-
-    /// CPUs with their sockets (a node each) and siblings.
-    fn topology(&self, online: &str, cpus: &[(u32, u32, &str)]) {
-        self.file("sys/devices/system/cpu/online", &format!("{online}\n"));
-        for (id, socket, siblings) in cpus {
-            let topology = format!("sys/devices/system/cpu/cpu{id}/topology");
-            self.file(&format!("{topology}/thread_siblings_list"), &format!("{siblings}\n"));
-            self.file(&format!("{topology}/physical_package_id"), &format!("{socket}\n"));
-        }
-        let sockets: CpuSet = cpus.iter().map(|(_, socket, _)| *socket).collect();
-        self.file("sys/devices/system/node/online", &format!("{sockets}\n"));
-        for node in sockets.iter() {
-            let cpus: CpuSet =
-                cpus.iter().filter(|(_, socket, _)| *socket == node).map(|(id, ..)| *id).collect();
-            self.file(&format!("sys/devices/system/node/node{node}/cpulist"), &format!("{cpus}\n"));
-        }
-    }
-
-    fn machine(&self) -> Machine {
-        discover(&self.0).expect("a whole tree")
-    }
-}
-
-impl Drop for Tree {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use postlane_hw::{Machine, NoDrivers, PlanError, Wanted, discover, notes, order, plan, show};
+use trees::{Tree, two_sockets};
 
 fn placed(machine: &Machine, wanted: Wanted) -> Vec<u32> {
-    plan(machine, &wanted).expect("a plan").iter().map(|place| place.cpu).collect()
-}
-
-/// Two sockets of two cores with two threads each, numbered as Linux does: first threads first.
-fn two_sockets(name: &str, allowed: &str) -> Tree {
-    let tree = Tree::new(name, allowed, 64 << 20);
-    let cpus = [
-        (0, 0, "0,4"),
-        (1, 0, "1,5"),
-        (2, 1, "2,6"),
-        (3, 1, "3,7"),
-        (4, 0, "0,4"),
-        (5, 0, "1,5"),
-        (6, 1, "2,6"),
-        (7, 1, "3,7"),
-    ];
-    tree.topology("0-7", &cpus);
-    tree
+    plan(machine, &wanted, &[]).expect("a plan").iter().map(|place| place.cpu).collect()
 }
 
 #[test]
@@ -98,7 +29,7 @@ fn one_socket_without_smt() {
     assert_eq!(placed(&machine, Wanted::Auto), [0, 1, 2, 3]);
     assert_eq!(placed(&machine, Wanted::Count(2)), [0, 1]);
     assert_eq!(placed(&machine, Wanted::Cpus(vec![3, 1])), [3, 1]);
-    assert!(notes(&machine, &plan(&machine, &Wanted::Auto).expect("a plan")).is_empty());
+    assert!(notes(&machine, &plan(&machine, &Wanted::Auto, &[]).expect("a plan")).is_empty());
     let text = show(&machine);
     assert!(text.contains("io_uring refused (kernel.io_uring_disabled = 2)"), "{text}");
     assert!(text.contains("socket 0, NUMA node 0\n  [ 0 ] [ 1 ] [ 2 ] [ 3 ]\n"), "{text}");
@@ -109,12 +40,12 @@ fn two_sockets_with_smt_give_cores_before_siblings() {
     let tree = two_sockets("smt", "0-7");
     let machine = tree.machine();
     assert_eq!(order(&machine), [0, 1, 2, 3, 4, 5, 6, 7]);
-    let places = plan(&machine, &Wanted::Auto).expect("a plan");
+    let places = plan(&machine, &Wanted::Auto, &[]).expect("a plan");
     assert_eq!((places[6].cpu, places[6].core, places[6].node), (6, 2, 1));
     let said = notes(&machine, &places);
     assert_eq!(said.len(), 2, "{said:?}");
     assert_eq!(said[0], "8 CPUs share 4 physical cores");
-    let three = notes(&machine, &plan(&machine, &Wanted::Count(2)).expect("a plan"));
+    let three = notes(&machine, &plan(&machine, &Wanted::Count(2), &[]).expect("a plan"));
     assert!(three.is_empty(), "two shards fit the cores of one node: {three:?}");
     let text = show(&machine);
     assert!(text.contains("socket 1, NUMA node 1\n  [ 2  6 ] [ 3  7 ]\n"), "{text}");
@@ -136,7 +67,7 @@ fn more_shards_than_cpus_go_round_with_a_note() {
     tree.topology("0-1", &[(0, 0, "0"), (1, 0, "1")]);
     let machine = tree.machine();
     assert_eq!(placed(&machine, Wanted::Count(5)), [0, 1, 0, 1, 0]);
-    let places = plan(&machine, &Wanted::Count(5)).expect("a plan");
+    let places = plan(&machine, &Wanted::Count(5), &[]).expect("a plan");
     assert_eq!(notes(&machine, &places), ["5 shards share 2 CPUs"]);
 }
 
@@ -149,7 +80,7 @@ fn isolated_cpus_are_used_only_by_name() {
     assert_eq!(machine.isolated.to_string(), "2-3");
     assert_eq!(placed(&machine, Wanted::Auto), [0, 1]);
     assert_eq!(placed(&machine, Wanted::Cpus(vec![2, 3])), [2, 3]);
-    let said = notes(&machine, &plan(&machine, &Wanted::Auto).expect("a plan"));
+    let said = notes(&machine, &plan(&machine, &Wanted::Auto, &[]).expect("a plan"));
     assert_eq!(said, ["isolated CPUs 2-3 have no shard: name them to use them"]);
     assert!(show(&machine).contains("isolated: 2-3"));
     // A cpuset that does not hold them takes them away.
@@ -172,10 +103,10 @@ fn a_container_has_what_it_is_given() {
     assert_eq!(machine.usable_memory_bytes(), 1 << 30);
     assert_eq!(machine.cpu_quota, Some(1.5));
     assert_eq!(placed(&machine, Wanted::Auto), [2, 7, 6], "6 is the sibling of 2");
-    let places = plan(&machine, &Wanted::Auto).expect("a plan");
+    let places = plan(&machine, &Wanted::Auto, &[]).expect("a plan");
     let quota = "the control group grants 1.5 CPUs to 3 shards: they will be stopped at times";
     assert_eq!(notes(&machine, &places), ["3 CPUs share 2 physical cores", quota]);
-    let refused = plan(&machine, &Wanted::Cpus(vec![0, 2, 1])).expect_err("not its own");
+    let refused = plan(&machine, &Wanted::Cpus(vec![0, 2, 1]), &[]).expect_err("not its own");
     assert_eq!(refused.to_string(), "this process may not run on CPU 0-1: choose from 2,6-7");
     assert!(show(&machine).contains("[ 2  6 ] [(3) 7 ]"), "{}", show(&machine));
 }
@@ -185,11 +116,11 @@ fn what_cannot_be_planned_says_why() {
     let tree = Tree::new("refused", "9", 1 << 20);
     tree.topology("0-1", &[(0, 0, "0"), (1, 0, "1")]);
     let machine = tree.machine();
-    assert_eq!(plan(&machine, &Wanted::Auto), Err(PlanError::NoCpus));
-    assert_eq!(plan(&machine, &Wanted::Count(0)), Err(PlanError::NoShards));
-    assert_eq!(plan(&machine, &Wanted::Cpus(vec![])), Err(PlanError::NoShards));
+    assert_eq!(plan(&machine, &Wanted::Auto, &[]), Err(PlanError::NoCpus));
+    assert_eq!(plan(&machine, &Wanted::Count(0), &[]), Err(PlanError::NoShards));
+    assert_eq!(plan(&machine, &Wanted::Cpus(vec![]), &[]), Err(PlanError::NoShards));
     let tree = two_sockets("twice", "0-7");
-    assert_eq!(plan(&tree.machine(), &Wanted::Cpus(vec![1, 2, 1])), Err(PlanError::Twice(1)));
+    assert_eq!(plan(&tree.machine(), &Wanted::Cpus(vec![1, 2, 1]), &[]), Err(PlanError::Twice(1)));
 }
 
 #[test]
@@ -249,18 +180,18 @@ fn nics_have_drivers_queues_and_interrupts() {
 
 #[test]
 fn errors_name_the_file() {
-    let nowhere = discover(Path::new("/nonexistent")).expect_err("no such root");
+    let nowhere = discover(Path::new("/nonexistent"), &NoDrivers).expect_err("no such root");
     assert!(nowhere.to_string().starts_with("cannot read /nonexistent/proc/self/status: "), "{nowhere}");
     let tree = Tree::new("garbled", "0-x", 1 << 20);
-    let garbled = discover(&tree.0).expect_err("no list of CPUs");
+    let garbled = discover(&tree.root, &NoDrivers).expect_err("no list of CPUs");
     assert!(garbled.to_string().ends_with("proc/self/status has no usable `Cpus_allowed_list`"), "{garbled}");
 }
 
 #[test]
 fn this_very_machine_can_be_read_and_planned() {
-    let machine = discover(Path::new("/")).expect("the machine the test runs on");
+    let machine = discover(Path::new("/"), &NoDrivers).expect("the machine the test runs on");
     assert!(machine.memory_bytes > 0 && !machine.kernel.is_empty());
-    let places = plan(&machine, &Wanted::Auto).expect("at least the CPU this runs on");
+    let places = plan(&machine, &Wanted::Auto, &[]).expect("at least the CPU this runs on");
     assert_eq!(places.len(), machine.allowed.len());
     assert!(show(&machine).lines().count() >= 4);
     let json = serde_json::to_value(&machine).expect("plain data");

@@ -7,7 +7,7 @@ use clap::Args;
 use postlane::config::{Config, Plan, plan};
 use postlane::control::{Scale, scale};
 
-use super::{BAD_CONFIGURATION, fail, machine};
+use super::{BAD_CONFIGURATION, fail, machine, put_near};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example: postlane check --config postlane.toml\n\
@@ -30,16 +30,18 @@ struct Checked {
 }
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
-    let (machine, hw) = match machine() {
+    let (mut machine, hw) = match machine() {
         Ok(machine) => machine,
         Err(code) => return code,
     };
     match Config::load(&arguments.config, &machine) {
         Ok(config) => {
+            put_near(&mut machine, &hw, &config);
             let mut plan = plan(&config, &machine);
             let places = postlane_hw::plan(
                 &hw,
                 &postlane_hw::Wanted::Cpus(plan.shards.iter().map(|s| s.cpu).collect()),
+                &[],
             );
             if let Ok(places) = places {
                 let notes = postlane_hw::notes(&hw, &places);

@@ -1,6 +1,9 @@
 //! `postlane serve --demo`: the whole product in one process, with three upstreams of different speed behind it.
 
-use std::io::{IsTerminal, Write};
+use std::fs::DirBuilder;
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -41,7 +44,11 @@ pub(super) fn run() -> ExitCode {
         upstreams += &format!("[[pool.upstream]]\nname = \"{name}\"\naddress = \"{address}\"\n");
         sinks.push(sink);
     }
-    let text = format!("{CONFIGURATION}\n{upstreams}\n[delivery]\nmode = \"through\"\n");
+    let spool = match TemporarySpool::new() {
+        Ok(spool) => spool,
+        Err(error) => return fail(OS_REFUSED, format!("the demo's spool cannot be made: {error}")),
+    };
+    let text = format!("{CONFIGURATION}\n{upstreams}\n[delivery]\nspool = {:?}\n", spool.0);
     let config = match Config::parse("demo", &text, &machine) {
         Ok(config) => config,
         Err(errors) => return fail(super::BAD_CONFIGURATION, errors),
@@ -82,6 +89,25 @@ Look at http://127.0.0.1:8025/metrics meanwhile. Ctrl-C ends the demo.
 
 ";
 
+/// A directory that is there as long as this is.
+struct TemporarySpool(PathBuf);
+
+impl TemporarySpool {
+    fn new() -> io::Result<TemporarySpool> {
+        let path = std::env::temp_dir().join(format!("postlane-demo-{}", std::process::id()));
+        DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(TemporarySpool(path))
+    }
+}
+
+impl Drop for TemporarySpool {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            eprintln!("postlane: the demo's spool {} is left: {error}", self.0.display());
+        }
+    }
+}
+
 /// One line of live numbers a second: over itself on a terminal, below each other in a pipe.
 #[derive(Default)]
 struct LiveLine {
@@ -109,7 +135,7 @@ impl LiveLine {
             self.delivered[i] = upstream.delivered;
             self.replies[i] = replies;
         }
-        let mut out = std::io::stdout();
+        let mut out = io::stdout();
         if out.is_terminal() {
             let _ = write!(out, "\r\x1b[K{line}");
         } else if !(still && self.said) {

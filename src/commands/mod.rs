@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Subcommand;
-use postlane::config::{Machine, parse_duration};
+use postlane::config::{Config, Machine, parse_duration};
 
 /// Exit codes of sysexits(3).
 pub(crate) const USAGE: u8 = 64;
@@ -44,7 +44,7 @@ pub(crate) enum Command {
     Bench(Box<bench::Arguments>),
     /// A test MTA that accepts, delays, refuses and drops by rule, and counts
     Sink(sink::Arguments),
-    /// The machine: what it has, and where shards would run
+    /// The machine: what it has, how it is best set, and setting it so
     Hw(hw::Arguments),
 }
 
@@ -72,16 +72,28 @@ fn fail(code: u8, why: impl std::fmt::Display) -> ExitCode {
 
 /// This machine, as configurations are checked against it.
 fn machine() -> Result<(Machine, postlane_hw::Machine), ExitCode> {
-    let hw = postlane_hw::discover(Path::new("/")).map_err(|error| {
+    let hw = discovered(Path::new("/"), &postlane_hw::Ethtool)?;
+    Ok((checked_against(&hw), hw))
+}
+
+fn discovered(root: &Path, drivers: &dyn postlane_hw::Drivers) -> Result<postlane_hw::Machine, ExitCode> {
+    postlane_hw::discover(root, drivers).map_err(|error| {
         fail(OS_REFUSED, format!("the machine cannot be looked at: {error}; is /proc mounted?"))
-    })?;
-    let machine = Machine {
+    })
+}
+
+fn checked_against(hw: &postlane_hw::Machine) -> Machine {
+    Machine {
         hostname: hw.hostname.clone(),
-        cpus: postlane_hw::order(&hw),
+        cpus: postlane_hw::order(hw),
         isolated: hw.isolated.iter().collect(),
         memory_bytes: hw.usable_memory_bytes(),
-    };
-    Ok((machine, hw))
+    }
+}
+
+/// CPUs in the order of the plan: near to the interface that the configuration bypasses the kernel by.
+fn put_near(machine: &mut Machine, hw: &postlane_hw::Machine, config: &Config) {
+    machine.cpus = postlane_hw::order_near(hw, &hw::interfaces(config));
 }
 
 /// For clap: `250ms`, `30s`, `5m`.

@@ -7,7 +7,7 @@ use clap::Args;
 use postlane::config::Config;
 use postlane::control::{self, Failure, Running, View};
 
-use super::{BAD_CONFIGURATION, demo, fail, machine};
+use super::{BAD_CONFIGURATION, demo, fail, machine, put_near};
 
 /// Example: postlane serve --config /etc/postlane/postlane.toml
 #[derive(Debug, Args)]
@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     if arguments.demo {
         return demo::run();
     }
-    let (machine, _) = match machine() {
+    let (mut machine, hw) = match machine() {
         Ok(machine) => machine,
         Err(code) => return code,
     };
@@ -37,6 +37,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             return fail(BAD_CONFIGURATION, "the configuration is not in order; nothing was started");
         }
     };
+    put_near(&mut machine, &hw, &config);
     let announce = |running: &Running| announce(running, &config);
     end(control::serve(&config, Some(&arguments.config), &machine, announce, |_: &View| {}))
 }

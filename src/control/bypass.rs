@@ -6,6 +6,7 @@ use super::launch::Failure;
 use crate::config::{self, Backend, Config};
 use crate::net::xdp::{self, Handover, Interface, Queue, XdpOptions};
 use crate::observe;
+use crate::sys::numa;
 use crate::sys::xdp::netlink::Netlink;
 use crate::sys::xdp::socket::Mode;
 
@@ -32,7 +33,9 @@ pub(super) fn all(config: &Config, shards: usize) -> Result<Vec<Option<Bypass>>,
         }),
         ports: xdp.ports.clone(),
     };
-    match Interface::open(&options, shards) {
+    // Frames lie where the device is.
+    let node = numa::node_of_interface(&options.interface);
+    match numa::on_node(node, || Interface::open(&options, shards)) {
         Ok((interface, shares)) => {
             let interface = Arc::new(interface);
             let all = shares.into_iter().zip(xdp::handovers(shards));

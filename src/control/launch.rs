@@ -1,7 +1,7 @@
 //! From a checked configuration to running shards.
 
 use std::fmt;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::bypass::{self, Bypass};
 use super::layout::Layout;
+use super::ports::try_port;
 use super::{Bound, GOODBYE, View};
 use super::{spool, translate};
 use crate::config::{Config, Machine};
@@ -27,7 +28,7 @@ use crate::shard::{Desks, Order, Orders, Shard};
 use crate::spool::Spool;
 use crate::sys::arena::Arenas;
 use crate::sys::ring_table::RingTable;
-use crate::sys::{clock, files};
+use crate::sys::{clock, files, numa};
 
 /// How often the wall clock is compared with the shards' own.
 const WALL_CLOCK_EVERY: Duration = Duration::from_secs(5);
@@ -147,7 +148,7 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
         .map_err(|e| Failure::os("postlane", &e.to_string(), "see RLIMIT_NOFILE in getrlimit(2)"))?;
     for address in config.listeners.iter().flat_map(|listener| &listener.addresses) {
         // The shards share their ports (SO_REUSEPORT), and would share them with another instance too.
-        TcpListener::bind(address).map_err(|error| Failure::listen("postlane", *address, &error))?;
+        try_port(*address).map_err(|error| Failure::listen("postlane", *address, &error))?;
     }
     let cpus = config.shard_cpus(machine);
     let shards =
@@ -266,6 +267,12 @@ impl Seat {
                 "postlane: shard {} could not be pinned to CPU {}; it runs unpinned",
                 self.id.0, self.cpu
             );
+        }
+        // Where there is but one node, or no say in it, memory lies where it lies.
+        if numa::has_several_nodes()
+            && let Err(error) = self.arenas.settle(self.id)
+        {
+            eprintln!("postlane: shard {}'s memory may lie on another node than its CPU: {error}", self.id.0);
         }
         let opened_max = self.uring.opened_max;
         let mut ring = Uring::new(self.uring.clone(), self.arenas.clone(), self.rings.clone())

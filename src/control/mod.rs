@@ -6,6 +6,7 @@ mod bypass;
 mod launch;
 mod layout;
 mod notify;
+mod ports;
 mod probe;
 mod queue;
 mod reload;

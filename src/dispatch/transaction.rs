@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use super::keep::Stage;
+use super::keep::{Notice, Stage, Telling};
 use super::message::{Letter, Message, Outcome, Place, TransactionId, Word, unshared};
 use super::notice::{self, Kind, Original, Remote, Settings, Times, Told};
 use super::options::Options;
@@ -40,6 +40,10 @@ pub(super) struct Transaction {
     /// Where it is kept, or is being kept.
     pub(super) entry: Option<EntryId>,
     pub(super) stage: Stage,
+    /// Its notices are being kept, and are to be before it is over.
+    pub(super) telling: Option<Box<Telling>>,
+    /// It is a notice, and what it tells of waits for it to be durable.
+    pub(super) behalf: Option<TransactionId>,
     /// It was read back from where it is kept, and came then: seconds since 1970.
     pub(super) again: Option<u64>,
     pub(super) mail_at: Instant,
@@ -70,6 +74,8 @@ impl Dispatch {
             taken: Vec::new(),
             entry: None,
             stage: Stage::Sending,
+            telling: None,
+            behalf: None,
             again: None,
             mail_at,
             ended_at: now,
@@ -201,21 +207,33 @@ impl Dispatch {
         if transaction.entry.is_some() {
             self.end_attempt(id, now, buffers);
         } else if !self.keep_rest(id, now, buffers) {
-            let transaction = self.transactions.remove(id.slot as usize);
-            self.end_through(transaction, now, buffers);
+            self.end_through(id, now, buffers);
         }
     }
 
     /// The upstreams have answered for the message, and the session, if there is one, is told what they said.
-    pub(super) fn end_through(&mut self, transaction: Transaction, now: Instant, buffers: &mut impl Buffers) {
+    pub(super) fn end_through(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) {
+        let transaction = &mut self.transactions[id.slot as usize];
+        if transaction.accepted.is_some() && !transaction.message.internal {
+            let refused = std::mem::take(&mut transaction.refused);
+            let relayed = std::mem::take(&mut transaction.relayed);
+            let failed = self.notify(Kind::Failed, id, &refused, now, buffers);
+            self.notify(Kind::Relayed, id, &relayed, now, buffers);
+            self.transactions[id.slot as usize].refused = refused;
+            if self.wait_for(id, failed) {
+                return;
+            }
+        }
+        self.finish_through(id, now, buffers);
+    }
+
+    /// The same, when the notices are kept, where they are.
+    pub(super) fn finish_through(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) {
+        let transaction = self.transactions.remove(id.slot as usize);
         self.stats.dispatch.record(now.nanos_since(transaction.ended_at));
         self.stats.total.record(now.nanos_since(transaction.mail_at));
         let internal = transaction.message.internal;
         if let Some(accepted) = &transaction.accepted {
-            if !internal {
-                self.notify(Kind::Failed, &transaction, &transaction.refused, now, buffers);
-                self.notify(Kind::Relayed, &transaction, &transaction.relayed, now, buffers);
-            }
             if let Some(session) = transaction.session {
                 let mut text = std::mem::take(&mut self.text);
                 accepted_text(accepted.as_reply(), &transaction, &mut text);
@@ -230,7 +248,11 @@ impl Dispatch {
         if internal && !transaction.refused.is_empty() {
             self.stats.bounces_dropped.add(1);
         }
+        let behalf = transaction.behalf;
         self.dispose(transaction, buffers);
+        if let Some(behalf) = behalf {
+            self.told(behalf, true, now, buffers);
+        }
     }
 
     /// Nothing is left to do for it.
@@ -255,43 +277,58 @@ impl Dispatch {
         }
     }
 
-    /// Tells the sender of a message what became of some of its recipients, if there are any.
+    /// Tells the sender of a message what became of some of its recipients, if there are any. What is told of a kept
+    /// message's end is kept, or not told at all.
     pub(super) fn notify(
         &mut self,
         kind: Kind,
-        transaction: &Transaction,
+        of: TransactionId,
         words: &[Word],
         now: Instant,
         buffers: &mut impl Buffers,
-    ) {
-        if words.is_empty() {
-            return;
+    ) -> Notice {
+        let transaction = &self.transactions[of.slot as usize];
+        if words.is_empty() || transaction.message.internal {
+            return Notice::Done;
         }
-        let id = self.new_message_id();
-        let unix = self.unix_seconds(now);
+        let is_bounce = matches!(kind, Kind::Failed | Kind::Expired);
+        let is_its_end = transaction.entry.is_some() && is_bounce;
+        let message = transaction.message.clone();
         let arrived = transaction.again.unwrap_or_else(|| self.unix_seconds(transaction.mail_at));
+        let unix = self.unix_seconds(now);
         let until = (kind == Kind::Delayed).then(|| arrived + self.options.keep.max_age.as_secs());
         let times = Times { now: unix, arrived, tried: Some(unix), until };
+        let id = self.new_message_id();
         let told: Vec<Told<'_>> = words.iter().map(|word| told(word, &self.options)).collect();
         let settings = Settings {
             hostname: &self.options.hostname,
             from: &self.options.bounce_from,
             returned_bytes_max: NOTICE_RETURNED_BYTES_MAX,
         };
-        let original = Original::from(&*transaction.message);
+        let original = Original::from(&*message);
         let mut shared = self.spares.take();
         let notice = unshared(&mut shared);
         notice.id = id;
         if !notice::write(notice, &original, kind, &told, &times, &settings, buffers) {
-            self.stats.bounces_dropped.add(u64::from(kind == Kind::Failed));
+            self.stats.bounces_dropped.add(u64::from(is_bounce));
             self.spares.put(shared);
-            return;
+            return Notice::Done;
         }
         self.router.assign(notice, &self.options.routes, Origin::default(), buffers);
-        let count = if kind == Kind::Failed { &self.stats.bounces } else { &self.stats.relay_notices };
-        count.add(1);
         let id = self.new_transaction(shared, None, now, now);
-        self.take_on(id, now, buffers);
+        if is_its_end {
+            unshared(&mut self.transactions[id.slot as usize].message).kept = true;
+            if self.keep(id, now, buffers).is_err() {
+                let notice = self.transactions.remove(id.slot as usize);
+                self.dispose(notice, buffers);
+                return Notice::Refused;
+            }
+        } else {
+            self.take_on(id, now, buffers);
+        }
+        let count = if is_bounce { &self.stats.bounces } else { &self.stats.relay_notices };
+        count.add(1);
+        if self.is_keeping() || is_its_end { Notice::Pending(id) } else { Notice::Done }
     }
 }
 

@@ -39,6 +39,9 @@ pub use replay::{Damage, Found, Report, Source};
 use schedule::Schedule;
 pub use words::{EntryId, Event, Facts, Kept, MessageFacts, Options, Refusal, Request, Usage};
 
+/// No pool that is known: what an entry goes by that was found at the start.
+pub const NO_POOL: u16 = u16::MAX;
+
 /// What all of a shard's logs work on.
 #[derive(Debug)]
 struct Shared {

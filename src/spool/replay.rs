@@ -19,7 +19,7 @@ use super::meta;
 use super::record::{BLOCK, Kind, Life, SegmentHeader};
 use super::scan::{Fault, Record, Scan, life_of, scan};
 use super::segment::Segment;
-use super::{Options, Spool};
+use super::{NO_POOL, Options, Spool};
 use crate::handle::{FileId, MessageId};
 use crate::protocol::Envelope;
 use crate::time::Instant;
@@ -364,7 +364,8 @@ impl<S: Source> Replay<'_, S> {
         index.set_reply(slot, reply);
         index.set_remaining(slot, state.remaining);
         let entry = &mut index[slot];
-        (entry.attempts, entry.pool) = (state.attempts, state.pool);
+        // The pools of another run were others.
+        (entry.attempts, entry.pool) = (state.attempts, NO_POOL);
         entry.flags = state.flags & (flag::SUSPENDED | flag::DELAY_WARNED);
         entry.due = self.now + wait;
     }

@@ -15,10 +15,17 @@ const NANOS: u64 = 1_000_000_000;
 /// The due queues.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
-    /// By pool: (second, slot), the earliest first.
-    queues: Vec<BinaryHeap<Reverse<(u32, u32)>>>,
-    /// The pool that was served last.
+    queues: Vec<Queue>,
+    /// The queue that was served last.
     turn: usize,
+}
+
+/// What waits for one pool.
+#[derive(Debug)]
+struct Queue {
+    pool: u16,
+    /// (Second, slot), the earliest first.
+    heap: BinaryHeap<Reverse<(u32, u32)>>,
 }
 
 /// The second in which an instant lies, the next one if it is not its start: never early.
@@ -29,11 +36,20 @@ fn second(at: Instant) -> u32 {
 impl Schedule {
     /// Puts a waiting entry into its pool's queue.
     pub(super) fn push(&mut self, slot: u32, pool: u16, due: Instant) {
-        let pool = usize::from(pool);
-        if pool >= self.queues.len() {
-            self.queues.resize_with(pool + 1, BinaryHeap::new);
+        let own = self.queues.iter().position(|queue| queue.pool == pool);
+        let at = own.unwrap_or_else(|| self.new_queue(pool));
+        self.queues[at].heap.push(Reverse((second(due), slot)));
+    }
+
+    /// Pools come and go: one of which nothing waits leaves its queue to the next.
+    fn new_queue(&mut self, pool: u16) -> usize {
+        let empty = self.queues.iter().position(|queue| queue.heap.is_empty());
+        let at = empty.unwrap_or(self.queues.len());
+        if at == self.queues.len() {
+            self.queues.push(Queue { pool, heap: BinaryHeap::new() });
         }
-        self.queues[pool].push(Reverse((second(due), slot)));
+        self.queues[at].pool = pool;
+        at
     }
 
     /// The next entry that is due, of pools that may, each in its turn.
@@ -45,14 +61,13 @@ impl Schedule {
     ) -> Option<u32> {
         let count = self.queues.len();
         for step in 1..=count {
-            let pool = (self.turn + step) % count;
-            self.drop_stale(pool, index);
-            let due = self.queues[pool]
-                .peek()
-                .is_some_and(|Reverse((at, _))| u64::from(*at) * NANOS <= now.as_nanos());
-            if due && may(pool as u16) {
-                self.turn = pool;
-                return self.queues[pool].pop().map(|Reverse((_, slot))| slot);
+            let at = (self.turn + step) % count;
+            self.drop_stale(at, index);
+            let Queue { pool, heap } = &mut self.queues[at];
+            let is_due = |Reverse((at, _)): &Reverse<(u32, u32)>| u64::from(*at) * NANOS <= now.as_nanos();
+            if heap.peek().is_some_and(is_due) && may(*pool) {
+                self.turn = at;
+                return heap.pop().map(|Reverse((_, slot))| slot);
             }
         }
         None
@@ -60,24 +75,25 @@ impl Schedule {
 
     /// When `pop` is worth calling next, for pools that may.
     pub(super) fn next(&self, mut may: impl FnMut(u16) -> bool) -> Instant {
-        let queues = self.queues.iter().enumerate().filter(|(pool, _)| may(*pool as u16));
-        let first = queues.filter_map(|(_, queue)| queue.peek()).map(|Reverse((at, _))| *at).min();
+        let queues = self.queues.iter().filter(|queue| may(queue.pool));
+        let first = queues.filter_map(|queue| queue.heap.peek()).map(|Reverse((at, _))| *at).min();
         first.map_or(Instant::NEVER, |at| Instant::from_nanos(u64::from(at) * NANOS))
     }
 
-    fn drop_stale(&mut self, pool: usize, index: &Index) {
-        while let Some(&Reverse((at, slot))) = self.queues[pool].peek() {
+    fn drop_stale(&mut self, at: usize, index: &Index) {
+        let Queue { pool, heap } = &mut self.queues[at];
+        while let Some(&Reverse((at, slot))) = heap.peek() {
             let entry = &index[slot];
-            if entry.is_waiting() && usize::from(entry.pool) == pool && second(entry.due) == at {
+            if entry.is_waiting() && entry.pool == *pool && second(entry.due) == at {
                 return;
             }
-            self.queues[pool].pop();
+            heap.pop();
         }
     }
 
     /// Octets of memory.
     pub(super) fn bytes(&self) -> usize {
-        self.queues.iter().map(|queue| queue.capacity() * 8).sum()
+        self.queues.iter().map(|queue| queue.heap.capacity() * 8).sum()
     }
 }
 

@@ -148,7 +148,7 @@ pub struct Facts<'a> {
     pub body_len: u32,
     /// Attempts made.
     pub attempts: u8,
-    /// By which pool it goes next. A run with another configuration may have written it.
+    /// By which pool it goes next; [`NO_POOL`](super::NO_POOL) if this run has not tried it yet.
     pub pool: u16,
     /// When it is tried next; `None` while somebody is at it, or it is suspended.
     pub due: Option<Instant>,

@@ -8,6 +8,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::numa;
 use crate::handle::{BufferId, Extent, ShardId};
 
 /// Bytes in one buffer: what one receive can fill. A larger one makes bodies cheaper only beyond L2.
@@ -84,6 +85,16 @@ impl Arenas {
     /// How many buffers each shard has.
     pub fn buffers_per_shard(&self) -> usize {
         self.buffers_per_shard
+    }
+
+    /// Has that shard's arena lie on the NUMA node of the CPU that the caller runs on, as far as it is not in use yet.
+    ///
+    /// # Errors
+    /// What getcpu(2) and mbind(2) say: `ENOSYS` or `EPERM` where that is not to be had.
+    pub fn settle(&self, shard: ShardId) -> io::Result<()> {
+        let first = self.buffer(BufferId { arena: shard, index: 0 });
+        // Each begins and ends with a huge page.
+        numa::prefer(first, self.arena_bytes, numa::here()?)
     }
 
     /// Makes the caller the one owner of that shard's arena.

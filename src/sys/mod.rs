@@ -6,6 +6,7 @@ pub(crate) mod buffer_ring;
 pub mod clock;
 pub mod files;
 pub(crate) mod name;
+pub mod numa;
 pub mod pool;
 pub mod ring;
 pub mod ring_table;

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
+#[path = "../worlds/disk.rs"]
+mod disk;
 mod ground;
 #[path = "../network/mod.rs"]
 mod network;

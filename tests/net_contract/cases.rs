@@ -345,7 +345,14 @@ pub(crate) fn exhausted_buffers_pause_receiving_until_released<G: Ground>() {
         stage.ground.send(far, bytes);
     }
     stage.settle();
-    assert_eq!((stage.kept.len(), stage.net().free()), (16, 0), "every buffer is held, each by one receipt");
+    let held: std::collections::HashSet<_> = stage.kept.iter().map(|extent| extent.buffer).collect();
+    assert_eq!((held.len(), stage.net().free()), (stage.kept.len(), 0), "each is held by one receipt");
+    // Where streams do not go by the ring, it keeps those that it has lent.
+    assert!(
+        stage.kept.len() == 16 || G::OPENS && stage.kept.len() > 16,
+        "every buffer: {}",
+        stage.kept.len()
+    );
     let mut turns = 0;
     while streams.iter().zip(&bytes).any(|(&(stream, _), bytes)| stage.received(stream).len() < bytes.len()) {
         let kept = std::mem::take(&mut stage.kept);

@@ -1,5 +1,6 @@
 """Kernel bypass: real peers behind a veth, in network namespaces of their own. Skipped, and said, where there can be none."""
 
+import re
 import signal
 import subprocess
 import threading
@@ -8,8 +9,8 @@ import time
 import pytest
 
 from lab.network import FAR, FAR6, INTERFACE, NEAR, Network
-from lab.ports import free_port, wait_until
-from lab.programs import POSTLANE, postlane
+from lab.ports import free_port, is_listening, wait_until
+from lab.programs import POSTLANE, need, postlane, run
 from lab.server import config_text
 from lab.source import assert_clean, smtp_source
 
@@ -186,3 +187,70 @@ def test_without_privileges_it_says_what_it_needs_or_falls_back(network, directo
     assert "everything goes by the kernel" in server.process.output()
     assert_clean(smtp_source(server.port, 20, 1_000, sessions=2))
     assert len(sink.deliveries()) == 20
+
+
+class TestPostfix:
+    """A real Postfix at the far end: smtpd, and everything it takes is discarded and logged."""
+
+    @pytest.fixture
+    def postfix(self, network, directory):
+        need("postfix")
+        home = directory / "postfix"
+        config, queue, data = home / "etc", home / "queue", home / "data"
+        for path in (config, queue, data):
+            path.mkdir(parents=True)
+        subprocess.run(["chown", "postfix", str(data)], check=True, timeout=10)
+        for path in (directory, home):
+            path.chmod(0o755)
+        settings = {
+            "compatibility_level": "3.6",
+            "queue_directory": queue,
+            "data_directory": data,
+            "maillog_file": home / "mail.log",
+            "maillog_file_prefixes": home,
+            "inet_interfaces": FAR,
+            "inet_protocols": "ipv4",
+            "myhostname": "far.test",
+            "mydestination": "",
+            "mynetworks": "10.66.0.0/24",
+            "default_transport": "discard:",
+            "smtputf8_enable": "no",
+            "smtpd_peername_lookup": "no",
+        }
+        (config / "main.cf").write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
+        services = [
+            "2525 inet n - n - - smtpd",
+            "pickup unix n - n 60 1 pickup",
+            "cleanup unix n - n - 0 cleanup",
+            "qmgr unix n - n 300 1 qmgr",
+            "rewrite unix - - n - - trivial-rewrite",
+            "bounce unix - - n - 0 bounce",
+            "defer unix - - n - 0 bounce",
+            "error unix - - n - - error",
+            "discard unix - - n - - discard",
+            "proxymap unix - - n - - proxymap",
+            "anvil unix - - n - 1 anvil",
+            "postlog unix-dgram n - n - 1 postlogd",
+        ]
+        (config / "master.cf").write_text("".join(f"{line}\n" for line in services))
+        with network.far():
+            started = run("postfix", "-c", config, "start")
+            if started.returncode:
+                pytest.skip(f"Postfix does not start here: {started.stdout}{started.stderr}")
+            try:
+                wait_until(lambda: is_listening(2525, FAR), 15, "Postfix listens")
+            except AssertionError as error:
+                run("postfix", "-c", config, "stop")
+                pytest.skip(f"{error}: {(home / 'mail.log').read_text() if (home / 'mail.log').exists() else ''}")
+        yield home / "mail.log"
+        with network.far():
+            run("postfix", "-c", config, "stop")
+            wait_until(lambda: not is_listening(2525, FAR), 15, "Postfix has stopped")
+
+    def test_takes_what_was_sent_once(self, postfix, bypass):
+        server = bypass([f"{FAR}:2525"], pool={"links_per_shard": 4})
+        assert_clean(smtp_source(server.port, 200, 5_000, sessions=8))
+        taken = lambda: set(re.findall(r"to=<(\d+rcpt@sink\.test)>.*status=sent", postfix.read_text()))
+        wait_until(lambda: len(taken()) == 200, 30, "Postfix has logged them all")
+        lines = re.findall(r"to=<\d+rcpt@sink\.test>.*status=sent", postfix.read_text())
+        assert len(lines) == 200, "each once"

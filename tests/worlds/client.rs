@@ -392,6 +392,8 @@ impl Client {
             }
             What::Final(message) => {
                 messages[message].fate = Fate::Answered(code);
+                messages[message].answered_at = now;
+                messages[message].disk_refused = text.contains("spool");
                 if code == 250 {
                     self.answered.push(now);
                 }

@@ -26,15 +26,7 @@ pub(crate) fn world(setup: &Setup, manners: Vec<Manner>) -> Play {
         .enumerate()
         .map(|(n, manner)| Upstream::new(&stage.world, upstream_address(n), manner, dice.fork(), false));
     let upstreams = upstreams.collect();
-    Play {
-        stage,
-        ways,
-        clients: Vec::new(),
-        upstreams,
-        messages: Vec::new(),
-        turns: Vec::new(),
-        trace: false,
-    }
+    Play::new(stage, ways, upstreams, false)
 }
 
 impl Play {
@@ -317,15 +309,7 @@ fn a_client_that_does_not_read_is_let_go() {
     setup.listener.idle_timeout = Duration::from_secs(60);
     let stage = Stage::new(&setup);
     let peer = stage.world.connect(stage.inlet, "127.0.0.1:0".parse().unwrap());
-    let mut play = Play {
-        stage,
-        ways: Ways::one_pool(1),
-        clients: Vec::new(),
-        upstreams: Vec::new(),
-        messages: Vec::new(),
-        turns: Vec::new(),
-        trace: false,
-    };
+    let mut play = Play::new(stage, Ways::one_pool(1), Vec::new(), false);
     play.pass(MS);
     play.stage.world.pause(peer);
     let mut pushed = 0;

@@ -5,8 +5,11 @@
 
 mod client;
 mod dice;
+mod disk;
 mod focus;
 mod in_flight;
+mod kept;
+mod kept_world;
 mod links;
 mod message;
 mod overdue;

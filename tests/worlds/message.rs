@@ -1,5 +1,7 @@
 //! Messages that clients send, and what becomes of them.
 
+use postlane::time::Instant;
+
 use crate::dice::Dice;
 
 /// What is known of a message at its sender's.
@@ -27,6 +29,9 @@ pub(crate) struct Message {
     /// It holds what may not be forwarded.
     pub(crate) violation: bool,
     pub(crate) fate: Fate,
+    /// When it was answered, and that it was for want of a disk.
+    pub(crate) answered_at: Instant,
+    pub(crate) disk_refused: bool,
 }
 
 impl Message {
@@ -41,6 +46,11 @@ impl Message {
 
     /// A message by chance. Its number is in its addresses, so that it is known wherever it turns up.
     pub(crate) fn draw(number: usize, dice: &mut Dice) -> Message {
+        Message::draw_within(number, usize::MAX, dice)
+    }
+
+    /// The same, no longer than that.
+    pub(crate) fn draw_within(number: usize, most: usize, dice: &mut Dice) -> Message {
         let count = if dice.chance(0.5) { 1 } else { dice.between(2, 5) };
         let recipients = (0..count).map(|r| format!("m{number}.r{r}@d{}.example", dice.below(6))).collect();
         let violation = dice.chance(0.06);
@@ -54,7 +64,7 @@ impl Message {
             _ if dice.chance(0.2) => 1 << 20,
             _ => 16 * 1024,
         };
-        let mut data = lines(len, eight_bit, dice);
+        let mut data = lines(len.min(most), eight_bit, dice);
         if violation {
             spoil(&mut data, number, dice);
         }
@@ -70,7 +80,8 @@ impl Message {
             1 => " NOTIFY=NEVER",
             _ => "",
         };
-        Message { number, sender, parameters, recipients, notify, data, violation, fate: Fate::Unsent }
+        let plain = Message::plain(number, 0, &mut Dice::new(0));
+        Message { sender, parameters, recipients, notify, data, violation, ..plain }
     }
 
     /// A plain one: one recipient, so many bytes.
@@ -84,6 +95,8 @@ impl Message {
             data: lines(len, false, dice),
             violation: false,
             fate: Fate::Unsent,
+            answered_at: Instant::NEVER,
+            disk_refused: false,
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use postlane::disk::sim::Faults;
+use postlane::dispatch;
 use postlane::observe::{FailedAt, Stats, UpstreamStats};
 use postlane::shard::Order;
 use postlane::time::Instant;
@@ -14,7 +16,7 @@ use crate::upstream::{Taken, Upstream, find};
 use crate::ways::{Mail, Ways};
 
 /// Something the world does at a time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Turn {
     Die(usize),
     Rise(usize),
@@ -23,6 +25,20 @@ pub(crate) enum Turn {
     Wake(usize),
     Drain,
     Stop,
+    /// The process is gone, or the power is.
+    Crash {
+        power: bool,
+    },
+    /// It starts again, with so many shards.
+    Start {
+        shards: u16,
+    },
+    /// From now on the disk is like that.
+    Disk(Faults),
+    /// An operator's order about kept messages.
+    Manage(Box<dispatch::Order>),
+    /// The wall clock leaps so many seconds.
+    Leap(i64),
 }
 
 pub(crate) struct Play {
@@ -34,6 +50,12 @@ pub(crate) struct Play {
     /// In order of time.
     pub(crate) turns: Vec<(Instant, Turn)>,
     pub(crate) trace: bool,
+    /// When the process or the power went.
+    pub(crate) crashes: Vec<Instant>,
+    /// Recipients whose mail an operator has deleted.
+    pub(crate) deleted: HashSet<String>,
+    /// It does not start again when it stops.
+    pub(crate) is_ending: bool,
 }
 
 /// What a world came to.
@@ -54,6 +76,17 @@ pub(crate) struct Count {
     pub(crate) routed: u64,
     pub(crate) fallen_back: u64,
     pub(crate) streamed: u64,
+    pub(crate) crashes: u64,
+    /// Messages kept, found again at a start, put off, too old; refused by the disk; lost to an operator's order.
+    pub(crate) kept: u64,
+    pub(crate) found: u64,
+    pub(crate) put_off: u64,
+    pub(crate) expired: u64,
+    pub(crate) disk_refused: u64,
+    pub(crate) deleted: u64,
+    pub(crate) sync_failures: u64,
+    /// Taken once more because of a crash.
+    pub(crate) repeats_by_crash: u64,
 }
 
 impl Count {
@@ -72,10 +105,35 @@ impl Count {
         self.routed += other.routed;
         self.fallen_back += other.fallen_back;
         self.streamed += other.streamed;
+        self.crashes += other.crashes;
+        self.kept += other.kept;
+        self.found += other.found;
+        self.put_off += other.put_off;
+        self.expired += other.expired;
+        self.disk_refused += other.disk_refused;
+        self.deleted += other.deleted;
+        self.sync_failures += other.sync_failures;
+        self.repeats_by_crash += other.repeats_by_crash;
     }
 }
 
 impl Play {
+    /// A world with nobody yet who sends.
+    pub(crate) fn new(stage: Stage, ways: Ways, upstreams: Vec<Upstream>, trace: bool) -> Play {
+        Play {
+            stage,
+            ways,
+            clients: Vec::new(),
+            upstreams,
+            messages: Vec::new(),
+            turns: Vec::new(),
+            trace,
+            crashes: Vec::new(),
+            deleted: HashSet::new(),
+            is_ending: false,
+        }
+    }
+
     pub(crate) fn now(&self) -> Instant {
         self.stage.now()
     }
@@ -100,6 +158,9 @@ impl Play {
             if turn <= next {
                 let (_, turn) = self.turns.remove(0);
                 self.turn(turn);
+            }
+            if self.is_to_start_again() {
+                self.start(self.stage.setup.shards);
             }
         }
     }
@@ -137,12 +198,22 @@ impl Play {
             println!("{:>12} {turn:?}", self.now().as_nanos());
         }
         match turn {
-            Turn::Die(upstream) => self.upstreams[upstream].die(&self.stage.world),
-            Turn::Rise(upstream) => self.upstreams[upstream].rise(&self.stage.world),
-            Turn::Sleep(upstream) => self.upstreams[upstream].asleep = true,
-            Turn::Wake(upstream) => self.upstreams[upstream].asleep = false,
+            Turn::Die(upstream) if self.upstreams[upstream].up => {
+                self.upstreams[upstream].die(&self.stage.world)
+            }
+            Turn::Rise(upstream) if !self.upstreams[upstream].up => {
+                self.upstreams[upstream].rise(&self.stage.world);
+            }
+            Turn::Die(_) | Turn::Rise(_) => {}
+            Turn::Sleep(upstream) => self.upstreams[upstream].sleep(self.stage.now()),
+            Turn::Wake(upstream) => self.upstreams[upstream].wake_up(self.stage.now()),
             Turn::Drain => self.stage.order(Order::Drain),
             Turn::Stop => self.stage.order(Order::Stop),
+            Turn::Crash { power } => self.crash(power),
+            Turn::Start { shards } => self.start(shards),
+            Turn::Disk(faults) => self.stage.platter.set_faults(faults),
+            Turn::Manage(order) => self.manage(*order),
+            Turn::Leap(seconds) => self.stage.leap(seconds),
         }
     }
 
@@ -166,7 +237,8 @@ impl Play {
 
     pub(crate) fn end(&mut self) {
         self.run(Duration::from_secs(3 * 3600), "a client waits for ever", |play| {
-            play.clients.iter().all(|client| client.done)
+            (play.turns.is_empty() || play.stage.setup.keep.is_none())
+                && play.clients.iter().all(|client| client.done)
         });
         for client in &self.clients {
             // Nine minutes for a message, and what may have been under way.
@@ -175,6 +247,9 @@ impl Play {
                 "{:?} waited for an answer",
                 client.waited_most
             );
+        }
+        if self.stage.setup.keep.is_some() {
+            self.empty_spools();
         }
         self.stage.order(Order::Drain);
         self.run(Duration::from_secs(1200), "the drain does not end", |play| play.stage.under_way() == 0);
@@ -196,6 +271,14 @@ impl Play {
             relay_notices: stage.sum(|stats| stats.relay_notices.get()),
             lost_links: stage.sum(|stats| stats.pools.iter().flatten().map(|u| u.lost_links.get()).sum()),
             streamed: stage.sum(|stats| stats.streamed.get()),
+            crashes: self.crashes.len() as u64,
+            kept: stage.sum(|stats| stats.spool.kept.get()),
+            found: stage.found,
+            put_off: stage.sum(|stats| stats.spool.deferred.get()),
+            expired: stage.sum(|stats| stats.spool.expired.get()),
+            disk_refused: stage.sum(|stats| stats.spool.refused.get()),
+            deleted: self.deleted.len() as u64,
+            sync_failures: stage.sum(|stats| stats.spool.sync_failures.get()),
             ..Count::default()
         };
         let mut by_recipient: HashMap<&str, Vec<&Taken>> = HashMap::new();
@@ -210,13 +293,15 @@ impl Play {
             for recipient in &taken.recipients {
                 let earlier = by_recipient.entry(recipient).or_default();
                 // A bounce is a message of its own to that address.
-                let same = |other: &&Taken| other.mail == taken.mail && other.data == taken.data;
-                let doubts =
-                    earlier.iter().filter(|other| same(other)).map(|other| std::ptr::from_ref(*other));
+                let same = |other: &&&Taken| other.mail == taken.mail && other.data == taken.data;
+                again |= earlier.iter().any(|other| same(&other));
+                // What came of it may not have been on disk yet when everything went.
+                let is_forgotten = |other: &&&Taken| self.has_crashed(other.since.min(taken.since), taken.at);
+                count.repeats_by_crash +=
+                    u64::from(earlier.iter().filter(same).any(|other| is_forgotten(&other)));
+                let doubts = earlier.iter().filter(same).filter(|other| !is_forgotten(other));
                 let before = doubted.len();
-                let is_repeat = doubts.clone().next().is_some();
-                again |= is_repeat;
-                doubted.extend(doubts);
+                doubted.extend(doubts.map(|other| std::ptr::from_ref(*other)));
                 count.repeats += (doubted.len() - before) as u64;
                 earlier.push(taken);
             }
@@ -325,7 +410,7 @@ impl Play {
         let mut missing = Vec::new();
         for recipient in &message.recipients {
             let of = taken.get(recipient.as_str()).map_or(&[][..], |list| list);
-            if of.is_empty() {
+            if of.is_empty() && !self.is_deleted(recipient, message) {
                 missing.push(recipient);
             }
             takings.extend(of);
@@ -361,6 +446,10 @@ impl Play {
                 }
                 // Those taken again have been counted as that.
                 takings.retain(|taken| !repeated.contains(&std::ptr::from_ref(*taken)));
+                // A write that failed may be there all the same after a crash.
+                takings.retain(|taken| {
+                    !(message.disk_refused && self.has_crashed(message.answered_at, taken.at))
+                });
                 return (takings.len() as u64, 0);
             }
         }
@@ -386,7 +475,10 @@ impl Play {
                 assert!(by(false), "message {n}: it was not taken without DSN for {recipient}");
             } else if is_asked && !message.sender.is_empty() && message.fate == Fate::Answered(250) {
                 // In doubt it may be with one and fail elsewhere; then it was said to have failed.
-                untold |= by(false) && !by(true) && !noticed("failed");
+                // What a cut of the power leaves may be that it was taken, and not the notice written with that.
+                let is_lost = takings.iter().any(|taken| self.has_crashed(taken.at, Instant::NEVER))
+                    || self.is_deleted(recipient, message);
+                untold |= by(false) && !by(true) && !noticed("failed") && !is_lost;
             }
             let is_never = message.notify.contains("NEVER");
             assert!(!is_never || !noticed("failed"), "message {n}: NEVER, and told of {recipient}");

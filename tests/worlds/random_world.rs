@@ -66,10 +66,10 @@ pub(crate) fn build(seed: u64, trace: bool) -> Play {
         }
     }
     turns.sort_by_key(|(at, _)| *at);
-    Play { stage, ways, clients, upstreams, messages, turns, trace }
+    Play { clients, messages, turns, ..Play::new(stage, ways, upstreams, trace) }
 }
 
-fn draw_setup(seed: u64, fleet: usize, dice: &mut Dice) -> Setup {
+pub(crate) fn draw_setup(seed: u64, fleet: usize, dice: &mut Dice) -> Setup {
     let mut setup = Setup::new(seed, fleet);
     setup.shards = dice.between(1, 4) as u16;
     setup.buffers = dice.pick(&[24, 48, 64, 256]);
@@ -99,7 +99,7 @@ fn draw_setup(seed: u64, fleet: usize, dice: &mut Dice) -> Setup {
     setup
 }
 
-fn draw_manner(dice: &mut Dice) -> Manner {
+pub(crate) fn draw_manner(dice: &mut Dice) -> Manner {
     let mut odds = Vec::new();
     if dice.chance(0.7) {
         for _ in 0..dice.between(1, 4) {
@@ -131,7 +131,7 @@ fn draw_manner(dice: &mut Dice) -> Manner {
     }
 }
 
-fn draw_habits(dice: &mut Dice) -> Habits {
+pub(crate) fn draw_habits(dice: &mut Dice) -> Habits {
     let pipelining = dice.chance(0.6);
     Habits {
         pipelining,

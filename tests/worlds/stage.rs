@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use postlane::disk::sim::Platter;
 use postlane::dispatch::Dispatch;
 use postlane::dispatch::options::{Listener, Options, Pool, Upstream};
 use postlane::dispatch::owner::ShardBy;
@@ -16,8 +17,10 @@ use postlane::shard::mailbox::mailboxes;
 use postlane::shard::{Desks, Edition, Order, Orders, Shard};
 use postlane::time::Instant;
 
+use crate::disk::Keep;
+
 /// Turns without any time passing after which something is going round in circles.
-const TURNS_AT_ONCE_MAX: usize = 200_000;
+const TURNS_AT_ONCE_MAX: usize = 20_000;
 
 /// What the shards are told, and the network they live in.
 #[derive(Clone)]
@@ -33,6 +36,10 @@ pub(crate) struct Setup {
     pub(crate) more: Vec<Pool>,
     /// Which of them takes what; the first takes the rest.
     pub(crate) rules: Vec<Rule>,
+    /// Messages are kept.
+    pub(crate) keep: Option<Keep>,
+    /// Starts so far.
+    pub(crate) run: u64,
 }
 
 impl Setup {
@@ -60,6 +67,8 @@ impl Setup {
             },
             more: Vec::new(),
             rules: Vec::new(),
+            keep: None,
+            run: 0,
         }
     }
 
@@ -79,11 +88,11 @@ impl Setup {
             shards: self.shards,
             shard_by: self.shard_by,
             hostname: "out1.example.net".into(),
-            epoch_ms: 1_700_000_000_000,
+            epoch_ms: 1_700_000_000_000 + 1_000_003 * self.run,
             seed: self.seed.wrapping_add(u64::from(shard.0)),
             bounce_from: "MAILER-DAEMON@out1.example.net".into(),
             buffers: self.buffers,
-            keep: postlane::dispatch::KeepOptions::default(),
+            keep: self.keep.as_ref().map(|keep| keep.options.clone()).unwrap_or_default(),
             listeners: vec![self.listener.clone()],
             pools: self.pools().cloned().collect(),
             routes: Arc::new(Routes::new(self.rules.clone(), 0)),
@@ -97,44 +106,83 @@ pub(crate) fn upstream_address(n: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, n as u8 + 1], 25))
 }
 
+/// Shards that a world has room for that starts now with more, now with fewer.
+const SHARDS_MAX: usize = 4;
+
 pub(crate) struct Stage {
     pub(crate) world: World,
+    pub(crate) setup: Setup,
     pub(crate) shards: Vec<Shard<SimNet>>,
     pub(crate) stats: Arc<[Arc<Stats>]>,
+    /// What was counted in earlier runs.
+    past: Vec<Arc<[Arc<Stats>]>>,
+    /// Where messages are kept.
+    pub(crate) platter: Platter,
+    /// Seconds since 1970 at the clock's zero.
+    pub(crate) unix_at_zero: i64,
     pub(crate) inlet: SocketAddr,
     orders: Arc<Orders>,
-    desks: Vec<Arc<Desks>>,
+    pub(crate) desks: Vec<Arc<Desks>>,
     edition: u64,
+    pub(crate) order: u64,
+    /// Messages found in the spool at all starts.
+    pub(crate) found: u64,
 }
 
 impl Stage {
     pub(crate) fn new(setup: &Setup) -> Stage {
-        let shards = usize::from(setup.shards);
+        let shards = if setup.keep.is_some() { SHARDS_MAX } else { usize::from(setup.shards) };
         let world = World::new(setup.seed, setup.faults.clone(), shards, setup.buffers);
-        let orders = Arc::new(Orders::default());
-        let desks: Vec<Arc<Desks>> = (0..shards).map(|_| Arc::default()).collect();
-        let fleets = setup.fleets();
+        let faults = setup.keep.as_ref().map(|keep| keep.faults.clone()).unwrap_or_default();
+        let mut stage = Stage {
+            world,
+            setup: setup.clone(),
+            shards: Vec::new(),
+            stats: Arc::default(),
+            past: Vec::new(),
+            platter: Platter::new(setup.seed, faults),
+            unix_at_zero: 1_700_000_000,
+            inlet: SocketAddr::from(([127, 0, 0, 1], 2525)),
+            orders: Arc::default(),
+            desks: Vec::new(),
+            edition: 0,
+            order: 0,
+            found: 0,
+        };
+        stage.start();
+        stage
+    }
+
+    /// Starts the shards, with what the disk has.
+    pub(crate) fn start(&mut self) {
+        let fleets = self.setup.fleets();
+        let shards = usize::from(self.setup.shards);
+        self.orders = Arc::default();
+        self.desks = (0..shards).map(|_| Arc::default()).collect();
         let stats: Arc<[Arc<Stats>]> = (0..shards).map(|_| Arc::new(Stats::new(1, &fleets))).collect();
+        self.past.push(std::mem::replace(&mut self.stats, stats));
         let scoreboard = Arc::new(Scoreboard::new(shards, &fleets));
-        let inlet = SocketAddr::from(([127, 0, 0, 1], 2525));
-        let mut shards: Vec<Shard<SimNet>> = mailboxes(setup.shards)
-            .into_iter()
-            .enumerate()
-            .map(|(n, mailbox)| {
-                let id = ShardId(n as u16);
-                let options = setup.options(id);
-                let mut dispatch = Dispatch::new(options, stats[n].clone(), 1_700_000_000);
-                dispatch.set_scoreboard(scoreboard.clone());
-                let net = world.net(id);
-                let mut shard = Shard::new(id, net, dispatch, mailbox, orders.clone(), stats.clone());
-                shard.listen(ListenerId(0), inlet).expect("the address is free");
-                shard.attend(desks[n].clone());
-                shard
-            })
-            .collect();
+        let spools = self.recover();
+        let all = mailboxes(self.setup.shards).into_iter().zip(spools).enumerate();
+        let all = all.map(|(n, (mailbox, spool))| {
+            let id = ShardId(n as u16);
+            let options = self.setup.options(id);
+            let mut dispatch = Dispatch::new(options, self.stats[n].clone(), self.unix_at_zero);
+            dispatch.set_scoreboard(scoreboard.clone());
+            let mut net = self.world.net(id);
+            if let Some(spool) = spool {
+                net.use_disk(self.platter.clone());
+                dispatch.set_spool(spool);
+            }
+            let mut shard = Shard::new(id, net, dispatch, mailbox, self.orders.clone(), self.stats.clone());
+            shard.listen(ListenerId(0), self.inlet).expect("the address is free");
+            shard.attend(self.desks[n].clone());
+            shard
+        });
+        self.shards = all.collect();
+        self.setup.run += 1;
         // From its first turn on a shard is woken when there is mail.
-        shards.iter_mut().for_each(Shard::turn);
-        Stage { world, shards, stats, inlet, orders, desks, edition: 0 }
+        self.shards.iter_mut().for_each(Shard::turn);
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -178,6 +226,8 @@ impl Stage {
         for _ in 0..TURNS_AT_ONCE_MAX {
             let now = self.now();
             let mut runnable = self.world.runnable_shards();
+            // Disks still answer those that are gone.
+            runnable.retain(|shard| shard.index() < self.shards.len());
             if runnable.is_empty() {
                 runnable = self
                     .shards
@@ -219,9 +269,15 @@ impl Stage {
         self.shards.iter().all(Shard::has_ended)
     }
 
-    /// The sum of one counter over the shards.
+    /// It takes no more mail.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.orders.get() != Order::Run
+    }
+
+    /// The sum of one counter over the shards and all their runs.
     pub(crate) fn sum(&self, of: impl Fn(&Stats) -> u64) -> u64 {
-        self.stats.iter().map(|stats| of(stats)).sum()
+        let past = self.past.iter().flat_map(|stats| stats.iter());
+        past.chain(self.stats.iter()).map(|stats| of(stats)).sum()
     }
 
     /// Everything is over: nothing may be left of it anywhere.
@@ -230,6 +286,9 @@ impl Stage {
             assert!(shard.dispatch().is_empty(), "shard {n}: dispatch is not empty");
             assert_eq!(shard.net().buffers_held(), 0, "shard {n}: buffers held");
             assert_eq!(shard.net().streams(), 0, "shard {n}: streams");
+            if let Some(usage) = shard.dispatch().spool().map(postlane::spool::Spool::usage) {
+                assert_eq!((usage.messages, usage.live_bytes), (0, 0), "shard {n}: kept");
+            }
             shard.dispatch().publish(self.now());
             let stats = &self.stats[n];
             assert_eq!(stats.listeners[0].sessions.get(), 0, "shard {n}: sessions counted");

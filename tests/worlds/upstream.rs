@@ -13,6 +13,9 @@ use postlane::time::Instant;
 use crate::dice::Dice;
 use chunks::Chunk;
 
+/// One that wakes has read what waited for it by then.
+const WAKING: Duration = Duration::from_millis(500);
+
 /// Where in the dialogue something can go wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Moment {
@@ -108,6 +111,8 @@ impl Manner {
 #[derive(Clone, Debug)]
 pub(crate) struct Taken {
     pub(crate) at: Instant,
+    /// It may have lain unread since then.
+    pub(crate) since: Instant,
     pub(crate) mail: String,
     /// The accepted ones.
     pub(crate) recipients: Vec<String>,
@@ -172,6 +177,8 @@ pub(crate) struct Upstream {
     pub(crate) up: bool,
     /// Its process is stopped: the kernel still takes connections and bytes for it, nobody reads them.
     pub(crate) asleep: bool,
+    slept_at: Instant,
+    woke_at: Instant,
     busy_until: Instant,
     links: Vec<Link>,
     dice: Dice,
@@ -192,6 +199,8 @@ impl Upstream {
             mails: Vec::new(),
             up: true,
             asleep: false,
+            slept_at: Instant::default(),
+            woke_at: Instant::default(),
             busy_until: Instant::default(),
             links: Vec::new(),
             dice,
@@ -209,6 +218,18 @@ impl Upstream {
     pub(crate) fn rise(&mut self, world: &World) {
         self.up = true;
         world.listen_peer(self.at).expect("the address is free");
+    }
+
+    pub(crate) fn sleep(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.asleep, true) && self.woke_at + WAKING < now {
+            self.slept_at = now;
+        }
+    }
+
+    pub(crate) fn wake_up(&mut self, now: Instant) {
+        if std::mem::replace(&mut self.asleep, false) {
+            self.woke_at = now;
+        }
     }
 
     pub(crate) fn links(&self) -> usize {
@@ -524,6 +545,7 @@ impl Upstream {
         }
         let taken = Taken {
             at: now,
+            since: if now <= self.woke_at + WAKING { self.slept_at } else { now },
             mail: std::mem::take(&mut link.mail),
             recipients: std::mem::take(&mut link.recipients),
             data,

@@ -66,6 +66,7 @@ impl Ways {
         let fallbacks: Vec<Option<usize>> = (0..pools).map(|pool| fallback(pool, dice)).collect();
         let of = |pool: usize| Pool {
             name: format!("pool{pool}"),
+            serial: pool as u64,
             fallback: fallbacks[pool],
             upstreams: (0..upstreams)
                 .filter(|n| pool_of[*n] == pool)

@@ -6,6 +6,7 @@ use super::super::notice::Kind;
 use super::super::owner::Way;
 use super::super::transaction::{EVERYBODY, Transaction, worst};
 use super::lane_of;
+use super::telling::{Notice, Telling};
 use crate::handle::Buffers;
 use crate::protocol::wire::reply::ReplyBuf;
 use crate::spool::EntryId;
@@ -50,23 +51,21 @@ impl Fates {
 }
 
 impl Dispatch {
-    /// All groups of a kept message have ended.
+    /// All groups of a kept message have ended. What is told of it has to be on disk before it is over.
     pub(in super::super) fn end_attempt(
         &mut self,
         id: TransactionId,
         now: Instant,
         buffers: &mut impl Buffers,
     ) {
-        let transaction = self.transactions.remove(id.slot as usize);
-        self.leave_active(&transaction);
-        let Some(entry) = transaction.entry else {
-            return self.dispose(transaction, buffers);
+        let transaction = &self.transactions[id.slot as usize];
+        let (Some(entry), Some(spool)) = (transaction.entry, &mut self.keeping.spool) else {
+            return self.end_active(id, buffers);
         };
-        let mut fates = Fates::of(&transaction);
+        let mut fates = Fates::of(transaction);
+        let internal = transaction.message.internal;
+        spool.done(entry, &fates.taken, now);
         let mut expired = Vec::new();
-        let Some(spool) = &mut self.keeping.spool else {
-            return self.dispose(transaction, buffers);
-        };
         // A notice is told from the disk: without room there, it is made later.
         if spool.refuses(now).is_some() {
             fates.later.append(&mut fates.failed);
@@ -74,35 +73,74 @@ impl Dispatch {
             self.stats.spool.expired.add(1);
             expired.append(&mut fates.later);
         }
-        if transaction.message.internal {
-            self.stats.bounces_dropped.add(u64::from(!fates.failed.is_empty() || !expired.is_empty()));
-        } else {
-            self.notify(Kind::Failed, &transaction, &fates.failed, now, buffers);
-            self.notify(Kind::Expired, &transaction, &expired, now, buffers);
-            self.notify(Kind::Relayed, &transaction, &transaction.relayed, now, buffers);
+        let relayed = std::mem::take(&mut self.transactions[id.slot as usize].relayed);
+        self.notify(Kind::Relayed, id, &relayed, now, buffers);
+        let mut telling = Telling { later: fates.later, ..Telling::default() };
+        let mut notices = Vec::new();
+        for (kind, mut words) in [(Kind::Failed, fates.failed), (Kind::Expired, expired)] {
+            if internal {
+                self.stats.bounces_dropped.add(u64::from(!words.is_empty()));
+                telling.told.append(&mut words);
+                continue;
+            }
+            match self.notify(kind, id, &words, now, buffers) {
+                Notice::Refused => telling.later.append(&mut words),
+                notice => {
+                    notices.push(notice);
+                    telling.told.append(&mut words);
+                }
+            }
         }
-        let over = fates.failed.iter().chain(&expired).map(|word| word.recipient);
-        fates.taken.extend(over);
-        if let Some(spool) = &mut self.keeping.spool {
-            spool.done(entry, &fates.taken, now);
+        if !telling.told.is_empty() || !telling.later.is_empty() {
+            self.transactions[id.slot as usize].telling = Some(Box::new(telling));
         }
-        if !fates.later.is_empty() {
-            self.try_later(entry, &transaction, &fates.later, now, buffers);
+        let waits = notices.into_iter().filter(|notice| self.wait_for(id, *notice)).count();
+        if waits == 0 {
+            self.finish_attempt(id, entry, now, buffers);
         }
+    }
+
+    /// The attempt is over, and so are all that were told of it.
+    pub(super) fn finish_attempt(
+        &mut self,
+        id: TransactionId,
+        entry: EntryId,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
+        if let Some(telling) = self.transactions[id.slot as usize].telling.take() {
+            let Telling { is_lost, told, mut later, .. } = *telling;
+            if is_lost {
+                later.extend(told);
+            } else if let Some(spool) = &mut self.keeping.spool {
+                let over: Vec<u16> = told.iter().map(|word| word.recipient).collect();
+                spool.done(entry, &over, now);
+            }
+            if !later.is_empty() {
+                self.try_later(entry, id, &later, now, buffers);
+            }
+        }
+        self.end_active(id, buffers);
+    }
+
+    /// Nothing is left to do for it now.
+    fn end_active(&mut self, id: TransactionId, buffers: &mut impl Buffers) {
+        let transaction = self.transactions.remove(id.slot as usize);
+        self.leave_active(&transaction);
         self.dispose(transaction, buffers);
     }
 
     fn try_later(
         &mut self,
         entry: EntryId,
-        transaction: &Transaction,
+        id: TransactionId,
         later: &[Word],
         now: Instant,
         buffers: &mut impl Buffers,
     ) {
         self.stats.spool.deferred.add(1);
-        let pool = transaction.message.ways[usize::from(later[0].recipient)].pool;
-        let lane = lane_of(&self.options, pool);
+        let message = &self.transactions[id.slot as usize].message;
+        let lane = lane_of(&self.options, message.ways[usize::from(later[0].recipient)].pool);
         let Some(spool) = &mut self.keeping.spool else { return };
         let facts = spool.entry(entry);
         let is_told = facts.is_none_or(|facts| facts.delay_warned || facts.message.internal);
@@ -113,11 +151,11 @@ impl Dispatch {
         }
         spool.set_delay_warned(entry, now);
         let asked = |word: &&Word| {
-            let notify = transaction.message.envelope.recipient(usize::from(word.recipient)).notify;
+            let notify = message.envelope.recipient(usize::from(word.recipient)).notify;
             notify.is_some_and(|notify| notify.delay)
         };
         let late: Vec<Word> = later.iter().filter(asked).cloned().collect();
-        self.notify(Kind::Delayed, transaction, &late, now, buffers);
+        self.notify(Kind::Delayed, id, &late, now, buffers);
     }
 
     /// Nobody tries any more: a message that is too old when it is read back, or that an operator has given up on.

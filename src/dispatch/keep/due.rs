@@ -11,7 +11,7 @@ use crate::limits::{
     BUFFERS_RESERVED, DUE_PER_PASS, KEPT_ACTIVE_MAX, KEPT_ACTIVE_MIN, POSTPONED_MAX, WAITING_TICK,
 };
 use crate::protocol::wire::reply::{Enhanced, Reply};
-use crate::spool::EntryId;
+use crate::spool::{EntryId, NO_POOL};
 use crate::time::Instant;
 
 const GIVEN_UP: Reply<'static> = Reply::new(554, Enhanced(5, 0, 0), "the operator has given the message up");
@@ -81,7 +81,7 @@ impl Dispatch {
     /// Whether the pool that is to take it has no upstream that could, nor has a fallback.
     fn is_hopeless(&self, entry: EntryId, now: Instant) -> bool {
         let Some(spool) = &self.keeping.spool else { return false };
-        let lane = spool.entry(entry).map_or(u16::MAX, |facts| facts.pool);
+        let lane = spool.entry(entry).map_or(NO_POOL, |facts| facts.pool);
         let pool = pool_of(&self.options, lane);
         !spool.is_expired(entry, now) && pool.is_some_and(|pool| !self.may_deliver(pool, now))
     }

@@ -8,6 +8,7 @@
 mod attempt;
 mod due;
 mod orders;
+mod telling;
 
 use std::collections::{HashSet, VecDeque};
 use std::io::Write;
@@ -15,14 +16,15 @@ use std::time::Duration;
 
 pub use orders::{Action, Answer, Order, Row, Selection, list_kept};
 
+pub(super) use telling::{Notice, Telling};
+
 use super::Dispatch;
 use super::message::{TransactionId, unshared};
-use super::options::Pool;
 use super::owner::Way;
 use super::transaction::Transaction;
 use crate::handle::{Buffers, Ticket};
 use crate::protocol::wire::reply::{Enhanced, Reply};
-use crate::spool::{EntryId, Event, Kept, Refusal, Request, Spool};
+use crate::spool::{EntryId, Event, Kept, NO_POOL, Refusal, Request, Spool};
 use crate::time::Instant;
 
 /// Who answers for a message.
@@ -71,6 +73,8 @@ pub(super) struct Keeping {
     look_at: Instant,
     /// The write that was begun last, and when.
     writing: (Ticket, Instant),
+    /// Messages that the disk would not take, and whose sessions are to be told.
+    refused: VecDeque<(TransactionId, Refusal)>,
     /// Recipients at hand.
     recipients: Vec<u16>,
     /// Messages that an operator has given up on and that are still to be read for their bounces.
@@ -91,6 +95,8 @@ pub(super) enum Stage {
     Keeping,
     /// Its body, which is being read.
     Loading,
+    /// That its notices are durable.
+    Telling,
 }
 
 /// What the disk cannot read now is due again after this.
@@ -157,7 +163,8 @@ impl Dispatch {
                 Ok(()) => return,
                 // Nobody is there to be told: better sent than lost.
                 Err(_) if session.is_none() => {}
-                Err(refusal) => return self.refused_by_disk(id, refusal, now, buffers),
+                // The session is still at the message's end: it is answered when it has come to rest.
+                Err(refusal) => return self.keeping.refused.push_back((id, refusal)),
             }
         } else if mode == Mode::ThroughThenSpool {
             self.note_overdue(now + self.options.keep.through_timeout, id);
@@ -171,7 +178,12 @@ impl Dispatch {
     }
 
     /// Has the transaction's message written, with the recipients that nobody has taken yet.
-    fn keep(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) -> Result<(), Refusal> {
+    pub(super) fn keep(
+        &mut self,
+        id: TransactionId,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) -> Result<(), Refusal> {
         let unix_ms = self.unix_seconds(now) * 1000;
         let Keeping { spool: Some(spool), recipients, .. } = &mut self.keeping else {
             return Err(Refusal::Failing);
@@ -180,7 +192,7 @@ impl Dispatch {
         let message = &*transaction.message;
         recipients.clear();
         transaction.left(recipients);
-        let pool = recipients.first().map_or(u16::MAX, |first| message.ways[usize::from(*first)].pool);
+        let pool = recipients.first().map_or(NO_POOL, |first| message.ways[usize::from(*first)].pool);
         let lane = lane_of(&self.options, pool);
         let listener =
             message.listener.and_then(|listener| self.options.listeners.get(usize::from(listener.0)));
@@ -208,6 +220,10 @@ impl Dispatch {
     /// Deals with what the disk has brought, and with what is late or due.
     pub(super) fn settle_kept(&mut self, now: Instant, buffers: &mut impl Buffers) -> bool {
         let mut anything = false;
+        while let Some((id, refusal)) = self.keeping.refused.pop_front() {
+            anything = true;
+            self.refused_by_disk(id, refusal, now, buffers);
+        }
         while let Some(event) = self.keeping.spool.as_mut().and_then(|spool| spool.poll_event()) {
             anything = true;
             self.kept_event(event, now, buffers);
@@ -239,7 +255,7 @@ impl Dispatch {
         match fact {
             Stage::Keeping => self.durable(id, now, buffers),
             Stage::Loading => self.loaded(id, now, buffers),
-            Stage::Sending => {}
+            Stage::Sending | Stage::Telling => {}
         }
     }
 
@@ -247,6 +263,7 @@ impl Dispatch {
     fn durable(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) {
         let Some(transaction) = self.transactions.get_mut(id.slot as usize) else { return };
         transaction.stage = Stage::Sending;
+        let behalf = transaction.behalf.take();
         let (is_unsent, has_ended) = (transaction.groups == 0, transaction.groups_left == 0);
         let session = transaction.session.take();
         self.keeping.fresh += 1;
@@ -260,6 +277,9 @@ impl Dispatch {
             self.text = text;
         }
         self.stats.spool.kept.add(1);
+        if let Some(behalf) = behalf {
+            self.told(behalf, true, now, buffers);
+        }
         if is_unsent && self.wait_for_release(id, now, buffers) {
             return;
         }
@@ -289,6 +309,9 @@ impl Dispatch {
         let Some(transaction) = self.transactions.get_mut(id.slot as usize) else { return };
         transaction.entry = None;
         transaction.stage = Stage::Sending;
+        if let Some(behalf) = transaction.behalf.take() {
+            return self.notice_not_kept(id, behalf, now, buffers);
+        }
         match (transaction.groups, transaction.groups_left, transaction.session) {
             // Made here: better sent than lost.
             (0, _, None) => self.send_groups(id, now),
@@ -298,12 +321,31 @@ impl Dispatch {
         }
     }
 
+    /// A notice could not be written. Where what it tells of is on disk, it is made anew later; else it is sent, and
+    /// waited for.
+    fn notice_not_kept(
+        &mut self,
+        id: TransactionId,
+        behalf: TransactionId,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
+        if self.transaction(behalf).is_some_and(|transaction| transaction.entry.is_some()) {
+            let notice = self.transactions.remove(id.slot as usize);
+            self.dispose(notice, buffers);
+            self.told(behalf, false, now, buffers);
+        } else {
+            self.transactions[id.slot as usize].behalf = Some(behalf);
+            self.send_groups(id, now);
+        }
+    }
+
     /// All groups of a message that could not be kept have ended, and some recipients were put off.
     fn end_unkept(&mut self, id: TransactionId, refusal: Refusal, now: Instant, buffers: &mut impl Buffers) {
-        let transaction = self.transactions.remove(id.slot as usize);
-        if transaction.accepted.is_some() {
-            return self.end_through(transaction, now, buffers);
+        if self.transactions[id.slot as usize].accepted.is_some() {
+            return self.end_through(id, now, buffers);
         }
+        let transaction = self.transactions.remove(id.slot as usize);
         self.answer_refused(transaction, refusal, now, buffers);
     }
 
@@ -385,8 +427,10 @@ impl Dispatch {
         let overdue = self.keeping.overdue.front().map_or(Instant::NEVER, |(at, _)| *at);
         let order = if self.keeping.errand.is_some() { Instant::default() } else { Instant::NEVER };
         let takes = self.may_take_up() && self.keeping.look_at <= now;
+        let doomed =
+            if takes && !self.keeping.doomed.is_empty() { Instant::default() } else { Instant::NEVER };
         let look_at = if self.may_take_up() && !takes { self.keeping.look_at } else { Instant::NEVER };
-        overdue.min(spool.next_deadline(now, |_| takes)).min(order).min(look_at)
+        overdue.min(spool.next_deadline(now, |_| takes)).min(order).min(look_at).min(doomed)
     }
 
     pub(super) fn handle_kept_deadlines(&mut self, now: Instant, buffers: &mut impl Buffers) {
@@ -426,10 +470,9 @@ impl Dispatch {
     }
 }
 
-/// What the spool knows a pool by. What another run wrote means no pool, for that one may have had others.
+/// What the spool knows a pool by: places change hands.
 fn lane_of(options: &super::options::Options, pool: u16) -> u16 {
-    let lane = |pool: &Pool| (pool.serial as u16).wrapping_add(options.epoch_ms as u16);
-    options.pools.get(usize::from(pool)).map_or(u16::MAX, lane)
+    options.pools.get(usize::from(pool)).map_or(NO_POOL, |pool| (pool.serial % u64::from(NO_POOL)) as u16)
 }
 
 /// The place of the pool that a lane stands for.

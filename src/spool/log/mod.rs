@@ -128,6 +128,8 @@ pub(in crate::spool) struct Log {
     group: Group,
     pub(in crate::spool) flying: bool,
     writing: Trouble,
+    /// There was something to write and no room for it. Whatever makes room is told.
+    blocked: bool,
     /// None of the free files will do: another is to be made.
     pub(in crate::spool) wants_file: bool,
     /// A file is being made: its number.
@@ -165,6 +167,7 @@ impl Log {
             group: Group::default(),
             flying: false,
             writing: Trouble::default(),
+            blocked: false,
             creating: None,
             create: Trouble::default(),
             removing: false,
@@ -289,7 +292,10 @@ impl Log {
     pub(in crate::spool) fn next_deadline(&self, options: &Options, now: Instant) -> Instant {
         let mut next = Instant::NEVER;
         let mut at = |when: Instant| next = next.min(when);
-        if !self.flying {
+        if self.blocked && !self.queue.is_empty() {
+            at(self.queue_since + STUCK);
+        }
+        if !self.flying && !self.blocked {
             if !self.dirty.is_empty() {
                 at(self.states_at().max(self.writing.retry_at));
             }

@@ -19,6 +19,7 @@ impl Log {
     ) -> bool {
         let states_due = self.dirty.len() >= STATES_MAX || !self.dirty.is_empty() && self.states_at() <= now;
         let wanted = !self.queue.is_empty() || !self.moves.is_empty() || states_due;
+        self.blocked = false;
         if self.flying || !wanted || self.writing.is_pausing(now) {
             return false;
         }
@@ -32,6 +33,7 @@ impl Log {
         } else if !self.queue.is_empty() && self.queue_since + STUCK <= now {
             self.refuse_queue(ENOSPC, shared);
         }
+        self.blocked = !begun;
         begun
     }
 

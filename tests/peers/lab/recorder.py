@@ -68,8 +68,8 @@ class _Server(SMTP):
 class Recorder:
     """Runs in a thread of this process."""
 
-    def __init__(self, *, smtputf8=True, rules=None):
-        self.port = free_port()
+    def __init__(self, *, smtputf8=True, rules=None, port=None):
+        self.port = port or free_port()
         self.rules = rules or Rules()
         self.taken = []
         self.dots = 0  # messages read to the end, whatever was answered

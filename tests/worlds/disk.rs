@@ -1,0 +1,50 @@
+//! A stage's disk: how messages are kept on it, and what a start finds there.
+
+use postlane::disk::sim::Faults;
+use postlane::dispatch::KeepOptions;
+use postlane::handle::ShardId;
+use postlane::spool::{Found, Options, Spool};
+
+use crate::stage::Stage;
+
+/// How messages are kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Keep {
+    pub(crate) options: KeepOptions,
+    pub(crate) segment_bytes: u64,
+    pub(crate) bytes_max: u64,
+    pub(crate) faults: Faults,
+}
+
+impl Stage {
+    /// Each shard's spool, of what is on the disk.
+    pub(crate) fn recover(&mut self) -> Vec<Option<Spool>> {
+        let shards = self.setup.shards;
+        let Some(keep) = self.setup.keep.clone() else {
+            return (0..shards).map(|_| None).collect();
+        };
+        self.platter.settle();
+        let files = self.platter.files().into_iter();
+        let found: Vec<Found> = files.map(|(file, bytes)| Found { file, bytes }).collect();
+        let unix_ms = self.unix_at_zero as u64 * 1000;
+        let start = |shard| {
+            let options = Options {
+                shard: ShardId(shard),
+                shards,
+                segment_bytes: keep.segment_bytes,
+                bytes_max: keep.bytes_max,
+                retry: keep.options.retry.clone(),
+                max_age: keep.options.max_age,
+                salt: self.setup.seed ^ self.setup.run,
+                ..Options::default()
+            };
+            let mut read = |file, at, into: &mut [u8]| self.platter.read(file, at, into);
+            let (spool, report) = Spool::recover(options, unix_ms, self.now(), &found, &mut read);
+            assert!(report.damages.is_empty(), "nothing was damaged: {:?}", report.damages);
+            spool
+        };
+        let spools: Vec<Spool> = (0..shards).map(start).collect();
+        self.found += spools.iter().map(|spool| spool.usage().messages).sum::<u64>();
+        spools.into_iter().map(Some).collect()
+    }
+}
