@@ -245,6 +245,9 @@ fn delivery_has_defaults_and_bounds() {
     assert!(delivery.sync);
     assert_eq!(delivery.retry, minutes(&[1, 5, 15, 60, 120, 240]));
     assert_eq!((delivery.max_age, delivery.spool_max), (Duration::from_secs(4 * 86_400), 16 << 30));
+    let large = Machine { cpus: (0..100).collect(), ..machine() };
+    let delivery = Config::parse("p.toml", &format!("{LISTENER}{POOL}"), &large).expect("as before").delivery;
+    assert_eq!(delivery.spool_max, 100 << 30, "every shard has room for its files");
     let written = "[delivery]\nmode = 'spool'\nspool = 'here'\nsync = false\nretry = ['2m', '9m']\nmax_age = '1h'\n\
                    spool_max = '1GiB'\nthrough_timeout = '2s'\ndelay_warning = '30m'\n";
     let delivery = read(written).expect("all of it is right").delivery;

@@ -281,7 +281,7 @@ def main():
     os.environ["PATH"] += ":/usr/sbin:/usr/local/sbin"
     missing = [name for name in ("ip", "ethtool", "bpftrace", "smtp-source", "smtp-sink") if not shutil.which(name)]
     if missing or os.geteuid() != 0:
-        print(f"skipped: {'root is needed' if not missing else 'not installed: ' + ', '.join(missing)}", file=sys.stderr)
+        print(f"skipped: {'root is needed' if not missing else 'not installed (apt-get install iproute2 ethtool bpftrace postfix): ' + ', '.join(missing)}", file=sys.stderr)
         return 69
     if not shutil.which(options.postlane):
         print(f"{options.postlane} is not there: cargo build --release", file=sys.stderr)

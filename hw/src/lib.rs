@@ -12,6 +12,7 @@ pub mod driver;
 mod ethtool;
 mod hands;
 mod irq;
+mod judge;
 mod nic;
 mod place;
 pub mod rss;
@@ -29,13 +30,14 @@ pub use driver::{Drivers, NoDrivers};
 pub use ethtool::Ethtool;
 pub use hands::{Difference, Done, Failed, Hands};
 pub use irq::Irq;
+pub use judge::Fault;
 pub use nic::{Napi, Nic, XdpAbility};
 pub use place::{PlanError, ShardPlace, Wanted, notes, order, order_near, plan};
 pub use setting::Setting;
 pub use show::{show, show_tuning};
 pub use state::State;
 pub use steps::Step;
-pub use tune::{Backend, Fault, Goal, QueuePlace, ShardTuning, Tuning, tune};
+pub use tune::{Backend, Goal, QueuePlace, ShardTuning, Tuning, tune};
 
 /// What the kernel says about the machine and about what this process may use of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::driver::{Coalescing, DriverSetting, Queues, Rings};
 use crate::steps::with_ports;
-use crate::{CpuSet, Machine, Nic, PlanError, Setting, ShardPlace, Step, Wanted, XdpAbility, notes, plan};
+use crate::{CpuSet, Fault, Machine, Nic, PlanError, Setting, ShardPlace, Step, Wanted, notes, plan};
 
 /// Places in a ring that the replies of a busy turn fit into.
 const RING_PLACES: u32 = 1_024;
@@ -19,7 +19,7 @@ const HELD_BACK_USECS: u32 = 50;
 /// Connections that may wait to be accepted: what listeners ask for.
 const ACCEPT_BACKLOG: u32 = 4_096;
 /// Huge pages for the frames of one queue: 4,096 frames of at most 4 KiB.
-const PAGES_PER_QUEUE: u64 = 8;
+pub(crate) const PAGES_PER_QUEUE: u64 = 8;
 
 /// How bytes to upstreams travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -38,6 +38,8 @@ pub struct Goal {
     pub backend: Backend,
     /// The interfaces; none: all that mail may go by ([`Machine::nics_of`]). Bypass goes by one.
     pub nics: Vec<String>,
+    /// Queues that are used past the kernel; `None`: all there are.
+    pub queues: Option<Vec<u32>>,
     /// Shards.
     pub wanted: Wanted,
     /// Local ports of links past the kernel.
@@ -78,15 +80,6 @@ pub struct QueuePlace {
     pub irqs: Vec<u32>,
 }
 
-/// What stands against a plan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Fault {
-    /// What, and what it costs.
-    pub what: String,
-    /// What to do.
-    pub remedy: String,
-}
-
 /// Plans for a machine. The same machine and goal give the same plan, and the machine set as planned does too.
 ///
 /// # Errors
@@ -103,7 +96,7 @@ pub fn tune(machine: &Machine, goal: &Goal) -> Result<Tuning, PlanError> {
     let shards = places.iter().map(|place| ShardTuning { place: *place, queues: Vec::new() }).collect();
     let mut tuning = Tuning { shards, steps: Vec::new(), faults: Vec::new(), notes: notes(machine, &places) };
     for nic in &nics {
-        tuning.nic(nic, goal.backend);
+        tuning.nic(nic, goal);
     }
     tuning.clear_isolated(machine);
     tuning.cpus(machine);
@@ -128,11 +121,16 @@ impl Tuning {
         if near.is_empty() || backend == Backend::Xdp { all.collect() } else { near }
     }
 
-    fn nic(&mut self, nic: &Nic, backend: Backend) {
+    fn nic(&mut self, nic: &Nic, goal: &Goal) {
+        let backend = goal.backend;
         let takers = self.takers(nic, backend);
-        let queues = self.queues(nic, takers.len());
-        self.interrupts(nic, &takers, queues);
-        self.steering(nic, &takers, queues, backend);
+        let queues = match goal.queues.as_ref().filter(|_| backend == Backend::Xdp) {
+            // The others are somebody else's, so how many there are is not for us to say.
+            Some(named) => named.iter().copied().filter(|queue| *queue < nic.rx_queues).collect(),
+            None => (0..self.queues(nic, takers.len())).collect::<Vec<u32>>(),
+        };
+        self.interrupts(nic, &takers, &queues);
+        self.steering(nic, &takers, &queues, backend);
         self.coalescing(nic);
         self.rings(nic);
         self.offloads(nic, backend);
@@ -166,9 +164,10 @@ impl Tuning {
         queues
     }
 
-    fn interrupts(&mut self, nic: &Nic, takers: &[usize], queues: u32) {
-        for queue in 0..queues {
-            let shard = takers[queue as usize % takers.len()];
+    /// Queues go round the takers, in order.
+    fn interrupts(&mut self, nic: &Nic, takers: &[usize], queues: &[u32]) {
+        for (place, &queue) in queues.iter().enumerate() {
+            let shard = takers[place % takers.len()];
             let irqs = || nic.irqs.iter().filter(|irq| irq.queue == Some(queue));
             let cpu = self.shards[shard].place.cpu;
             for irq in irqs() {
@@ -187,17 +186,19 @@ impl Tuning {
     }
 
     /// Which CPUs use a queue to send (XPS), and whether software spreads further what was received (RPS).
-    fn steering(&mut self, nic: &Nic, takers: &[usize], queues: u32, backend: Backend) {
-        let cpus_of = |tuning: &Tuning, queue: u32| -> CpuSet {
-            let of_queue = (0_u32..).zip(takers).filter(|(n, _)| n % queues == queue);
-            let cpus: CpuSet = of_queue.map(|(_, shard)| tuning.shards[*shard].place.cpu).collect();
-            let owner = tuning.shards[takers[queue as usize % takers.len()]].place.cpu;
-            if cpus.is_empty() { [owner].into_iter().collect() } else { cpus }
+    fn steering(&mut self, nic: &Nic, takers: &[usize], queues: &[u32], backend: Backend) {
+        let cpus_of = |tuning: &Tuning, place: usize| -> CpuSet {
+            let of_queue = takers.iter().enumerate().filter(|(n, _)| n % queues.len() == place);
+            let owner = takers[place % takers.len()];
+            let shards = of_queue.map(|(_, shard)| *shard).chain([owner]);
+            shards.map(|shard| tuning.shards[shard].place.cpu).collect()
         };
         let folder = format!("sys/class/net/{}/queues", nic.name);
-        for queue in (0..queues).take(nic.rps.len()) {
-            let few = (queues as usize) < takers.len() && backend == Backend::Uring;
-            let cpus = if few { cpus_of(self, queue) } else { CpuSet::default() };
+        let few = queues.len() < takers.len() && backend == Backend::Uring;
+        for (place, &queue) in
+            queues.iter().enumerate().filter(|(_, queue)| (**queue as usize) < nic.rps.len())
+        {
+            let cpus = if few { cpus_of(self, place) } else { CpuSet::default() };
             let cost = if few {
                 "there are fewer queues than shards: the CPU that serves the interrupt does the kernel's TCP for \
                  several of them"
@@ -206,8 +207,10 @@ impl Tuning {
             };
             self.want(Setting::file(format!("{folder}/rx-{queue}/rps_cpus"), cpus.to_mask()), cost);
         }
-        for queue in (0..queues).take(nic.xps.len()) {
-            let mask = cpus_of(self, queue).to_mask();
+        for (place, &queue) in
+            queues.iter().enumerate().filter(|(_, queue)| (**queue as usize) < nic.xps.len())
+        {
+            let mask = cpus_of(self, place).to_mask();
             self.want(
                 Setting::file(format!("{folder}/tx-{queue}/xps_cpus"), mask),
                 "shards send by each other's queues: their locks and completions go from CPU to CPU",
@@ -333,54 +336,6 @@ impl Tuning {
                 let path =
                     format!("sys/devices/system/node/node{node}/hugepages/hugepages-2048kB/nr_hugepages");
                 self.want(Setting::file(path, total), "frames lie on pages of 4 KiB");
-            }
-        }
-    }
-
-    /// What is not for us to set.
-    fn judge(&mut self, machine: &Machine, goal: &Goal, nics: &[&Nic]) {
-        let mut fault = |what: &str, remedy: &str| {
-            self.faults.push(Fault { what: what.to_owned(), remedy: remedy.to_owned() });
-        };
-        if machine.system.irqbalance {
-            fault(
-                "irqbalance runs: it moves interrupts away from their shards again",
-                "systemctl disable --now irqbalance",
-            );
-        }
-        match machine.io_uring_disabled {
-            Some(2) => fault("io_uring is refused to everybody", "sysctl -w kernel.io_uring_disabled=0"),
-            Some(1) => fault(
-                "io_uring is refused to all but the privileged and one group",
-                "sysctl -w kernel.io_uring_group=GID with a group that postlane is in, or kernel.io_uring_disabled=0",
-            ),
-            _ => {}
-        }
-        if nics.is_empty() {
-            self.notes.push("no interface has a device that could be tuned".to_owned());
-        }
-        for nic in nics {
-            let name = &nic.name;
-            if goal.backend == Backend::Xdp && nic.xdp == XdpAbility::Generic {
-                let driver = nic.driver.as_deref().or(nic.facts.driver.as_deref()).unwrap_or("none");
-                self.notes.push(format!(
-                    "{name}: its driver ({driver}) is not known for AF_XDP: it may be by the generic mode, which costs \
-                     about what the kernel's TCP does"
-                ));
-            }
-            let near = self.shards.iter().any(|shard| nic.node == Some(shard.place.node));
-            if let Some(node) = nic.node.filter(|_| !near) {
-                self.notes.push(format!(
-                    "{name} is on node {node}, where no shard is: packets cross between nodes"
-                ));
-            }
-            let queues: usize =
-                self.shards.iter().flat_map(|s| &s.queues).filter(|queue| queue.nic == *name).count();
-            if goal.backend == Backend::Xdp && queues < self.shards.len() {
-                self.notes.push(format!(
-                    "{name} has {queues} queues for {} shards: those without one have their segments passed on",
-                    self.shards.len()
-                ));
             }
         }
     }

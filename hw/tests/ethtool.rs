@@ -89,6 +89,7 @@ fn planned() {
     let goal = Goal {
         backend: Backend::Uring,
         nics: vec!["hw0".to_owned()],
+        queues: None,
         wanted: Wanted::Auto,
         ports: 61_000..=65_535,
     };

@@ -110,7 +110,13 @@ fn state_file(tree: &Tree) -> PathBuf {
 }
 
 fn goal() -> Goal {
-    Goal { backend: Backend::Uring, nics: Vec::new(), wanted: Wanted::Auto, ports: 61_000..=65_535 }
+    Goal {
+        backend: Backend::Uring,
+        nics: Vec::new(),
+        queues: None,
+        wanted: Wanted::Auto,
+        ports: 61_000..=65_535,
+    }
 }
 
 fn steps(tree: &Tree, drivers: &dyn Drivers) -> Result<Vec<Step>, String> {

@@ -27,7 +27,7 @@ fn goal(machine: &Machine, backend: Backend, wanted: Wanted) -> Goal {
         Backend::Uring => Vec::new(),
         Backend::Xdp => machine.nics.iter().map(|nic| nic.name.clone()).take(1).collect(),
     };
-    Goal { backend, nics, wanted, ports: 61_000..=65_535 }
+    Goal { backend, nics, queues: None, wanted, ports: 61_000..=65_535 }
 }
 
 /// What a file is to hold, by its path.
@@ -183,6 +183,20 @@ fn each_card_of_a_large_machine_is_served_on_its_node() {
 }
 
 #[test]
+fn only_the_queues_that_are_named_are_planned() {
+    let machine = large("named").machine();
+    let some = Goal { queues: Some(vec![7, 3, 5]), ..goal(&machine, Backend::Xdp, Wanted::Count(2)) };
+    let tuning = tune(&machine, &some).expect("a plan");
+    let queues = |shard: usize| tuning.shards[shard].queues.iter().map(|q| q.queue).collect::<Vec<_>>();
+    assert_eq!((queues(0), queues(1)), (vec![7, 5], vec![3]), "dealt out in the order they are named");
+    let files = files(&tuning);
+    assert_eq!(files["proc/irq/103/smp_affinity_list"], "1");
+    assert_eq!(files["proc/irq/105/smp_affinity_list"], "0");
+    assert!(!files.contains_key("proc/irq/104/smp_affinity_list"), "somebody else's");
+    assert!(tuning.steps.iter().all(|step| !step.setting.to_string().starts_with("ethtool -L")));
+}
+
+#[test]
 fn fewer_queues_than_shards_are_spread_in_software_but_not_past_the_kernel() {
     let machine = small("steering").machine();
     let uring = tune(&machine, &goal(&machine, Backend::Uring, Wanted::Auto)).expect("a plan");
@@ -198,6 +212,11 @@ fn fewer_queues_than_shards_are_spread_in_software_but_not_past_the_kernel() {
     let bypass = files(&xdp);
     assert_eq!(bypass["sys/class/net/eth0/queues/rx-0/rps_cpus"], "0");
     assert_eq!(bypass["sys/class/net/eth0/napi_defer_hard_irqs"], "2", "for both backends");
+    let tree = small("locked");
+    tree.file("proc/self/limits", "Max locked memory         8388608   9999999   bytes\n");
+    let machine = tree.machine();
+    let limited = tune(&machine, &goal(&machine, Backend::Xdp, Wanted::Auto)).expect("a plan");
+    assert!(limited.notes.iter().any(|note| note.contains("take up to 32 MiB")), "{:?}", limited.notes);
     assert!(xdp.notes.iter().any(|note| note.contains("2 queues for 4 shards")), "{:?}", xdp.notes);
 }
 

@@ -154,6 +154,7 @@ impl GoalArguments {
                     Way::Xdp => Backend::Xdp,
                 },
                 nics: self.interface.clone(),
+                queues: None,
                 wanted: self.shards.clone(),
                 ports: self.ports.clone().unwrap_or(PORTS),
             });
@@ -168,6 +169,7 @@ impl GoalArguments {
                 config::Backend::Xdp => Backend::Xdp,
             },
             nics: interfaces(&config),
+            queues: config.xdp.as_ref().and_then(|xdp| xdp.queues.clone()),
             wanted: match &config.shards {
                 Shards::Auto => Wanted::Auto,
                 Shards::Count(count) => Wanted::Count(usize::from(*count)),

@@ -51,8 +51,8 @@ struct Operation {
     ticket: Ticket,
     file: FileId,
     what: What,
-    /// For the kernel, while it opens or removes.
-    name: CString,
+    /// For the kernel, while it opens or removes; an open file needs none.
+    name: Option<CString>,
     /// The file, of a write or a file that is made; reads share theirs.
     descriptor: Option<OwnedFd>,
     /// The descriptor is a direct one.
@@ -147,9 +147,16 @@ impl Files {
     }
 
     fn insert(&mut self, ticket: Ticket, file: FileId, what: What, descriptor: Option<OwnedFd>) -> usize {
-        let name = CString::new(store::file_name(file)).unwrap_or_default();
         let direct = self.direct;
-        self.operations.insert(Operation { ticket, file, what, name, descriptor, direct, opening: false })
+        self.operations.insert(Operation {
+            ticket,
+            file,
+            what,
+            name: None,
+            descriptor,
+            direct,
+            opening: false,
+        })
     }
 
     /// Asks for the operation's next step. Its end, if it has none.
@@ -205,7 +212,8 @@ impl Files {
             return Ok(None);
         }
         if let What::Remove { .. } = operation.what {
-            ring.unlink_at(directory, &operation.name, tag);
+            let name = operation.name.get_or_insert_with(|| name_of(file));
+            ring.unlink_at(directory, name, tag);
             return Ok(None);
         }
         let reads = matches!(operation.what, What::Read { .. });
@@ -219,7 +227,8 @@ impl Files {
             operation.direct &= self.direct && whole;
             operation.opening = true;
             let make = matches!(operation.what, What::Create { .. });
-            ring.open_at(directory, &operation.name, Open { make, direct: operation.direct }, tag);
+            let name = operation.name.get_or_insert_with(|| name_of(file));
+            ring.open_at(directory, name, Open { make, direct: operation.direct }, tag);
             return Ok(None);
         };
         match &mut operation.what {
@@ -310,4 +319,9 @@ fn advance(what: &mut What, octets: usize) -> Result<bool, i32> {
             Ok(false)
         }
     }
+}
+
+/// Its name in its log's directory.
+fn name_of(file: FileId) -> CString {
+    CString::new(store::file_name(file)).unwrap_or_default()
 }

@@ -183,7 +183,12 @@ impl Dispatch {
         };
         transaction.groups_left -= 1;
         if is_keeping && outcome.accepted && (transaction.groups > 1 || !outcome.refused.is_empty()) {
+            let before = transaction.taken.len();
             transaction.note_taken(way, &outcome.refused);
+            // Whatever becomes of the others, these have it.
+            if transaction.groups_left > 0 && transaction.stage == Stage::Sending {
+                self.keeping.note_done(transaction.entry, &transaction.taken[before..], now);
+            }
         }
         transaction.refused.extend(outcome.refused);
         transaction.relayed.extend(outcome.relayed);

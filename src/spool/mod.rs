@@ -65,6 +65,8 @@ pub struct Spool {
     schedule: Schedule,
     reads: Slab<Reading>,
     reads_next: VecDeque<usize>,
+    /// Where an entry's facts are put together.
+    facts: Vec<u8>,
 }
 
 impl Spool {
@@ -88,6 +90,7 @@ impl Spool {
             schedule: Schedule::default(),
             reads: Slab::new(),
             reads_next: VecDeque::new(),
+            facts: Vec::new(),
         }
     }
 
@@ -115,11 +118,11 @@ impl Spool {
         let body_len = kept.body.iter().map(|extent| u64::from(extent.len)).sum::<u64>();
         let body_len = u32::try_from(body_len).map_err(|_| Refusal::Full)?;
         let head_len = u32::try_from(kept.head.len()).map_err(|_| Refusal::Full)?;
-        let mut facts = Vec::with_capacity(128);
-        meta::encode_facts(kept, &mut facts);
+        self.facts.clear();
+        meta::encode_facts(kept, &mut self.facts);
         let log = &mut self.logs[0];
         let mut entry = Entry {
-            facts: facts.into(),
+            facts: Box::from(&self.facts[..]),
             remaining: Remaining::of(kept.remaining),
             number: log.number_next,
             due: now,

@@ -12,7 +12,10 @@ impl Remaining {
 
     pub(super) fn of(recipients: &[u16]) -> Remaining {
         let words = recipients.iter().max().map_or(0, |&last| usize::from(last) / 64 + 1);
-        let mut bits = vec![0u64; words.max(1)];
+        if words <= 1 {
+            return Remaining::Few(recipients.iter().fold(0, |bits, n| bits | 1 << n));
+        }
+        let mut bits = vec![0u64; words];
         recipients.iter().for_each(|&n| bits[usize::from(n) / 64] |= 1 << (n % 64));
         Remaining::of_words(&bits)
     }

@@ -1,19 +1,21 @@
 //! One shard on the loopback, with sinks behind it and the generator before it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use postlane::balance::Policy;
 use postlane::dispatch::options::{self, Options};
-use postlane::dispatch::{Dispatch, Letter, owner};
+use postlane::dispatch::{Dispatch, KeepOptions, Letter, Mode, owner};
 use postlane::handle::{ListenerId, ShardId};
 use postlane::net::uring::{Uring, UringOptions};
 use postlane::observe::Stats;
 use postlane::protocol::server;
 use postlane::shard::mailbox::mailboxes;
 use postlane::shard::{Orders, Shard};
+use postlane::spool::{self, Spool};
 use postlane::sys::arena::Arenas;
 use postlane::sys::ring_table::RingTable;
 use postlane_bench::load::{self, Exchange};
@@ -32,13 +34,33 @@ pub(crate) struct Ground {
     sinks: Vec<sink::Handle>,
     stop: Arc<AtomicBool>,
     load: JoinHandle<load::LoadResult>,
+    _spool: Option<Scratch>,
+}
+
+/// A directory that goes with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Scratch {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("postlane-audit-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// Of memory for bodies: never short.
 const BUFFERS: usize = 4_096;
 
 impl Ground {
-    pub(crate) fn new(exchange: Exchange, size: &str, recipients: usize) -> Ground {
+    pub(crate) fn new(mode: Mode, exchange: Exchange, size: &str, recipients: usize) -> Ground {
         let sinks: Vec<sink::Handle> = (0..SINKS)
             .map(|_| {
                 let listen = vec!["127.0.0.1:0".parse().unwrap()];
@@ -47,8 +69,13 @@ impl Ground {
             .collect();
         let stats = Arc::new(Stats::new(1, &[SINKS]));
         let arenas = Arenas::new(1, BUFFERS).unwrap();
-        let net = Uring::new(UringOptions::default(), arenas, RingTable::new(1)).unwrap();
-        let dispatch = Dispatch::new(options(&sinks), stats.clone(), 1_700_000_000);
+        let mut net = Uring::new(UringOptions::default(), arenas, RingTable::new(1)).unwrap();
+        let mut dispatch = Dispatch::new(options(mode, &sinks), stats.clone(), 1_700_000_000);
+        let spool = (mode != Mode::Through).then(Scratch::new);
+        if let Some(Scratch(root)) = &spool {
+            net.use_spool(root.clone(), true);
+            dispatch.set_spool(Spool::new(spool::Options::default(), 1_700_000_000_000));
+        }
         let mailbox = mailboxes::<Letter>(1).remove(0);
         let all: Arc<[Arc<Stats>]> = Arc::new([stats.clone()]);
         let mut shard = Shard::new(ShardId(0), net, dispatch, mailbox, Arc::new(Orders::default()), all);
@@ -65,7 +92,7 @@ impl Ground {
             };
             std::thread::spawn(move || load::run(&options, &stop, &mut progress::Line::new()).unwrap())
         };
-        Ground { shard, stats, sinks, stop, load }
+        Ground { shard, stats, sinks, stop, load, _spool: spool }
     }
 
     /// Turns until `count` more messages have been accepted; how many it was.
@@ -85,6 +112,11 @@ impl Ground {
         self.shard.net().enters()
     }
 
+    /// What the spool has and has done.
+    pub(crate) fn usage(&self) -> spool::Usage {
+        self.shard.dispatch().spool().map(Spool::usage).unwrap_or_default()
+    }
+
     /// Lets the generator finish; all that was acknowledged must have arrived.
     pub(crate) fn end(mut self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -99,7 +131,7 @@ impl Ground {
     }
 }
 
-fn options(sinks: &[sink::Handle]) -> Options {
+fn options(mode: Mode, sinks: &[sink::Handle]) -> Options {
     let upstream =
         |(n, sink): (usize, &sink::Handle)| options::Upstream::new(format!("mta{n}"), sink.addresses()[0], 1);
     Options {
@@ -111,7 +143,13 @@ fn options(sinks: &[sink::Handle]) -> Options {
         seed: 1,
         bounce_from: "MAILER-DAEMON@lane.test".into(),
         buffers: BUFFERS - usize::from(UringOptions::default().receive_buffers),
-        keep: postlane::dispatch::KeepOptions::default(),
+        keep: KeepOptions {
+            mode,
+            through_timeout: PATIENCE,
+            delay_warning: PATIENCE,
+            retry: vec![PATIENCE],
+            max_age: 100 * PATIENCE,
+        },
         listeners: vec![options::Listener {
             name: "lane".into(),
             trusted: vec!["127.0.0.0/8".parse().unwrap()],

@@ -9,6 +9,7 @@ mod allocator;
 mod ground;
 
 use ground::Ground;
+use postlane::dispatch::Mode;
 use postlane_bench::load::Exchange;
 
 /// Messages before anything counts: lists have their size then, and spare messages and batches are there.
@@ -19,7 +20,12 @@ const COUNTED: u64 = 4_000;
 const ALLOCATIONS_MAX: u64 = COUNTED / 20;
 
 fn audit(name: &str, exchange: Exchange, size: &str, recipients: usize) {
-    let mut ground = Ground::new(exchange, size, recipients);
+    audit_mode(Mode::Through, name, exchange, size, recipients, ALLOCATIONS_MAX);
+}
+
+/// `most`: allocations.
+fn audit_mode(mode: Mode, name: &str, exchange: Exchange, size: &str, recipients: usize, most: u64) {
+    let mut ground = Ground::new(mode, exchange, size, recipients);
     ground.take(WARM_UP);
     let enters = ground.enters();
     let mut taken = 0;
@@ -29,13 +35,34 @@ fn audit(name: &str, exchange: Exchange, size: &str, recipients: usize) {
         (ground.enters() - enters) as f64 / taken as f64,
         allocations as f64 / taken as f64
     );
-    if allocations > ALLOCATIONS_MAX {
+    if allocations > most {
         let places = allocator::trace(|| {
             ground.take(500);
         });
         panic!("{name}: {allocations} allocations in {taken} messages:\n{places}");
     }
+    if mode == Mode::ThroughThenSpool {
+        let usage = ground.usage();
+        assert_eq!((usage.groups, usage.messages), (0, 0), "the disk was touched");
+    } else if mode == Mode::Spool {
+        let usage = ground.usage();
+        println!("{name}: {:.1} messages a sync", usage.grouped_messages as f64 / usage.groups as f64);
+        assert!(usage.grouped_messages >= WARM_UP + COUNTED);
+    }
     ground.end();
+}
+
+/// What could not be taken by an upstream would be kept; as long as they take it all, nothing is done for that.
+#[test]
+fn a_warm_message_that_could_be_kept_allocates_nothing() {
+    let (name, exchange) = ("through-then-spool, 10 KiB", Exchange::Pipelining);
+    audit_mode(Mode::ThroughThenSpool, name, exchange, "10KiB", 1, ALLOCATIONS_MAX);
+}
+
+#[test]
+fn a_warm_message_that_is_kept_allocates_its_entry() {
+    let (name, exchange) = ("spool, 10 KiB", Exchange::Pipelining);
+    audit_mode(Mode::Spool, name, exchange, "10KiB", 1, COUNTED + ALLOCATIONS_MAX);
 }
 
 #[test]

@@ -75,16 +75,24 @@ def test_ipv6(network, smtp_sink, bypass):
 
 
 @pytest.mark.parametrize("percent", [0.1, 1, 3])
-def test_lost_packets_lose_no_mail(network, smtp_sink, bypass, say, percent):
-    sink = far_sink(network, smtp_sink)
-    server = bypass([f"{FAR}:{sink.port}"])
+def test_lost_packets_lose_no_mail(network, smtp_sink, bypass, lane, say, percent):
+    """The same through the kernel's TCP is measured beside it."""
+    sinks = [far_sink(network, smtp_sink) for _ in range(2)]
+    servers = {
+        "AF_XDP": bypass([f"{FAR}:{sinks[0].port}"]),
+        "io_uring": lane([f"{FAR}:{sinks[1].port}"], pool={"links_per_shard": 8}),
+    }
     network.lose(percent)
-    begun = time.monotonic()
-    assert_clean(smtp_source(server.port, 1_000, 10_240, sessions=16))
-    say(f"1000 messages of 10 KiB at {percent} % loss, both ways, in {time.monotonic() - begun:.2f} s")
-    deliveries = sink.deliveries()
-    assert len({delivery.recipients for delivery in deliveries}) == 1_000
-    assert len(deliveries) == 1_000, "none twice: nothing was in doubt"
+    seconds = {}
+    for (name, server), sink in zip(servers.items(), sinks):
+        begun = time.monotonic()
+        assert_clean(smtp_source(server.port, 1_000, 10_240, sessions=16))
+        seconds[name] = time.monotonic() - begun
+        deliveries = sink.deliveries()
+        assert len({delivery.recipients for delivery in deliveries}) == 1_000
+        assert len(deliveries) == 1_000, "none twice: nothing was in doubt"
+    took = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
+    say(f"1000 messages of 10 KiB on 8 links at {percent} % loss, both ways: {took}")
 
 
 def test_a_link_that_goes_and_comes_loses_no_mail(network, smtp_sink, bypass):

@@ -17,6 +17,8 @@ pub(crate) struct Habits {
     pub(crate) pipelining: bool,
     /// Messages go by BDAT, in one to three chunks.
     pub(crate) chunking: bool,
+    /// Or in as many as it takes of so many octets each.
+    pub(crate) chunk_octets: Option<usize>,
     pub(crate) eager: bool,
     pub(crate) messages_per_session: usize,
     /// The most bytes sent at once, and the pause after them.
@@ -38,6 +40,7 @@ impl Habits {
         Habits {
             pipelining: true,
             chunking: false,
+            chunk_octets: None,
             eager: false,
             messages_per_session,
             chunk_max: usize::MAX,
@@ -242,9 +245,11 @@ impl Client {
                 self.ops.push_back(op(&line, What::Other, !pipelining));
             }
             if self.habits.chunking {
-                let chunks = if message.violation { 1 } else { self.dice.between(1, 3) };
                 let plain = message.unstuffed();
-                let each = plain.len() / chunks;
+                let octets = self.habits.chunk_octets.filter(|_| !message.violation);
+                let chunks = if message.violation { 1 } else { self.dice.between(1, 3) };
+                let chunks = octets.map_or(chunks, |octets| plain.len() / octets + 1);
+                let each = octets.unwrap_or(plain.len() / chunks);
                 for at in 1..chunks {
                     let mut bytes = format!("BDAT {each}\r\n").into_bytes();
                     bytes.extend_from_slice(&plain[(at - 1) * each..at * each]);

@@ -10,6 +10,7 @@ use postlane::time::Instant;
 use crate::message::Message;
 use crate::play::Play;
 use crate::stage::Stage;
+use crate::upstream::Taken;
 
 impl Stage {
     /// The wall clock leaps.
@@ -71,6 +72,12 @@ impl Play {
         self.crashes.iter().any(|crash| *crash + under_way >= from && *crash <= to)
     }
 
+    /// Did everything go in between, before what came of the earlier one can have been on disk?
+    pub(crate) fn is_forgotten(&self, earlier: &Taken, later: &Taken) -> bool {
+        let until = if self.has_failing_disk { Instant::NEVER } else { earlier.settled_by };
+        self.has_crashed(earlier.since.min(later.since), later.at.min(until))
+    }
+
     /// Gives all shards the order; notes what it deleted.
     pub(crate) fn manage(&mut self, order: Order) {
         self.stage.order += 1;
@@ -114,7 +121,7 @@ impl Play {
         let what = "an order that a stop overtakes";
         self.run(Duration::from_secs(600), what, |play| !play.stage.is_leaving());
         self.manage(Order { action: Action::Resume, selection: Default::default(), limit: 0 });
-        self.run(Duration::from_secs(600), "the spool does not empty", |play| {
+        self.run(Duration::from_secs(120), "the spool does not empty", |play| {
             play.stage.kept() == 0 && play.stage.under_way() == 0
         });
         self.stage.check_disk();

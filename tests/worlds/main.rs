@@ -9,6 +9,7 @@ mod disk;
 mod focus;
 mod in_flight;
 mod kept;
+mod kept_focus;
 mod kept_world;
 mod links;
 mod message;

@@ -54,6 +54,8 @@ pub(crate) struct Play {
     pub(crate) crashes: Vec<Instant>,
     /// Recipients whose mail an operator has deleted.
     pub(crate) deleted: HashSet<String>,
+    /// Outcomes need not be on disk soon.
+    pub(crate) has_failing_disk: bool,
     /// It does not start again when it stops.
     pub(crate) is_ending: bool,
 }
@@ -130,6 +132,7 @@ impl Play {
             trace,
             crashes: Vec::new(),
             deleted: HashSet::new(),
+            has_failing_disk: false,
             is_ending: false,
         }
     }
@@ -211,7 +214,10 @@ impl Play {
             Turn::Stop => self.stage.order(Order::Stop),
             Turn::Crash { power } => self.crash(power),
             Turn::Start { shards } => self.start(shards),
-            Turn::Disk(faults) => self.stage.platter.set_faults(faults),
+            Turn::Disk(faults) => {
+                self.has_failing_disk = true;
+                self.stage.platter.set_faults(faults);
+            }
             Turn::Manage(order) => self.manage(*order),
             Turn::Leap(seconds) => self.stage.leap(seconds),
         }
@@ -296,7 +302,7 @@ impl Play {
                 let same = |other: &&&Taken| other.mail == taken.mail && other.data == taken.data;
                 again |= earlier.iter().any(|other| same(&other));
                 // What came of it may not have been on disk yet when everything went.
-                let is_forgotten = |other: &&&Taken| self.has_crashed(other.since.min(taken.since), taken.at);
+                let is_forgotten = |other: &&&Taken| self.is_forgotten(other, taken);
                 count.repeats_by_crash +=
                     u64::from(earlier.iter().filter(same).any(|other| is_forgotten(&other)));
                 let doubts = earlier.iter().filter(same).filter(|other| !is_forgotten(other));

@@ -136,6 +136,7 @@ pub(crate) fn draw_habits(dice: &mut Dice) -> Habits {
     Habits {
         pipelining,
         chunking: dice.chance(0.3),
+        chunk_octets: dice.chance(0.3).then(|| 1 + dice.between(1, 20_000)),
         eager: pipelining && dice.chance(0.4),
         messages_per_session: dice.between(1, 6),
         chunk_max: dice.pick(&[usize::MAX, usize::MAX, 20_000, 3_000, 400]),

@@ -16,6 +16,10 @@ use chunks::Chunk;
 /// One that wakes has read what waited for it by then.
 const WAKING: Duration = Duration::from_millis(500);
 
+/// No answer takes longer, but for those that never come: these are not waited for longer than that.
+const ANSWERED: Duration = Duration::from_secs(5);
+const GIVEN_UP: Duration = Duration::from_secs(65);
+
 /// Where in the dialogue something can go wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Moment {
@@ -113,6 +117,8 @@ pub(crate) struct Taken {
     pub(crate) at: Instant,
     /// It may have lain unread since then.
     pub(crate) since: Instant,
+    /// It has been answered by then, or given up on.
+    pub(crate) settled_by: Instant,
     pub(crate) mail: String,
     /// The accepted ones.
     pub(crate) recipients: Vec<String>,
@@ -211,6 +217,7 @@ impl Upstream {
     /// Dies: every link is reset, nobody gets in.
     pub(crate) fn die(&mut self, world: &World) {
         self.up = false;
+        self.forget_answers(world.now());
         world.unlisten_peer(self.at);
         self.links.drain(..).for_each(|link| world.reset(link.peer));
     }
@@ -224,6 +231,13 @@ impl Upstream {
         if !std::mem::replace(&mut self.asleep, true) && self.woke_at + WAKING < now {
             self.slept_at = now;
         }
+        self.forget_answers(now);
+    }
+
+    /// Answers that are due are not given, or nobody knows when.
+    fn forget_answers(&mut self, now: Instant) {
+        let due = self.taken.iter_mut().filter(|taken| taken.settled_by >= now);
+        due.for_each(|taken| taken.settled_by = Instant::NEVER);
     }
 
     pub(crate) fn wake_up(&mut self, now: Instant) {
@@ -543,9 +557,10 @@ impl Upstream {
         if !self.manner.eight_bit && data.iter().any(|b| *b >= 0x80) {
             self.breaches.push("an 8-bit body".into());
         }
-        let taken = Taken {
+        let mut taken = Taken {
             at: now,
             since: if now <= self.woke_at + WAKING { self.slept_at } else { now },
+            settled_by: now + ANSWERED,
             mail: std::mem::take(&mut link.mail),
             recipients: std::mem::take(&mut link.recipients),
             data,
@@ -559,6 +574,7 @@ impl Upstream {
                 if !matches!(deed, Deed::Refuse | Deed::Defer | Deed::Leave)
                     && self.dice.chance(self.manner.taken_silently)
                 {
+                    taken.settled_by = now + GIVEN_UP;
                     self.taken.push(taken);
                 }
                 self.commit(link, Moment::Dot, deed, now);

@@ -10,6 +10,8 @@ use super::super::{Delivery, Mode};
 use super::{TOP_KEYS, names};
 
 const GIB: u64 = 1 << 30;
+/// Or as many GiB as there are CPUs, for every shard needs some.
+const SPOOL_MAX: u64 = 16 * GIB;
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// More steps than anybody has use for; the last repeats.
@@ -19,7 +21,7 @@ const MODES: [(&str, Mode); 3] =
     [("through", Mode::Through), ("spool", Mode::Spool), ("through-then-spool", Mode::ThroughThenSpool)];
 
 /// Reads the section; what is not there has its default, and so has all of it.
-pub(super) fn read(top: &mut Section<'_, '_>, hostname: Option<&str>) -> Delivery {
+pub(super) fn read(top: &mut Section<'_, '_>, hostname: Option<&str>, cpus: usize) -> Delivery {
     let empty = Table::default();
     let table = top.table("delivery").unwrap_or(&empty);
     let mut section = Section::new(table, "in `[delivery]`", top.report);
@@ -42,7 +44,7 @@ pub(super) fn read(top: &mut Section<'_, '_>, hostname: Option<&str>) -> Deliver
             Duration::from_millis(10)..=9 * HOUR / 60,
         ),
         spool: spool.map_or_else(|| PathBuf::from("/var/spool/postlane"), |path| path.value),
-        spool_max: section.size("spool_max", 16 * GIB, GIB / 4..=1 << 50),
+        spool_max: section.size("spool_max", SPOOL_MAX.max(GIB * cpus as u64), GIB / 4..=1 << 50),
         sync: section.flag("sync", true),
         retry: retry(&mut section),
         max_age: section.duration("max_age", 4 * DAY, Duration::from_secs(1)..=90 * DAY),

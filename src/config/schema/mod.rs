@@ -75,7 +75,7 @@ fn top(tree: &Table, report: &mut Report, machine: &Machine) -> Option<Config> {
     let pools = pool::all(&pools, section.report, &mut pool_names);
     let routes = section.tables("route", "route", ROUTES_MAX);
     let routes = route::all(&routes, section.report, &listener_names, &pool_names);
-    let delivery = delivery::read(&mut section, hostname.as_deref());
+    let delivery = delivery::read(&mut section, hostname.as_deref(), machine.cpus.len());
     later(&mut section);
     section.close(&[]);
     Some(Config {

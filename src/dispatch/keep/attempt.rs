@@ -62,6 +62,10 @@ impl Dispatch {
         let (Some(entry), Some(spool)) = (transaction.entry, &mut self.keeping.spool) else {
             return self.end_active(id, buffers);
         };
+        if transaction.refused.is_empty() && transaction.relayed.is_empty() {
+            spool.done_all(entry, now);
+            return self.end_active(id, buffers);
+        }
         let mut fates = Fates::of(transaction);
         let internal = transaction.message.internal;
         spool.done(entry, &fates.taken, now);

@@ -85,6 +85,15 @@ pub(super) struct Keeping {
     errand: Option<orders::Errand>,
 }
 
+impl Keeping {
+    /// An upstream has a kept message for these.
+    pub(super) fn note_done(&mut self, entry: Option<EntryId>, recipients: &[u16], now: Instant) {
+        if let (Some(entry), Some(spool)) = (entry, &mut self.spool) {
+            spool.done(entry, recipients, now);
+        }
+    }
+}
+
 /// What a transaction waits for besides its groups.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum Stage {

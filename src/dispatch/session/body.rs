@@ -2,6 +2,7 @@
 
 use super::{OUT_OF_MEMORY, SHUTTING_DOWN};
 use crate::dispatch::message::{TransactionId, unshared};
+use crate::dispatch::streaming::Line;
 use crate::dispatch::{Dispatch, Queued};
 use crate::handle::{Buffers, Extent};
 use crate::limits::{BUFFERS_RESERVED, REPLIES_HELD_MAX};
@@ -55,11 +56,6 @@ impl Dispatch {
         now: Instant,
         buffers: &mut impl Buffers,
     ) {
-        let session = &self.sessions[slot as usize];
-        if session.message.is_some() && session.refusal.is_none() && self.is_crowded(buffers.free()) {
-            self.stats.out_of_buffers.add(1);
-            self.refuse_body(slot, OUT_OF_MEMORY, buffers);
-        }
         if let Some(reply) = self.sessions[slot as usize].refusal_of(end) {
             self.forget_message(slot, buffers);
             self.answer_final(slot, reply.as_reply(), now);
@@ -67,7 +63,8 @@ impl Dispatch {
         }
         let session = &mut self.sessions[slot as usize];
         if let Some(id) = session.streaming.take() {
-            session.held_back = false;
+            // It is not read before its answer.
+            (session.held_back, session.line) = (false, Line::None);
             self.stream_complete(id, now);
             return self.await_verdict(slot, id, now);
         }
@@ -91,8 +88,10 @@ impl Dispatch {
         let until = if session.held.is_empty() { Instant::NEVER } else { now + REPLIES_HELD_MAX };
         self.session_deadlines.set(slot as usize, until);
         session.waiting = Some(transaction);
+        let stream = session.stream;
+        self.list(slot);
         // A client that has said all it has to say may close its sending side, and still wants to hear.
-        self.commands.push_back(Queued::Hold(session.stream, true));
+        self.commands.push_back(Queued::Hold(stream, true));
     }
 
     /// The verdict on the message that the session waits for.
@@ -124,7 +123,10 @@ impl Dispatch {
         let session = &self.sessions[slot as usize];
         let listener = usize::from(session.listener.0);
         count(&self.stats.listeners[listener], &reply);
-        self.session_deadlines.set(slot as usize, now + self.options.listeners[listener].idle_timeout);
+        // (One that is held back for want of memory is not silent by itself.)
+        let idle_timeout = self.options.listeners[listener].idle_timeout;
+        let until = if session.held_back { Instant::NEVER } else { now + idle_timeout };
+        self.session_deadlines.set(slot as usize, until);
         if self.draining {
             self.say_goodbye(slot, SHUTTING_DOWN, now);
         }

@@ -192,12 +192,6 @@ impl Dispatch {
             self.consume(slot, extent, now, buffers);
             buffers.release(extent.buffer);
         }
-        let session = &mut self.sessions[slot as usize];
-        let is_free = !session.is_deaf && !session.closing && !session.held_back;
-        let listens = session.pending.is_empty() && is_free;
-        if session.paused && listens {
-            session.paused = false;
-            self.commands.push_back(Queued::Resume(session.stream));
-        }
+        self.listen(slot, buffers);
     }
 }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::message::{Message, TransactionId};
+use super::streaming::Line;
 use super::{Dispatch, Queued, StreamOwner};
 use crate::balance::key;
 use crate::handle::{Buffers, Extent, ListenerId, StreamId};
@@ -33,13 +34,10 @@ pub(in crate::dispatch) struct Session {
     pub(in crate::dispatch) streaming: Option<TransactionId>,
     /// The message being received comes to nothing: what is said at its end, or its next chunk's.
     pub(in crate::dispatch) refusal: Option<ReplyBuf>,
-    /// Memory is short: nothing more of its message may come for now.
+    /// Memory is short: it is not read for now.
     pub(in crate::dispatch) held_back: bool,
-    /// It waits for room in `Dispatch::queues`.
-    pub(in crate::dispatch) queued: bool,
-    /// It is in one of the lists of those that may send.
-    pub(in crate::dispatch) listed: bool,
-    pub(in crate::dispatch) listed_as_flow: bool,
+    /// In which line of `Dispatch::queues` it waits for room.
+    pub(in crate::dispatch) line: Line,
     pub(in crate::dispatch) mail_at: Instant,
     /// The message whose verdict it waits for.
     waiting: Option<TransactionId>,
@@ -68,6 +66,11 @@ pub(in crate::dispatch) const OUT_OF_MEMORY: Reply<'static> =
     Reply::new(452, Enhanced(4, 3, 1), "Out of memory for messages, try again later");
 
 impl Session {
+    /// It has sent a message, and has not been told what became of it.
+    pub(in crate::dispatch) fn awaits_verdict(&self) -> bool {
+        self.waiting.is_some()
+    }
+
     /// The answer to a chunk or message that is not taken.
     fn refusal_of(&mut self, end: Result<u64, Violation>) -> Option<ReplyBuf> {
         let refusal = self.refusal.take();
@@ -107,9 +110,7 @@ impl Dispatch {
             streaming: None,
             refusal: None,
             held_back: false,
-            queued: false,
-            listed: false,
-            listed_as_flow: false,
+            line: Line::None,
             mail_at: now,
             waiting: None,
             pending: Vec::new(),
@@ -133,6 +134,7 @@ impl Dispatch {
             let idle_timeout = options.idle_timeout;
             self.write_since(from, stream);
             self.session_deadlines.set(slot as usize, now + idle_timeout);
+            self.line_up(slot);
         }
     }
 

@@ -2,16 +2,15 @@
 //!
 //! As long as there is plenty, bodies are received whole. When half of the buffers are in use, a message that holds more
 //! than its share begins to leave; when only a quarter is left, every one does that is still arriving, and whoever has
-//! nothing here yet waits before it sends. That last quarter is for messages that have their upstreams: what they take
-//! in leaves again, so they can always go on, and with every one that ends there is room for the next.
+//! nothing here is not read: not only before its body, for chunks come unasked (RFC 3030). That last quarter is for
+//! messages that have their upstreams: what they take in leaves again, so they can always go on, and with every one that
+//! ends there is room for the next.
 
-use std::collections::VecDeque;
-use std::time::Duration;
-
+use super::queues::Line;
 use crate::dispatch::message::{Message, TransactionId, unshared};
-use crate::dispatch::session::OUT_OF_MEMORY;
+use crate::dispatch::session::{OUT_OF_MEMORY, Session};
 use crate::dispatch::{Dispatch, Queued};
-use crate::handle::{Buffers, StreamId};
+use crate::handle::Buffers;
 use crate::limits::{
     BUFFERS_RESERVED, NOTICE_HEADER_BYTES_MAX, ROUTE_HEADER_BYTES_MAX, STREAM_EXTENTS_MAX,
     STREAM_EXTENTS_MIN, WAITING_TICK,
@@ -22,29 +21,6 @@ use crate::time::Instant;
 
 /// What may come of others in the turn in which a session is held back, at the least.
 const MARGIN_MIN: usize = 4;
-/// A session that was just let in again is expected to bring so much within so long.
-const PROMISED_BUFFERS: usize = 2;
-const PROMISED_FOR: Duration = Duration::from_millis(20);
-
-/// Sessions by what they may bring in, and those that are not read because memory is short, oldest first.
-#[derive(Debug, Default)]
-pub(in crate::dispatch) struct Queues {
-    /// They may send their bodies (or might have, when they were put here).
-    open: Vec<u32>,
-    /// The same of those whose messages flow.
-    open_flows: Vec<u32>,
-    /// They are not read; their messages flow.
-    flowing: VecDeque<(u32, StreamId)>,
-    /// They are not read, and have nothing here yet.
-    empty: VecDeque<(u32, StreamId)>,
-    /// Until when those let in lately may not yet have brought anything.
-    promised: VecDeque<Instant>,
-    /// Streamed messages that flow.
-    pub(super) flows: usize,
-    /// Parts let go of so far, and at the last tick.
-    pub(super) parts_released: u64,
-    parts_released_before: u64,
-}
 
 impl Dispatch {
     /// So few are left that nobody but those that flow may take more.
@@ -57,34 +33,24 @@ impl Dispatch {
         free <= BUFFERS_RESERVED + (self.options.buffers / 16).max(MARGIN_MIN)
     }
 
-    /// There is no room for one more message that waits for a link, behind those that flow and need it themselves.
-    pub(in crate::dispatch) fn is_crowded(&self, free: usize) -> bool {
-        self.queues.flows > 0 && self.is_very_short(free)
-    }
-
     /// Extents that may be gathered of one flowing message while its last part is being sent.
     fn gather_max(&self) -> usize {
         (self.options.buffers / 16 / self.queues.flows.max(1)).clamp(STREAM_EXTENTS_MIN, STREAM_EXTENTS_MAX)
     }
 
-    /// The session has taken all that came, and its message goes on: may more come?
+    /// The session has taken all that came: may more come?
     pub(in crate::dispatch) fn mind_memory(&mut self, slot: u32, now: Instant, buffers: &mut impl Buffers) {
         let session = &self.sessions[slot as usize];
-        if session.closing || session.refusal.is_some() || session.held_back || !session.server.in_body() {
+        if session.closing {
             return;
         }
-        self.list(slot);
-        let session = &self.sessions[slot as usize];
-        let (streaming, held) = (session.streaming, session.message.as_ref().map_or(0, |m| m.body.len()));
         let free = buffers.free();
-        let gather_max = self.gather_max();
-        let share = self.options.buffers / 2 / self.receiving.max(1);
-        if let Some(streaming) = streaming.and_then(|id| self.streaming(id)) {
-            if !streaming.flows || streaming.gathered() >= gather_max {
-                self.hold_back(slot);
-            }
-        } else if held > share.max(1) && free <= self.options.buffers / 2 {
-            self.begin_stream(slot, now, buffers);
+        if !session.held_back && session.refusal.is_none() {
+            self.list(slot);
+            self.mind_message(slot, free, now, buffers);
+        } else if self.is_short(free) && session.refusal.is_none() {
+            // What was on its way when it was held back: with it, it is one of those that may come to flow.
+            self.close_to(slot, now, buffers);
         }
         // All at once, for each might bring as much in the next turn as a turn may bring.
         if self.is_short(free) {
@@ -95,52 +61,74 @@ impl Dispatch {
         }
     }
 
-    /// It may bring in what it has: so that it can be kept from that.
-    fn list(&mut self, slot: u32) {
-        let session = &mut self.sessions[slot as usize];
-        if session.streaming.is_some() {
-            if !std::mem::replace(&mut session.listed_as_flow, true) {
-                self.queues.open_flows.push(slot);
+    /// The session's message has grown.
+    fn mind_message(&mut self, slot: u32, free: usize, now: Instant, buffers: &mut impl Buffers) {
+        let session = &self.sessions[slot as usize];
+        let (streaming, held) = (session.streaming, session.message.as_ref().map_or(0, |m| m.body.len()));
+        let gather_max = self.gather_max();
+        let share = self.options.buffers / 2 / self.receiving.max(1);
+        if let Some(streaming) = streaming.and_then(|id| self.streaming(id)) {
+            if !streaming.flows || streaming.gathered() >= gather_max {
+                self.hold_back(slot);
             }
-        } else if !std::mem::replace(&mut session.listed, true) {
-            self.queues.open.push(slot);
+        } else if held > share.max(1) && free <= self.options.buffers / 2 {
+            self.begin_stream(slot, now, buffers);
+        }
+    }
+
+    /// It may bring in what it has: so that it can be kept from that.
+    pub(in crate::dispatch) fn list(&mut self, slot: u32) {
+        if self.sessions[slot as usize].streaming.is_some() {
+            self.queues.open_flows.add(slot);
+        } else {
+            self.queues.open.add(slot);
+        }
+    }
+
+    /// A new session: behind those that wait, if any do.
+    pub(in crate::dispatch) fn line_up(&mut self, slot: u32) {
+        self.list(slot);
+        if self.queues.someone_waits_empty() {
+            self.hold_empty(slot);
         }
     }
 
     /// Nobody who does not flow may bring more: what is here goes on its way, whoever has nothing here waits.
     fn close_to_bodies(&mut self, now: Instant, buffers: &mut impl Buffers) {
-        let mut open = std::mem::take(&mut self.queues.open);
-        for slot in open.drain(..) {
-            let Some(session) = self.sessions.get_mut(slot as usize) else { continue };
-            session.listed = false;
-            let is_receiving = session.server.in_body() && !session.closing && !session.held_back;
-            let Some(message) =
-                session.message.as_ref().filter(|_| is_receiving && session.refusal.is_none())
-            else {
-                continue;
-            };
-            if message.body.is_empty() {
-                self.queues.empty.push_back((slot, session.stream));
-                self.hold_back(slot);
-            } else {
-                self.begin_stream(slot, now, buffers);
+        for at in 0..self.queues.open.len() {
+            let slot = self.queues.open.at(at);
+            let is_read = |session: &Session| !session.closing && !session.held_back;
+            if self.sessions.get(slot as usize).is_some_and(is_read) {
+                self.close_to(slot, now, buffers);
             }
         }
-        self.queues.open = open;
+        self.queues.open.clear();
+    }
+
+    fn close_to(&mut self, slot: u32, now: Instant, buffers: &mut impl Buffers) {
+        let session = &self.sessions[slot as usize];
+        // (What is refused is thrown away as it comes; and those that flow are another matter.)
+        if session.refusal.is_some() || session.streaming.is_some() {
+            return;
+        }
+        if session.message.as_ref().is_some_and(|message| !message.body.is_empty()) {
+            self.begin_stream(slot, now, buffers);
+        } else if !session.held_back {
+            self.hold_empty(slot);
+        }
     }
 
     /// Not even those that flow may bring more for now.
     fn close_to_flows(&mut self) {
-        let mut open = std::mem::take(&mut self.queues.open_flows);
-        for slot in open.drain(..) {
-            let Some(session) = self.sessions.get_mut(slot as usize) else { continue };
-            session.listed_as_flow = false;
+        for at in 0..self.queues.open_flows.len() {
+            let slot = self.queues.open_flows.at(at);
+            let Some(session) = self.sessions.get(slot as usize) else { continue };
             if session.streaming.is_some() && !session.held_back {
                 self.hold_back(slot);
-                self.queue_flowing(slot);
+                self.queue(slot, Line::Flowing);
             }
         }
-        self.queues.open_flows = open;
+        self.queues.open_flows.clear();
     }
 
     /// What has come of the session's message goes on its way, and the rest follows.
@@ -196,33 +184,57 @@ impl Dispatch {
             self.commands.push_back(Queued::Pause(session.stream));
         }
         // It is not the client that is silent now.
-        self.session_deadlines.set(slot as usize, Instant::NEVER);
+        if !session.awaits_verdict() {
+            self.session_deadlines.set(slot as usize, Instant::NEVER);
+        }
     }
 
-    /// It need not be held back any more; what it has sent is dealt with already.
+    /// It has nothing here, and is not read until there is room.
+    fn hold_empty(&mut self, slot: u32) {
+        self.hold_back(slot);
+        self.queue(slot, Line::Empty);
+    }
+
+    /// What it was held back for is over: it is read as soon as there is room for anybody who has nothing here.
     pub(in crate::dispatch) fn unhold(&mut self, slot: u32) {
+        self.queue(slot, Line::Empty);
+    }
+
+    /// Nothing of the session is left to be dealt with, nor does anything but memory keep it from being read.
+    pub(in crate::dispatch) fn listen(&mut self, slot: u32, buffers: &impl Buffers) {
         let session = &mut self.sessions[slot as usize];
-        let listens = session.pending.is_empty() && !session.is_deaf && !session.closing;
-        if std::mem::take(&mut session.held_back) && listens && std::mem::take(&mut session.paused) {
-            self.commands.push_back(Queued::Resume(session.stream));
+        let listens =
+            session.pending.is_empty() && !session.is_deaf && !session.closing && !session.held_back;
+        if !listens || !session.paused {
+            return;
         }
+        if session.streaming.is_none() && session.refusal.is_none() && self.is_short(buffers.free()) {
+            return self.hold_empty(slot);
+        }
+        self.sessions[slot as usize].paused = false;
+        self.list(slot);
+        let stream = self.sessions[slot as usize].stream;
+        self.commands.push_back(Queued::Resume(stream));
     }
 
     /// Reads it again.
     pub(in crate::dispatch) fn let_in(&mut self, slot: u32, now: Instant, buffers: &mut impl Buffers) {
         let session = &mut self.sessions[slot as usize];
-        if std::mem::take(&mut session.held_back) {
-            let idle_timeout = self.options.listeners[usize::from(session.listener.0)].idle_timeout;
-            self.session_deadlines.set(slot as usize, now + idle_timeout);
+        session.line = Line::None;
+        if std::mem::take(&mut session.held_back) && !session.closing {
+            if !session.awaits_verdict() {
+                let idle_timeout = self.options.listeners[usize::from(session.listener.0)].idle_timeout;
+                self.session_deadlines.set(slot as usize, now + idle_timeout);
+            }
             self.list(slot);
             self.resume(slot, now, buffers);
         }
     }
 
-    fn queue_flowing(&mut self, slot: u32) {
+    fn queue(&mut self, slot: u32, line: Line) {
         let session = &mut self.sessions[slot as usize];
-        if session.held_back && !std::mem::replace(&mut session.queued, true) {
-            self.queues.flowing.push_back((slot, session.stream));
+        if session.held_back && std::mem::replace(&mut session.line, line) != line {
+            self.queues.push(line, slot, session.stream);
         }
     }
 
@@ -234,17 +246,16 @@ impl Dispatch {
         let Some(streaming) = self.streaming(id) else { return };
         let has_room = streaming.flows && streaming.gathered() < gather_max;
         if has_room && self.sessions[session as usize].streaming == Some(id) {
-            self.queue_flowing(session);
+            self.queue(session, Line::Flowing);
         }
     }
 
-    /// Those that flow cannot go on, and it is not what they hold themselves that is in their way: bodies came faster than
-    /// they could be stopped. Of those that wait for an upstream the youngest are refused, so that the others go on. To be
-    /// called every tick while somebody waits.
+    /// Those that flow could not go on even if all that they hold were let go of: bodies came faster than they could be
+    /// stopped. Of those that wait for an upstream the youngest are refused, so that the others go on. To be called every
+    /// tick while somebody waits.
     pub(in crate::dispatch) fn make_room(&mut self, now: Instant, buffers: &mut impl Buffers) {
-        let released = self.queues.parts_released;
-        let goes_on = std::mem::replace(&mut self.queues.parts_released_before, released) != released;
-        if goes_on || self.queues.flowing.is_empty() || !self.is_very_short(buffers.free()) {
+        let free = buffers.free();
+        if !self.queues.someone_waits_flowing() || !self.is_very_short(free) {
             return;
         }
         let (mut held, mut waiting) = (0, Vec::new());
@@ -257,7 +268,7 @@ impl Dispatch {
                 _ => {}
             }
         }
-        if held > self.options.buffers / 16 {
+        if !self.is_very_short(free + held) {
             return;
         }
         waiting.sort_unstable();
@@ -278,36 +289,32 @@ impl Dispatch {
     /// Lets in as many of those that wait as there is room for.
     /// False: for nobody.
     pub(in crate::dispatch) fn let_in_waiting(&mut self, now: Instant, buffers: &mut impl Buffers) -> bool {
-        if self.queues.flowing.is_empty() && self.queues.empty.is_empty() {
+        if !self.queues.someone_waits() {
             return false;
         }
         let mut is_any = false;
-        while self.queues.promised.front().is_some_and(|until| *until <= now) {
-            self.queues.promised.pop_front();
-        }
+        self.queues.forget_promises(now);
         loop {
-            let promised = self.queues.promised.len() * PROMISED_BUFFERS;
-            let free = buffers.free().saturating_sub(promised);
+            let free = buffers.free().saturating_sub(self.queues.promised());
             let next = if self.is_very_short(free) {
                 None
-            } else if let Some(next) = self.queues.flowing.pop_front() {
-                Some(next)
+            } else if let Some(next) = self.queues.pop(Line::Flowing) {
+                Some((next, Line::Flowing))
             } else if self.is_short(free) {
                 None
             } else {
-                self.queues.empty.pop_front()
+                self.queues.pop(Line::Empty).map(|next| (next, Line::Empty))
             };
-            let Some((slot, stream)) = next else { break };
-            // It may have gone meanwhile.
-            if let Some(session) = self.sessions.get_mut(slot as usize).filter(|s| s.stream == stream) {
-                session.queued = false;
-                self.queues.promised.push_back(now + PROMISED_FOR);
+            let Some(((slot, stream), line)) = next else { break };
+            // It may have gone meanwhile, or stand in the other line.
+            let stands = |s: &Session| s.stream == stream && s.line == line;
+            if self.sessions.get(slot as usize).is_some_and(stands) {
+                self.queues.promise(now);
                 self.let_in(slot, now, buffers);
                 is_any = true;
             }
         }
-        let someone_waits = !self.queues.flowing.is_empty() || !self.queues.empty.is_empty();
-        if someone_waits {
+        if self.queues.someone_waits() {
             self.next_tick = self.next_tick.min(now + WAITING_TICK);
         }
         is_any

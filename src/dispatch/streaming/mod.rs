@@ -18,11 +18,12 @@
 mod intake;
 mod leg;
 mod part;
+mod queues;
 
 use std::sync::Arc;
 
-pub(super) use intake::Queues;
 pub use part::Part;
+pub(super) use queues::{Line, Queues};
 
 use super::message::{GroupId, LegId, Letter, Message, TransactionId};
 use super::owner::Way;
@@ -244,7 +245,6 @@ impl Dispatch {
     fn send_next(&mut self, id: TransactionId, buffers: &mut impl Buffers) {
         let shape = self.shape_of(id);
         let origin = self.options.shard;
-        let mut released = false;
         let Some(streaming) = self.streaming(id) else { return };
         if streaming.has_part() {
             let is_sent = |leg: &Leg| matches!(leg.state, LegState::Sent(_) | LegState::Over);
@@ -252,7 +252,6 @@ impl Dispatch {
             if streaming.legs.iter().all(is_sent) && !is_kept {
                 streaming.is_gone = true;
                 release_part(&mut streaming.part, buffers);
-                released = true;
                 for leg in &mut streaming.legs {
                     if let LegState::Sent(id) = leg.state {
                         leg.state = LegState::Ready(id);
@@ -264,8 +263,6 @@ impl Dispatch {
         if !streaming.has_part() && !streaming.is_waiting_for_legs() && !is_over {
             streaming.cut(shape);
         }
-        self.queues.parts_released += u64::from(released);
-        let Some(streaming) = self.streaming(id) else { return };
         if !streaming.has_part() || streaming.is_waiting_for_legs() && !streaming.flows {
             return;
         }

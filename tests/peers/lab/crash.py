@@ -47,7 +47,7 @@ def bodies():
 
 
 # Of a shard: messages under way (limits.rs, KEPT_ACTIVE_MIN: so few links are there), and notes that wait to be written.
-IN_FLIGHT_MAX = 64 + 512
+IN_FLIGHT_MAX = 1024 + 512
 
 
 class Load:

@@ -1,0 +1,130 @@
+//! Worlds with a spool built for one question each.
+
+use std::time::Duration;
+
+use postlane::disk::sim::Faults;
+use postlane::dispatch::{Action, KeepOptions, Mode, Order, Selection};
+
+use crate::client::Habits;
+use crate::disk::Keep;
+use crate::focus::{MS, world};
+use crate::message::Fate;
+use crate::play::Play;
+use crate::stage::Setup;
+use crate::upstream::{Deed, Manner, Moment};
+
+fn keeping(seed: u64, mode: Mode, upstreams: usize) -> Setup {
+    let seconds = |n: &u64| Duration::from_secs(*n);
+    let mut setup = Setup::new(seed, upstreams);
+    setup.keep = Some(Keep {
+        options: KeepOptions {
+            mode,
+            through_timeout: 200 * MS,
+            delay_warning: seconds(&3_600),
+            retry: [1, 5, 60].iter().map(seconds).collect(),
+            max_age: seconds(&86_400),
+        },
+        segment_bytes: 256 << 10,
+        bytes_max: 4 << 20,
+        faults: Faults::default(),
+    });
+    setup
+}
+
+fn turns(play: &Play) -> u64 {
+    play.stage.sum(|stats| stats.turns.get())
+}
+
+fn broken(errno: i32) -> Faults {
+    Faults { broken: Some(errno), ..Faults::default() }
+}
+
+/// What is refused for want of a disk is answered in its turn, also to one that has sent the next message already.
+#[test]
+fn a_refusal_by_the_disk_waits_for_its_turn() {
+    for chunking in [false, true] {
+        let mut play = world(&keeping(60, Mode::Spool, 1), vec![Manner::good()]);
+        play.pass(50 * MS);
+        play.stage.platter.set_faults(broken(5));
+        let habits = Habits { eager: true, chunking, chunk_max: 700, ..Habits::plain(20) };
+        play.add_clients(4, &habits, 20, 3_000);
+        play.serve_all();
+        assert!(play.messages.iter().all(|message| matches!(message.fate, Fate::Answered(451 | 452))));
+        let count = play.finish();
+        assert_eq!((count.kept, count.taken), (0, 0), "{count:?}");
+    }
+}
+
+/// A shard that has something to write and no disk sleeps until it is worth trying again.
+#[test]
+fn a_broken_disk_keeps_no_shard_awake() {
+    for errno in [5, 28] {
+        let mut play = world(&keeping(61, Mode::Spool, 1), vec![Manner::good()]);
+        play.upstreams[0].manner.odds = vec![(Moment::Mail, Deed::Defer, 1.0)];
+        play.add_clients(4, &Habits::plain(20), 20, 3_000);
+        play.serve_all();
+        play.all_are(Fate::Answered(250));
+        play.stage.platter.set_faults(broken(errno));
+        play.pass(Duration::from_secs(20));
+        let before = turns(&play);
+        play.pass(Duration::from_secs(20));
+        let each = (turns(&play) - before) / 20;
+        println!("errno {errno}: {each} turns a second");
+        assert!(each < 400, "{each} turns a second");
+        let count = play.finish();
+        assert_eq!(count.taken, 80, "{count:?}");
+    }
+}
+
+/// A message given up on is bounced soon, however long its next attempt is away.
+#[test]
+fn what_an_operator_gives_up_is_bounced_at_once() {
+    let mut play = world(&keeping(62, Mode::Spool, 1), vec![Manner::good()]);
+    play.upstreams[0].manner.puts_off = Some("m");
+    play.add_clients(1, &Habits::plain(10), 10, 3_000);
+    play.serve_all();
+    play.pass(Duration::from_secs(30));
+    assert_eq!(play.stage.kept(), 10);
+    play.upstreams[0].manner.puts_off = None;
+    let selection = Selection { domain: Some(domain(&play, 0)), ..Selection::default() };
+    play.manage(Order { action: Action::Bounce, selection, limit: 10 });
+    play.pass(500 * MS);
+    let notices = play.upstreams[0].taken.iter().filter(|taken| taken.mail.starts_with("<>"));
+    assert!(notices.count() > 0);
+    play.finish();
+}
+
+fn domain(play: &Play, message: usize) -> String {
+    play.messages[message].recipients[0].rsplit_once('@').unwrap().1.to_owned()
+}
+
+/// What all upstreams put off is kept and tried again; with a healthy fleet the disk has nothing to do.
+#[test]
+fn what_upstreams_put_off_is_kept() {
+    let mut play = world(&keeping(63, Mode::ThroughThenSpool, 2), vec![Manner::good(); 2]);
+    play.add_clients(8, &Habits::plain(20), 20, 3_000);
+    play.serve_all();
+    assert_eq!(play.stage.sum(|stats| stats.spool.kept.get()), 0);
+    play.upstreams
+        .iter_mut()
+        .for_each(|upstream| upstream.manner.odds = vec![(Moment::Dot, Deed::Defer, 1.0)]);
+    play.add_clients(8, &Habits::plain(20), 20, 3_000);
+    play.serve_all();
+    play.all_are(Fate::Answered(250));
+    assert_eq!(play.stage.kept(), 160);
+    let count = play.finish();
+    assert_eq!((count.taken, count.kept, count.in_doubt), (320, 160, 0), "{count:?}");
+}
+
+/// One that hangs is waited for no longer than agreed; what it took in the end is not sent again.
+#[test]
+fn a_slow_fleet_is_not_waited_for() {
+    let mut play =
+        world(&keeping(64, Mode::ThroughThenSpool, 1), vec![Manner::slow(Duration::from_secs(20))]);
+    play.add_clients(4, &Habits::plain(1), 1, 3_000);
+    play.serve_all();
+    play.all_are(Fate::Answered(250));
+    assert!(play.waited_most() < 400 * MS, "{:?}", play.waited_most());
+    let count = play.finish();
+    assert_eq!((count.taken, count.kept), (4, 4), "{count:?}");
+}
