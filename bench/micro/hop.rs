@@ -19,7 +19,7 @@ use postlane::sys::arena::Arenas;
 use postlane::sys::ring_table::RingTable;
 use postlane::time::Instant;
 
-/// As large as the real ones.
+/// A cache line; `dispatch`'s own letters are of 216 octets.
 type Letter = [u64; 8];
 
 /// Round trips that are timed together.
