@@ -321,7 +321,8 @@ fn work<N: Net + Disk>(mut shard: Shard<N>, orders: &Orders) {
     loop {
         shard.turn();
         if shard.has_ended() {
-            return;
+            // What the last turn wrote leaves with another: the acknowledgement of an upstream's end.
+            return shard.turn();
         }
         if orders.get() == Order::Stop {
             let stopped_at = *stopped_at.get_or_insert_with(Instant::now);
