@@ -15,7 +15,7 @@ use crate::spool::{EntryId, Facts, Spool};
 use crate::time::Instant;
 
 /// Which kept messages; each condition narrows it.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Selection {
     /// The message's id, as in the 250 and in `Received:`.
@@ -28,6 +28,13 @@ pub struct Selection {
     pub pool: Option<String>,
     /// Seconds since it was taken, at the least.
     pub older_than: Option<f64>,
+}
+
+impl Selection {
+    /// Does it leave anything out?
+    pub fn narrows(&self) -> bool {
+        *self != Selection::default()
+    }
 }
 
 /// What is to be done with them.
