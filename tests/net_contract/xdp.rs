@@ -226,6 +226,8 @@ fn refusals_name_their_remedies() {
         assert!(loopback.contains("no Ethernet interface"), "{loopback}");
         let ports = refused(XdpOptions { ports: 40_000..=40_999, ..options() });
         assert!(ports.contains("ip_local_reserved_ports=40000-40999"), "{ports}");
+        let queue = refused(XdpOptions { queues: Some(vec![0, 7]), ..options() });
+        assert!(queue.contains("has no queue 7"), "{queue}");
         let listener = std::net::TcpListener::bind("10.66.0.1:61500").unwrap();
         let used = refused(options());
         assert!(used.contains("port 61500") && used.contains("is in use"), "{used}");
