@@ -12,6 +12,7 @@ use postlane::sys::arena::Arenas;
 use postlane::sys::ring_table::RingTable;
 use postlane::sys::xdp::Error;
 use postlane::sys::xdp::socket::Mode;
+use postlane::time::Instant;
 
 use crate::ground::{Far, FarState, Ground, Stage, pattern};
 use crate::network::{INTERFACE, Network};
@@ -148,6 +149,36 @@ fn opens_from_the_source_address_and_from_no_foreign_one() {
         assert!((61_000..=65_535).contains(&peer.port()), "{peer}");
         let stream = stage.net().open(at, Some("192.0.2.9".parse().unwrap()));
         assert_eq!(stage.until_closed(stream), Cause::NotOpened(libc::EADDRNOTAVAIL));
+    });
+}
+
+/// `Sent` comes with the acknowledgement, however late that is looked at, and says when the bytes left.
+#[test]
+fn sent_tells_when_it_left() {
+    if_there_is(|| {
+        let mut stage = Stage::<XdpGround>::new();
+        let at = stage.ground.listen();
+        let (stream, _) = stage.open_one(at);
+        let mut events = Vec::new();
+        for bytes in [&b"MAIL"[..], b""] {
+            let before = stage.net().now();
+            stage.net().write(stream, bytes);
+            stage.net().mark(stream);
+            let after = stage.net().turn(Instant::default(), 64, &mut events);
+            std::thread::sleep(Duration::from_millis(5));
+            for _ in 0..5_000 {
+                if !events.is_empty() {
+                    break;
+                }
+                stage.ground.step(64, &mut events);
+            }
+            let [Event::Sent { stream: of, marks: 1, left_at }] = events[..] else { panic!("{events:?}") };
+            assert_eq!(of, stream);
+            let is_now = bytes.is_empty() && left_at.is_none();
+            let told = left_at.is_some_and(|at| at >= before && at <= after);
+            assert!(is_now || told, "{left_at:?} is not between {before:?} and {after:?}");
+            events.clear();
+        }
     });
 }
 

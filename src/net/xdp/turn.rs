@@ -21,7 +21,7 @@ fn renamed(event: Event) -> Event {
         }
         Event::Opened { stream } => Event::Opened { stream: of_ring(stream) },
         Event::Received { stream, extent } => Event::Received { stream: of_ring(stream), extent },
-        Event::Sent { stream, marks } => Event::Sent { stream: of_ring(stream), marks },
+        Event::Sent { stream, marks, left_at } => Event::Sent { stream: of_ring(stream), marks, left_at },
         Event::Closed { stream, cause } => Event::Closed { stream: of_ring(stream), cause },
         Event::Disk { .. } => event,
     }
