@@ -94,6 +94,50 @@ fn what_an_operator_gives_up_is_bounced_at_once() {
     play.finish();
 }
 
+/// One upstream that is away, and what was kept meanwhile is due.
+fn away(seed: u64, max_age: Duration) -> Play {
+    let mut setup = keeping(seed, Mode::Spool, 1);
+    setup.pool.health.eject_for = 500 * MS;
+    setup.pool.care.slow_start = Duration::ZERO;
+    let keep = setup.keep.as_mut().unwrap();
+    (keep.options.retry, keep.options.max_age) = (vec![Duration::from_secs(1)], max_age);
+    let mut play = world(&setup, vec![Manner::good()]);
+    play.upstreams[0].die(&play.stage.world);
+    play.add_clients(2, &Habits::plain(10), 10, 3_000);
+    play.serve_all();
+    play.all_are(Fate::Answered(250));
+    play
+}
+
+/// Mail for a pool without a healthy upstream waits for one, not for a time: it goes when there is one.
+#[test]
+fn what_is_due_goes_when_the_pool_is_back() {
+    let mut play = away(65, Duration::from_secs(86_400));
+    play.pass(Duration::from_secs(20));
+    play.upstreams[0].rise(&play.stage.world);
+    // An ejection that had grown lasts on.
+    let (mut healthy, mut steps) = (0, 0);
+    while play.stage.kept() > 0 {
+        play.pass(50 * MS);
+        let is_healthy = play.stage.sum(|stats| stats.pools[0][0].healthy.get()) > 0;
+        healthy = if is_healthy { healthy + 1 } else { 0 };
+        steps += 1;
+        assert!(healthy <= 20 && steps < 2_000, "healthy for {healthy} of {steps} looks, and it still waits");
+    }
+    assert_eq!(play.finish().taken, 20);
+}
+
+/// But not for ever: what becomes too old meanwhile is ended.
+#[test]
+fn what_is_due_becomes_too_old_though_nobody_could_take_it() {
+    let mut play = away(66, Duration::from_secs(60));
+    play.pass(Duration::from_secs(120));
+    let expired = play.stage.sum(|stats| stats.spool.expired.get());
+    assert_eq!(expired, 20);
+    play.upstreams[0].rise(&play.stage.world);
+    play.finish();
+}
+
 fn domain(play: &Play, message: usize) -> String {
     play.messages[message].recipients[0].rsplit_once('@').unwrap().1.to_owned()
 }
