@@ -66,7 +66,9 @@ pub const KEPT_ACTIVE_MIN: usize = 1024;
 pub const KEPT_ACTIVE_MAX: usize = 8192;
 /// Kept messages taken up in one pass.
 pub const DUE_PER_PASS: usize = 256;
-/// A kept message that is due while its pool has no upstream that could take it is looked at again after this long.
-pub const POSTPONED_MAX: Duration = Duration::from_secs(30);
+/// How often it is looked whether the pool of kept messages that are due has an upstream again.
+pub const STUCK_LOOK: Duration = Duration::from_millis(100);
+/// Of these, those that are looked at each time for being too old.
+pub const STUCK_STEP: usize = 1024;
 /// Kept messages that an operator's order looks at in one turn.
 pub const ORDER_STEP: usize = 2048;

@@ -93,9 +93,20 @@ fn what_an_operator_gives_up_is_bounced_at_once() {
     play.finish();
 }
 
+/// So many messages have been tried and wait.
+fn until_put_off(play: &mut Play, messages: u64) {
+    for _ in 0..50 {
+        if play.stage.sum(|stats| stats.spool.deferred.get()) == messages {
+            return;
+        }
+        play.pass(10 * MS);
+    }
+    panic!("{} messages were put off", play.stage.sum(|stats| stats.spool.deferred.get()));
+}
+
 /// A bit of its body flips wherever it lies on the disk.
 fn spoil(play: &Play, message: usize) {
-    let needle = &play.messages[message].data[..40];
+    let needle = &play.messages[message].data[..400];
     let platter = &play.stage.platter;
     let mut flips = 0;
     for (file, bytes) in platter.files() {
@@ -129,12 +140,13 @@ fn a_damaged_message_is_told_to_its_sender() {
     play.messages[2].sender.clear();
     play.serve_all();
     play.all_are(Fate::Answered(250));
+    until_put_off(&mut play, 4);
     (0..3).for_each(|message| spoil(&play, message));
     play.upstreams[0].manner.puts_off = None;
     play.pass(Duration::from_secs(20));
     let notices = notices(&play);
-    assert_eq!(notices.len(), 1, "{notices:?}");
-    assert!(tells_of_damage(notices[0], 0) && notices[0].recipients == ["m0@sender.example"], "{notices:?}");
+    assert_eq!(notices.len(), 1);
+    assert!(tells_of_damage(notices[0], 0) && notices[0].recipients == ["m0@sender.example"]);
     assert_eq!((play.stage.kept(), play.upstreams[0].taken.len()), (0, 2));
     assert_eq!(play.stage.sum(|stats| stats.spool.damaged.get()), 3);
     play.finish();
@@ -149,11 +161,12 @@ fn damage_is_told_when_it_is_found_in_moving() {
     play.upstreams[0].manner.puts_off = Some("m0.");
     play.add_clients(1, &Habits::plain(1), 1, 3_000);
     play.serve_all();
+    until_put_off(&mut play, 1);
     spoil(&play, 0);
     play.add_clients(4, &Habits::plain(200), 200, 3_000);
     play.serve_all();
     play.pass(Duration::from_secs(20));
-    assert!(matches!(notices(&play)[..], [notice] if tells_of_damage(notice, 0)), "{:?}", notices(&play));
+    assert!(matches!(notices(&play)[..], [notice] if tells_of_damage(notice, 0)));
     assert_eq!((play.stage.kept(), play.stage.sum(|stats| stats.spool.damaged.get())), (0, 1));
     play.finish();
 }
@@ -165,6 +178,7 @@ fn damage_is_told_when_there_is_room() {
     play.upstreams[0].manner.puts_off = Some("m");
     play.add_clients(1, &Habits::plain(1), 1, 3_000);
     play.serve_all();
+    until_put_off(&mut play, 1);
     spoil(&play, 0);
     play.upstreams[0].manner.puts_off = None;
     play.stage.platter.set_faults(Faults { write_error: 1.0, ..Faults::default() });
@@ -174,8 +188,52 @@ fn damage_is_told_when_there_is_room() {
     assert_eq!((play.stage.kept(), notices(&play).len()), (1, 0));
     play.stage.platter.set_faults(Faults::default());
     play.pass(Duration::from_secs(120));
-    assert!(matches!(notices(&play)[..], [notice] if tells_of_damage(notice, 0)), "{:?}", notices(&play));
+    assert!(matches!(notices(&play)[..], [notice] if tells_of_damage(notice, 0)));
     assert_eq!((play.stage.kept(), play.stage.sum(|stats| stats.spool.damaged.get())), (0, 1));
+    play.finish();
+}
+
+/// One upstream that is away, and what was kept meanwhile is due.
+fn away(seed: u64, max_age: Duration) -> Play {
+    let mut setup = keeping(seed, Mode::Spool, 1);
+    setup.pool.health.eject_for = 500 * MS;
+    setup.pool.care.slow_start = Duration::ZERO;
+    let keep = setup.keep.as_mut().unwrap();
+    (keep.options.retry, keep.options.max_age) = (vec![Duration::from_secs(1)], max_age);
+    let mut play = world(&setup, vec![Manner::good()]);
+    play.upstreams[0].die(&play.stage.world);
+    play.add_clients(2, &Habits::plain(10), 10, 3_000);
+    play.serve_all();
+    play.all_are(Fate::Answered(250));
+    play
+}
+
+/// Mail for a pool without a healthy upstream waits for one, not for a time: it goes when there is one.
+#[test]
+fn what_is_due_goes_when_the_pool_is_back() {
+    let mut play = away(65, Duration::from_secs(86_400));
+    play.pass(Duration::from_secs(20));
+    play.upstreams[0].rise(&play.stage.world);
+    // An ejection that had grown lasts on.
+    let (mut healthy, mut steps) = (0, 0);
+    while play.stage.kept() > 0 {
+        play.pass(50 * MS);
+        let is_healthy = play.stage.sum(|stats| stats.pools[0][0].healthy.get()) > 0;
+        healthy = if is_healthy { healthy + 1 } else { 0 };
+        steps += 1;
+        assert!(healthy <= 20 && steps < 2_000, "healthy for {healthy} of {steps} looks, and it still waits");
+    }
+    assert_eq!(play.finish().taken, 20);
+}
+
+/// But not for ever: what becomes too old meanwhile is ended.
+#[test]
+fn what_is_due_becomes_too_old_though_nobody_could_take_it() {
+    let mut play = away(66, Duration::from_secs(60));
+    play.pass(Duration::from_secs(120));
+    let expired = play.stage.sum(|stats| stats.spool.expired.get());
+    assert_eq!(expired, 20);
+    play.upstreams[0].rise(&play.stage.world);
     play.finish();
 }
 

@@ -7,13 +7,13 @@ use super::super::message::{Message, TransactionId, unshared};
 use super::super::owner::Way;
 use super::super::router::Origin;
 use super::super::verdict::ours;
-use super::{Stage, pool_of, token_of};
+use super::{Keeping, Stage, has_taker, pool_of, token_of};
 use crate::handle::{Buffers, ListenerId};
 use crate::limits::{
-    BUFFERS_RESERVED, DUE_PER_PASS, KEPT_ACTIVE_MAX, KEPT_ACTIVE_MIN, POSTPONED_MAX, WAITING_TICK,
+    BUFFERS_RESERVED, DUE_PER_PASS, KEPT_ACTIVE_MAX, KEPT_ACTIVE_MIN, STUCK_LOOK, STUCK_STEP, WAITING_TICK,
 };
 use crate::protocol::wire::reply::{Enhanced, Reply};
-use crate::spool::{EntryId, NO_POOL};
+use crate::spool::EntryId;
 use crate::time::Instant;
 
 const GIVEN_UP: Reply<'static> = Reply::new(554, Enhanced(5, 0, 0), "the operator has given the message up");
@@ -78,10 +78,22 @@ impl Dispatch {
                 self.keeping.doomed.pop_front();
                 continue;
             }
-            let Some(entry) = spool.next_due(now, |_| true) else { return };
-            if self.is_hopeless(entry, now) {
-                self.postpone(entry, now);
-            } else if !self.load(entry, now, buffers) {
+            let (pools, options) = (&self.pools, &self.options);
+            let mut is_stuck = false;
+            let may = |lane| {
+                let has_taker =
+                    pool_of(options, lane).is_none_or(|pool| has_taker(pools, options, pool, now));
+                is_stuck |= !has_taker;
+                has_taker
+            };
+            let Some(entry) = spool.next_due(now, may) else {
+                if is_stuck {
+                    self.keeping.look_at = now + STUCK_LOOK;
+                    self.find_expired(now);
+                }
+                return;
+            };
+            if !self.load(entry, now, buffers) {
                 if let Some(spool) = &mut self.keeping.spool {
                     spool.release(entry, now);
                 }
@@ -91,26 +103,19 @@ impl Dispatch {
         self.keeping.look_at = now + WAITING_TICK;
     }
 
-    /// Whether the pool that is to take it has no upstream that could, nor has a fallback.
-    fn is_hopeless(&self, entry: EntryId, now: Instant) -> bool {
-        let Some(spool) = &self.keeping.spool else { return false };
-        let lane = spool.entry(entry).map_or(NO_POOL, |facts| facts.pool);
-        let pool = pool_of(&self.options, lane);
-        !spool.is_expired(entry, now) && pool.is_some_and(|pool| !self.may_deliver(pool, now))
-    }
-
-    fn may_deliver(&self, pool: usize, now: Instant) -> bool {
-        self.pools[pool].fleet.has_healthy(now) || self.better_pool(pool, now).is_some()
-    }
-
-    /// Not an attempt: nothing was tried.
-    fn postpone(&mut self, entry: EntryId, now: Instant) {
-        let random = self.random();
-        if let Some(spool) = &mut self.keeping.spool {
-            let spread = POSTPONED_MAX / 4;
-            let at = now + (POSTPONED_MAX - spread) + spread.mul_f64(random as f64 / u64::MAX as f64);
-            spool.release(entry, at);
-        }
+    /// What is due at pools without a healthy upstream stays where it is, but not for ever: what is too old in the
+    /// meantime is ended, found by going through all in steps.
+    fn find_expired(&mut self, now: Instant) {
+        let Keeping { spool: Some(spool), swept, doomed, .. } = &mut self.keeping else { return };
+        let mut expired = Vec::new();
+        let next = spool.scan(*swept, STUCK_STEP, |facts| {
+            if facts.due.is_some_and(|due| due <= now) && spool.is_expired(facts.entry, now) {
+                expired.push(facts.entry);
+            }
+        });
+        *swept = next.unwrap_or(0);
+        expired.retain(|entry| spool.seize(*entry));
+        doomed.extend(expired);
     }
 
     /// Asks for its body. False if there is no memory for it now.

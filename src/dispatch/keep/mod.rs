@@ -18,10 +18,11 @@ pub use orders::{Action, Answer, Order, Row, Selection, list_kept};
 
 pub(super) use telling::{Notice, Telling};
 
-use super::Dispatch;
 use super::message::{TransactionId, unshared};
+use super::options;
 use super::owner::Way;
 use super::transaction::Transaction;
+use super::{Dispatch, PoolState};
 use crate::handle::{Buffers, Ticket};
 use crate::protocol::wire::reply::{Enhanced, Reply};
 use crate::spool::{EntryId, Event, Kept, NO_POOL, Refusal, Request, Spool};
@@ -81,6 +82,8 @@ pub(super) struct Keeping {
     doomed: VecDeque<EntryId>,
     /// Those among what is under way.
     given_up: HashSet<EntryId>,
+    /// How far those due at pools without a taker have been gone through for what is too old.
+    swept: u32,
     /// An operator's order being carried out.
     errand: Option<orders::Errand>,
 }
@@ -481,13 +484,20 @@ impl Dispatch {
 }
 
 /// What the spool knows a pool by: places change hands.
-fn lane_of(options: &super::options::Options, pool: u16) -> u16 {
+fn lane_of(options: &options::Options, pool: u16) -> u16 {
     options.pools.get(usize::from(pool)).map_or(NO_POOL, |pool| (pool.serial % u64::from(NO_POOL)) as u16)
 }
 
 /// The place of the pool that a lane stands for.
-fn pool_of(options: &super::options::Options, lane: u16) -> Option<usize> {
+fn pool_of(options: &options::Options, lane: u16) -> Option<usize> {
     (0..options.pools.len()).find(|place| lane_of(options, *place as u16) == lane)
+}
+
+/// Whether the pool, or one in its line of fallbacks, has an upstream that is healthy.
+fn has_taker(pools: &[PoolState], options: &options::Options, pool: usize, now: Instant) -> bool {
+    let fallback_of = |pool: &usize| options.pools[*pool].fallback;
+    let mut line = std::iter::successors(Some(pool), fallback_of).take(pools.len());
+    line.any(|pool| pools[pool].fleet.has_healthy(now))
 }
 
 fn token_of(id: TransactionId) -> u64 {
