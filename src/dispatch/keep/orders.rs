@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::Dispatch;
 use super::super::options::Options;
+use super::super::verdict::passed_on;
 use super::{Keeping, pool_of};
 use crate::limits::ORDER_STEP;
 use crate::protocol::envelope::Envelope;
@@ -258,8 +259,9 @@ fn row(
         due_in: facts.due.map(|due| due.since(now).as_secs_f64()),
         pool: pool_name(facts, options).map(str::to_owned),
         reply: facts.reply().map(|reply| {
+            let reply = reply.as_reply();
             let mut out = Vec::new();
-            reply.as_reply().write(&mut out);
+            passed_on(reply).unwrap_or(reply).write(&mut out);
             text(&out).trim_end().to_owned()
         }),
     }
