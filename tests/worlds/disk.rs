@@ -26,7 +26,7 @@ impl Stage {
         self.platter.settle();
         let files = self.platter.files().into_iter();
         let found: Vec<Found> = files.map(|(file, bytes)| Found { file, bytes }).collect();
-        let unix_ms = self.unix_at_zero as u64 * 1000;
+        let unix_ms = self.unix_at_zero_ms as u64;
         let start = |shard| {
             let options = Options {
                 shard: ShardId(shard),

@@ -41,12 +41,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Is it to be sent for a recipient that came with this NOTIFY (RFC 3461 4.1)? With none, failures and delays are.
+    /// Is it to be sent for a recipient that came with this NOTIFY (RFC 3461 4.1)? With none, failures and delays are; and
+    /// whoever is told that it was handed on has asked for that, if not for nothing at all.
     pub fn is_wanted(self, notify: Option<Notify>) -> bool {
         match self {
             Kind::Failed | Kind::Expired | Kind::Overdue => notify.is_none_or(|notify| notify.failure),
             Kind::Delayed => notify.is_none_or(|notify| notify.delay),
-            Kind::Relayed | Kind::Delivered => notify.is_some_and(|notify| notify.success),
+            Kind::Relayed => notify.is_none_or(|notify| !notify.never),
+            Kind::Delivered => notify.is_some_and(|notify| notify.success),
         }
     }
 
