@@ -9,7 +9,6 @@ use super::Dispatch;
 use super::delivery::DeliveryId;
 use super::message::{GroupId, Letter, Message, TransactionId};
 use super::owner::Way;
-use super::verdict::too_late;
 use crate::handle::Buffers;
 use crate::protocol::client::Terms;
 use crate::protocol::wire::command::MailParameters;
@@ -121,9 +120,10 @@ impl Dispatch {
             else {
                 continue;
             };
-            let message = transaction.message.clone();
-            if message.is_too_late(now) {
-                self.call_back(id, &message);
+            let message = &transaction.message;
+            // (What is streamed is on its way, or waits for its client.)
+            if message.is_too_late(now) && !message.streamed {
+                self.call_back(id);
             } else if message.is_late(now) {
                 self.tell_late(id, now, buffers);
             }
@@ -131,12 +131,12 @@ impl Dispatch {
     }
 
     /// Takes the message from all that are not committed to it.
-    fn call_back(&mut self, id: TransactionId, message: &Message) {
-        self.note_groups(message);
+    fn call_back(&mut self, id: TransactionId) {
+        self.note_groups(id);
         for i in 0..self.groups.len() {
             let Way { shard, pool } = self.groups[i];
             let group = GroupId { origin: self.options.shard, transaction: id, pool };
-            self.post(shard, Letter::Withdraw { group, reply: too_late(None) });
+            self.post(shard, Letter::Withdraw { group });
         }
     }
 

@@ -1,7 +1,9 @@
 //! A stage's disk: how messages are kept on it, and what a start finds there.
 
+use std::time::Duration;
+
 use postlane::disk::sim::Faults;
-use postlane::dispatch::KeepOptions;
+use postlane::dispatch::{KeepOptions, Mode};
 use postlane::handle::ShardId;
 use postlane::spool::{Found, Options, Spool};
 
@@ -14,6 +16,25 @@ pub(crate) struct Keep {
     pub(crate) segment_bytes: u64,
     pub(crate) bytes_max: u64,
     pub(crate) faults: Faults,
+}
+
+impl Keep {
+    /// A good disk, and steps of retry that grow.
+    pub(crate) fn plain(mode: Mode) -> Keep {
+        let seconds = |n: &u64| Duration::from_secs(*n);
+        Keep {
+            options: KeepOptions {
+                mode,
+                through_timeout: Duration::from_millis(200),
+                delay_warning: seconds(&3_600),
+                retry: [1, 5, 60].iter().map(seconds).collect(),
+                max_age: seconds(&86_400),
+            },
+            segment_bytes: 256 << 10,
+            bytes_max: 4 << 20,
+            faults: Faults::default(),
+        }
+    }
 }
 
 impl Stage {

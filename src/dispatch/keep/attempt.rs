@@ -190,7 +190,7 @@ impl Dispatch {
             left.map(|(recipient, _)| recipient).filter(|recipient| !transaction.taken.contains(recipient));
         let wants = |recipient: &u16| {
             let notify = message.envelope.recipient(usize::from(*recipient)).notify;
-            Kind::Delayed.is_wanted(notify)
+            Kind::Delayed.is_wanted(notify, true)
         };
         let reply = ours(7, "not delivered yet, and the time that its sender gave it is over");
         let words: Vec<Word> =
