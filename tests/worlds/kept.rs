@@ -80,6 +80,9 @@ impl Play {
 
     /// Gives all shards the order; notes what it deleted.
     pub(crate) fn manage(&mut self, order: Order) {
+        if order.action == Action::Flush {
+            self.flushes.push(self.now());
+        }
         self.stage.order += 1;
         let number = self.stage.order;
         for desk in &self.stage.desks {
