@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postlane::disk::sim::Faults;
-use postlane::dispatch::{Action, KeepOptions, Mode, Order, Selection};
+use postlane::dispatch::{Action, Mode, Order, Selection};
 
 use crate::client::Habits;
 use crate::disk::Keep;
@@ -14,20 +14,8 @@ use crate::stage::Setup;
 use crate::upstream::{Deed, Manner, Moment, Taken, find};
 
 fn keeping(seed: u64, mode: Mode, upstreams: usize) -> Setup {
-    let seconds = |n: &u64| Duration::from_secs(*n);
     let mut setup = Setup::new(seed, upstreams);
-    setup.keep = Some(Keep {
-        options: KeepOptions {
-            mode,
-            through_timeout: 200 * MS,
-            delay_warning: seconds(&3_600),
-            retry: [1, 5, 60].iter().map(seconds).collect(),
-            max_age: seconds(&86_400),
-        },
-        segment_bytes: 256 << 10,
-        bytes_max: 4 << 20,
-        faults: Faults::default(),
-    });
+    setup.keep = Some(Keep::plain(mode));
     setup
 }
 

@@ -20,6 +20,7 @@ mod random_world;
 mod seeds;
 mod stage;
 mod streams;
+mod timely;
 mod upstream;
 mod ways;
 
