@@ -16,6 +16,7 @@ mod message;
 mod overdue;
 mod play;
 mod random_world;
+mod sessions;
 mod stage;
 mod streams;
 mod upstream;
