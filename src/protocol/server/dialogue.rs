@@ -140,6 +140,20 @@ impl Dialogue {
         due
     }
 
+    /// The message that has just ended is answered later: its transaction is over, the next one may begin.
+    pub(super) fn postponed(&mut self) {
+        debug_assert_eq!(self.due, Some(Due::End), "only a message's end is answered later");
+        self.due = None;
+        self.phase = Phase::Ready;
+    }
+
+    /// Such an answer has come.
+    pub(super) fn answered_late(&mut self, reply: Reply<'_>) {
+        if reply.is_positive() {
+            self.faults = 0;
+        }
+    }
+
     /// A line longer than any may be.
     pub(super) fn line_too_long(&mut self, options: &Options, out: &mut Vec<u8>) -> Option<Event<'static>> {
         self.fault(replies::LINE_LONG, options, out)
