@@ -116,7 +116,7 @@ impl Ground for XdpGround {
     }
 
     fn listen(&mut self) -> SocketAddr {
-        self.network.far(|| self.sockets.listen(self.at))
+        self.network.last(|| self.sockets.listen(self.at))
     }
 
     by_sockets!();

@@ -7,6 +7,7 @@
 mod frame;
 mod handover;
 mod interface;
+mod notice;
 mod open;
 mod paths;
 mod ports;
@@ -38,6 +39,7 @@ use crate::disk::Disk;
 use crate::handle::{BufferId, Buffers, Extent, FileId, ListenerId, Part, ShardId, StreamId, Ticket};
 use crate::net::uring::Uring;
 use crate::net::{Bypassed, Cause, Event, Net};
+use crate::sys::xdp::errors::Errors;
 use crate::sys::xdp::netlink::Mac;
 use crate::time::{Deadlines, Instant};
 
@@ -78,6 +80,8 @@ struct Core {
     news: u32,
     /// And which are our sockets, in their order.
     watched: Vec<u32>,
+    /// Where others complain of packets of ours, and which of the watched files that is.
+    errors: Vec<(Errors, u32)>,
 }
 
 /// Streams of the ring have even slots, those of the interface odd ones.
@@ -105,7 +109,7 @@ impl Xdp {
     /// streams are open over the interface at a time.
     ///
     /// # Errors
-    /// What the kernel refuses when asked for its routes and neighbours.
+    /// What the kernel refuses when asked for its routes and neighbours, and for ICMP.
     pub fn new(
         mut uring: Uring,
         shard: ShardId,
@@ -117,6 +121,7 @@ impl Xdp {
         let paths = Paths::new(shared.clone())?;
         let news = uring.add_watched(paths.descriptor());
         let watched = sockets.iter().map(|queue| uring.add_watched(queue.socket.descriptor())).collect();
+        let errors = notice::listen(|errors| uring.add_watched(errors.descriptor()))?;
         let core = Core {
             ports: Ports::new(&shared.division, shard),
             uring,
@@ -139,6 +144,7 @@ impl Xdp {
             is_congested: false,
             news,
             watched,
+            errors,
         };
         Ok(Xdp { sockets, core })
     }

@@ -47,7 +47,7 @@ impl Core {
         let before = self.ports.set_head(port, Some(slot));
         let initial = self.initial_sequence(local, to, now);
         let mss = path.mtu.saturating_sub(frame::header_bytes(to.is_ipv4())).min(u16::MAX.into()) as u16;
-        let round_trip = self.paths.round_trip(to.ip());
+        let (round_trip, narrow) = (self.paths.round_trip(to.ip()), self.paths.narrow(to.ip()));
         self.paths.join(path.hop);
         let stream = self.streams.at(slot);
         stream.head = Some(Head::new(local, to));
@@ -55,6 +55,7 @@ impl Core {
         stream.socket = socket.unwrap_or(slot as usize % sockets.len());
         stream.next_of_port = before;
         stream.connection.open(initial, mss, round_trip, now);
+        stream.connection.follow_path(frame::header_bytes(to.is_ipv4()), narrow, now);
         self.mark(slot);
         Ok(slot)
     }

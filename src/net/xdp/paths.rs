@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::frame::Ethernet;
 use super::interface::Interface;
-use super::tcp::RoundTrip;
+use super::tcp::{Narrow, RoundTrip};
 use crate::sys::xdp::netlink::{self, Change, Mac, Netlink};
 
 /// Paths remembered; beyond it they are asked for anew.
@@ -66,6 +66,8 @@ pub(super) struct Paths {
     by_address: HashMap<IpAddr, HopId>,
     /// Kept over the lives of connections.
     round_trips: HashMap<IpAddr, RoundTrip>,
+    /// To whom the way carries less than the interface, or once did.
+    narrow: HashMap<IpAddr, Narrow>,
 }
 
 impl Paths {
@@ -82,6 +84,7 @@ impl Paths {
             hops: Vec::new(),
             by_address: HashMap::new(),
             round_trips: HashMap::new(),
+            narrow: HashMap::new(),
         };
         this.read_addresses()?;
         Ok(this)
@@ -189,6 +192,18 @@ impl Paths {
             self.round_trips.clear();
         }
         self.round_trips.insert(to, round_trip);
+    }
+
+    /// How narrow the way to that address was last, if it ever was.
+    pub(super) fn narrow(&self, to: IpAddr) -> Option<Narrow> {
+        self.narrow.get(&to).copied()
+    }
+
+    pub(super) fn remember_narrow(&mut self, to: IpAddr, narrow: Narrow) {
+        if self.narrow.len() >= PATHS_MAX {
+            self.narrow.clear();
+        }
+        self.narrow.insert(to, narrow);
     }
 
     fn read_addresses(&mut self) -> io::Result<()> {

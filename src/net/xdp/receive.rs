@@ -131,6 +131,10 @@ impl Core {
         let stream = of_interface(self.streams.id(slot));
         let one = self.streams.at(slot);
         let news = one.connection.take_news();
+        if let (Some(narrow), Some(head)) = (news.guessed, one.head) {
+            self.paths.remember_narrow(head.remote().ip(), narrow);
+        }
+        let one = self.streams.at(slot);
         if one.phase == Phase::Owned {
             if news.opened {
                 self.events.push_back(Event::Opened { stream });

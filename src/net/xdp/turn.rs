@@ -45,6 +45,7 @@ impl Xdp {
             let core = &mut self.core;
             if wait_until > Instant::default() {
                 core.uring.watch(core.news);
+                core.errors.iter().for_each(|&(_, place)| core.uring.watch(place));
                 core.watched.iter().for_each(|&place| core.uring.watch(place));
             }
             let mut from_ring = std::mem::take(&mut core.from_ring);
@@ -90,6 +91,7 @@ impl Xdp {
         if core.uring.take_readable(core.news) {
             core.follow_news();
         }
+        core.hear_errors(now);
         while let Some(slot) = core.deadlines.pop_expired(now) {
             core.streams.at(slot as u32).connection.handle_deadline(now);
             core.touch(slot as u32);

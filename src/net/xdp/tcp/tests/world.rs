@@ -110,6 +110,8 @@ pub(super) struct World {
     pub(super) segments_out: u64,
     /// Larger packets are lost on the way out.
     pub(super) packet_max: usize,
+    /// Whoever loses them says so.
+    pub(super) complains: bool,
     /// Nothing gets through.
     pub(super) is_cut: bool,
 }
@@ -167,6 +169,7 @@ impl World {
             we_take: true,
             segments_out: 0,
             packet_max: usize::MAX,
+            complains: false,
             is_cut: false,
         }
     }
@@ -230,6 +233,10 @@ impl World {
 
     fn throw(&mut self, to_us: bool, packet: Vec<u8>) {
         let too_large = !to_us && packet.len() > self.packet_max;
+        if too_large && self.complains {
+            let seq = u32::from_be_bytes([packet[24], packet[25], packet[26], packet[27]]);
+            self.connection.handle_too_big(seq, self.packet_max as u32, self.now);
+        }
         let loss = if to_us { self.wire.loss_back } else { self.wire.loss };
         if self.is_cut || too_large || self.roll() < loss {
             return;
