@@ -4,6 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use postlane_hw::driver::Spread;
 use postlane_hw::rss::Rss;
 use postlane_hw::{Drivers, Ethtool};
 
@@ -42,7 +43,10 @@ pub struct Interface {
     has_huge_pages: bool,
     /// Frames from other interfaces of this machine have partial checksums.
     pub(super) is_virtual: bool,
+    /// How it spreads what it receives, if it says.
     pub(super) rss: Option<Rss>,
+    /// Asks it.
+    pub(super) ask_spread: fn(&str) -> Option<Spread>,
     pub(super) division: Division,
 }
 
@@ -128,7 +132,8 @@ impl Interface {
             queues,
             has_huge_pages,
             is_virtual: matches!(facts.driver.as_deref(), Some("veth" | "virtio_net")),
-            rss: facts.spread.filter(|spread| spread.is_toeplitz).and_then(|s| Rss::new(s.key, s.table)),
+            rss: facts.spread.and_then(read_spread),
+            ask_spread: |name| Ethtool.facts(name).spread,
             division: Division::new(options.ports.clone(), shards),
         };
         Ok((interface, shares))
@@ -213,6 +218,16 @@ impl Interface {
         self.mode
     }
 
+    /// The number of the device that its frames go by.
+    pub(super) fn device_index(&self) -> u32 {
+        self.device.index
+    }
+
+    /// How the interface spreads now what it receives. `None`: it does not say.
+    pub(super) fn spread_now(&self) -> Option<Option<Rss>> {
+        (self.ask_spread)(&self.device.name).map(read_spread)
+    }
+
     /// What its frames bear on the device that they go by.
     pub(super) fn tag(&self) -> Option<Tag> {
         self.device.tag
@@ -225,6 +240,11 @@ impl Interface {
     pub(super) fn remove_address(&self, address: IpAddr) {
         self.attachment.remove_address(address);
     }
+}
+
+/// The hash that ports can be chosen by, if it is such a one.
+fn read_spread(spread: Spread) -> Option<Rss> {
+    spread.is_toeplitz.then(|| Rss::new(spread.key, spread.table)).flatten()
 }
 
 impl std::fmt::Display for Interface {

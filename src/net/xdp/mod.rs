@@ -26,6 +26,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use postlane_hw::rss::Rss;
+
 pub use handover::{Handover, handovers};
 pub use interface::{Interface, Queue, XdpOptions};
 
@@ -57,6 +59,12 @@ struct Core {
     shared: Arc<Interface>,
     paths: Paths,
     ports: Ports,
+    /// How the interface spreads what it receives, as far as this shard knows.
+    rss: Option<Rss>,
+    /// When it was asked last because an answer had gone astray.
+    doubted: Instant,
+    /// The queue by which the frames came that are looked at; `None`: another shard's.
+    arrived_by: Option<u32>,
     handover: Handover,
     streams: Streams,
     /// Most streams that may be open at a time.
@@ -124,6 +132,9 @@ impl Xdp {
         let errors = notice::listen(|errors| uring.add_watched(errors.descriptor()))?;
         let core = Core {
             ports: Ports::new(&shared.division, shard),
+            rss: shared.rss.clone(),
+            doubted: Instant::default(),
+            arrived_by: None,
             uring,
             shard,
             shared,

@@ -219,10 +219,14 @@ impl Paths {
         Ok(())
     }
 
-    /// Takes in what has changed; hops that were awaited and what became of them.
-    pub(super) fn follow(&mut self, found: &mut Vec<Found>) {
+    /// Takes in what has changed; hops that were awaited and what became of them. True: the device may be another.
+    pub(super) fn follow(&mut self, found: &mut Vec<Found>) -> bool {
         let mut changes = Vec::new();
+        let device = self.shared.device_index();
         self.news.news(|change| changes.push(change));
+        let is_of_device =
+            |change: &Change| *change == Change::Interface(device) || *change == Change::Everything;
+        let has_changed = changes.iter().any(is_of_device);
         for change in changes {
             match change {
                 Change::Neighbour(neighbour) => found.extend(self.on_neighbour(&neighbour)),
@@ -234,6 +238,7 @@ impl Paths {
                 }
             }
         }
+        has_changed
     }
 
     fn read_again(&mut self, change: Change, found: &mut Vec<Found>) {

@@ -83,8 +83,10 @@ impl Xdp {
         for queue in sockets {
             // A frame brings an event or two; those that there is no room for wait in their ring.
             let max = FRAMES_PER_TURN.min(room.saturating_sub(core.events.len()));
+            core.arrived_by = Some(queue.number);
             queue.socket.receive(max, |frame| core.handle_frame(frame, now));
         }
+        core.arrived_by = None;
         while let Some(frame) = core.handover.take() {
             core.handle_frame(&frame, now);
         }
