@@ -10,6 +10,9 @@ const ETHTOOL_GCHANNELS: u32 = 0x3c;
 const ETHTOOL_GRSSH: u32 = 0x46;
 /// ETH_RSS_HASH_TOP: the hash is Toeplitz's.
 const TOEPLITZ: u8 = 1;
+/// Bytes of `struct ethtool_rxfh` before the table (a word each) and the key: cmd, rss_context, indir_size, key_size,
+/// hfunc and three bytes, reserved.
+const SPREAD_HEAD: usize = 24;
 
 /// How an interface spreads what it receives.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -79,22 +82,41 @@ pub fn queues(name: &str) -> io::Result<u32> {
 /// # Errors
 /// `EOPNOTSUPP` if the driver does not say.
 pub fn spread(name: &str) -> io::Result<Option<Spread>> {
-    // struct ethtool_rxfh: cmd, rss_context, indir_size, key_size, hfunc and seven bytes of others, rsvd32, then the
-    // table (u32 each) and the key.
-    const HEAD: usize = 28;
-    let mut sizes = [0; HEAD];
+    let mut sizes = [0; SPREAD_HEAD];
     sizes[..4].copy_from_slice(&ETHTOOL_GRSSH.to_ne_bytes());
     ask(name, &mut sizes)?;
     let (entries, key_bytes) = (word(&sizes, 8) as usize, word(&sizes, 12) as usize);
     if entries == 0 || key_bytes == 0 || entries > 1 << 16 || key_bytes > 1 << 10 {
         return Ok(None);
     }
-    let mut all = vec![0; HEAD + entries * 4 + key_bytes];
+    let mut all = vec![0; SPREAD_HEAD + entries * 4 + key_bytes];
     all[..16].copy_from_slice(&sizes[..16]);
     ask(name, &mut all)?;
-    if all[16] & TOEPLITZ == 0 {
-        return Ok(None);
+    Ok(spread_of(&all))
+}
+
+/// What an answer, as long as its head says, tells.
+fn spread_of(answer: &[u8]) -> Option<Spread> {
+    let is_toeplitz = answer[16] & TOEPLITZ != 0;
+    let (table, key) = answer[SPREAD_HEAD..].split_at(word(answer, 8) as usize * 4);
+    let table = table.chunks_exact(4).map(|entry| word(entry, 0)).collect();
+    is_toeplitz.then(|| Spread { key: key.to_vec(), table })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As virtio_net answered, with a table of four.
+    #[test]
+    fn table_and_key_begin_where_the_kernel_puts_them() {
+        let mut answer = vec![];
+        let words = [ETHTOOL_GRSSH, 0, 4, 6, u32::from_ne_bytes([TOEPLITZ, 0, 0, 0]), 0, 0, 1, 0, 1];
+        words.iter().for_each(|word| answer.extend(word.to_ne_bytes()));
+        answer.extend([1, 2, 3, 4, 5, 6]);
+        let spread = spread_of(&answer);
+        assert_eq!(spread, Some(Spread { key: vec![1, 2, 3, 4, 5, 6], table: vec![0, 1, 0, 1] }));
+        answer[16] = TOEPLITZ << 1;
+        assert_eq!(spread_of(&answer), None, "spread by another hash");
     }
-    let table = (0..entries).map(|n| word(&all, HEAD + n * 4)).collect();
-    Ok(Some(Spread { key: all[HEAD + entries * 4..].to_vec(), table }))
 }
