@@ -129,7 +129,7 @@ impl<N: Net + Disk> Shard<N> {
     /// Takes a new edition, if there is one: all of it or, where a listener cannot be had, nothing. Takes an order, and
     /// answers the last one.
     fn look_at_desks(&mut self) {
-        let Some(desks) = self.desks.clone() else { return };
+        let Some(desks) = self.desks.take() else { return };
         if let Some((number, edition)) = desks.editions.take(self.edition) {
             self.edition = number;
             let result = self.apply(*edition);
@@ -142,6 +142,7 @@ impl<N: Net + Disk> Shard<N> {
         if let Some(answer) = self.dispatch.poll_answer() {
             desks.orders.reply(self.order, answer);
         }
+        self.desks = Some(desks);
     }
 
     fn apply(&mut self, edition: Edition) -> Result<(), String> {
@@ -260,8 +261,8 @@ impl<N: Net + Disk> Shard<N> {
             Event::Received { stream, extent } => {
                 self.dispatch.handle_received(stream, extent, now, &mut self.net);
             }
-            Event::Sent { stream, marks } => {
-                self.dispatch.handle_sent(stream, marks, now, &mut self.net);
+            Event::Sent { stream, marks, left_at } => {
+                self.dispatch.handle_sent(stream, marks, left_at.unwrap_or(now), now, &mut self.net);
             }
             Event::Disk { ticket, result } => self.dispatch.handle_disk(ticket, result, now, &mut self.net),
             Event::Closed { stream, cause } => {
