@@ -73,6 +73,7 @@ pub(super) fn listener_options(listener: &crate::config::Listener, config: &Conf
             faults_max: FAULTS_MAX,
             future_release: future_release(&config.delivery),
             deliver_by: true,
+            binary: false,
         },
         sessions_max: u64::from(listener.max_sessions),
         idle_timeout: listener.idle_timeout,

@@ -248,12 +248,13 @@ impl Dispatch {
                 let mut text = std::mem::take(&mut self.text);
                 accepted_text(accepted.as_reply(), &transaction, &mut text);
                 let enhanced = Some(accepted.as_reply().enhanced.unwrap_or(Enhanced(2, 0, 0)));
-                self.session_verdict(session, Reply { code: 250, enhanced, text: &text }, now, buffers);
+                let reply = Reply { code: 250, enhanced, text: &text };
+                self.session_verdict(session, id, reply, now, buffers);
                 self.text = text;
             }
         } else if let Some(session) = transaction.session {
             let worst = worst(&transaction.refused);
-            self.session_verdict(session, worst.as_reply(), now, buffers);
+            self.session_verdict(session, id, worst.as_reply(), now, buffers);
         }
         if internal && !transaction.refused.is_empty() {
             self.stats.bounces_dropped.add(1);

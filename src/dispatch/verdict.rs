@@ -221,6 +221,7 @@ fn refused(reply: Reply<'_>) -> ReplyBuf {
 fn unable(lack: Lack) -> ReplyBuf {
     match lack {
         Lack::EightBit => Reply::new(554, Enhanced(5, 6, 3), "no upstream takes 8-bit messages"),
+        Lack::Binary => Reply::new(554, Enhanced(5, 6, 3), "no upstream takes binary messages"),
         Lack::Utf8 => Reply::new(554, Enhanced(5, 6, 7), "no upstream takes internationalised addresses"),
         Lack::Time => {
             Reply::new(554, Enhanced(5, 4, 7), "no upstream promises to deliver in the time that is left")

@@ -273,7 +273,7 @@ impl<N: Net + Disk> Shard<N> {
 
     fn publish_bypassed(&self) {
         let now = self.net.bypassed();
-        let all = [now.received, now.sent, now.sent_again, now.strangers, now.handed_over];
+        let all = [now.received, now.sent, now.sent_again, now.strangers, now.handed_over, now.astray];
         let counters = &self.stats[self.id.index()].segments;
         counters.iter().zip(all).for_each(|(counter, count)| counter.set(count));
     }

@@ -18,6 +18,7 @@ mod play;
 mod random_world;
 #[path = "../seeds/mod.rs"]
 mod seeds;
+mod sessions;
 mod stage;
 mod streams;
 mod timely;

@@ -282,10 +282,10 @@ impl Dispatch {
         if let Some(session) = session {
             let mut text = std::mem::take(&mut self.text);
             text.clear();
-            let id = self.transactions[id.slot as usize].message.id;
-            write!(text, "Ok: kept as {id}").expect("writing to memory");
+            let name = self.transactions[id.slot as usize].message.id;
+            write!(text, "Ok: kept as {name}").expect("writing to memory");
             let reply = Reply { code: 250, enhanced: Some(Enhanced(2, 0, 0)), text: &text };
-            self.session_verdict(session, reply, now, buffers);
+            self.session_verdict(session, id, reply, now, buffers);
             self.text = text;
         }
         self.stats.spool.kept.add(1);
@@ -364,11 +364,10 @@ impl Dispatch {
         if self.transactions[id.slot as usize].accepted.is_some() {
             return self.end_through(id, now, buffers);
         }
-        let transaction = self.transactions.remove(id.slot as usize);
-        self.answer_refused(transaction, refusal, now, buffers);
+        self.refused_by_disk(id, refusal, now, buffers);
     }
 
-    /// Nothing of the message has been sent, and the disk does not take it.
+    /// The disk does not take the message, and nobody else has taken it.
     fn refused_by_disk(
         &mut self,
         id: TransactionId,
@@ -377,23 +376,13 @@ impl Dispatch {
         buffers: &mut impl Buffers,
     ) {
         let transaction = self.transactions.remove(id.slot as usize);
-        self.answer_refused(transaction, refusal, now, buffers);
-    }
-
-    fn answer_refused(
-        &mut self,
-        transaction: Transaction,
-        refusal: Refusal,
-        now: Instant,
-        buffers: &mut impl Buffers,
-    ) {
         self.stats.spool.refused.add(1);
         if let Some(session) = transaction.session {
             let reply = match refusal {
                 Refusal::Full => DISK_FULL,
                 Refusal::Failing => DISK_FAILING,
             };
-            self.session_verdict(session, reply, now, buffers);
+            self.session_verdict(session, id, reply, now, buffers);
         }
         self.dispose(transaction, buffers);
     }
@@ -474,6 +463,7 @@ impl Dispatch {
         stats.syncs.set(usage.groups);
         stats.synced.set(usage.grouped_messages);
         stats.sync_failures.set(usage.failures);
+        stats.damaged.set(usage.damaged);
     }
 
     /// Takes the steps and bounds of the options in force.

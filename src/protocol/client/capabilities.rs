@@ -18,6 +18,8 @@ pub struct Capabilities {
     pub dsn: bool,
     /// CHUNKING (RFC 3030).
     pub chunking: bool,
+    /// BINARYMIME (RFC 3030).
+    pub binary: bool,
     /// ENHANCEDSTATUSCODES (RFC 2034).
     pub enhanced: bool,
     /// STARTTLS (RFC 3207).
@@ -48,6 +50,8 @@ impl From<u64> for Terms {
 pub enum Lack {
     /// The body may be 8-bit, and 8BITMIME is not offered.
     EightBit,
+    /// The body may be binary, and BINARYMIME is not offered, or BDAT not to be used.
+    Binary,
     /// MAIL had SMTPUTF8, and that is not offered.
     Utf8,
     /// The message is larger than it takes.
@@ -68,6 +72,8 @@ impl Capabilities {
             Some(Lack::Utf8)
         } else if mail.body == BodyKind::EightBit && !self.eight_bit {
             Some(Lack::EightBit)
+        } else if mail.body == BodyKind::Binary && !self.takes_binary() {
+            Some(Lack::Binary)
         } else if by.is_some_and(|by| by.mode == ByMode::Return && !keeps_time(by)) {
             Some(Lack::Time)
         } else {
@@ -78,6 +84,11 @@ impl Capabilities {
     /// May a message go with its commands by BDAT: several commands in one send, and CHUNKING?
     pub fn takes_chunks(&self) -> bool {
         self.pipelining && self.chunking
+    }
+
+    /// May a message be binary?
+    pub fn takes_binary(&self) -> bool {
+        self.binary && self.takes_chunks()
     }
 
     /// Takes in one line of the reply to EHLO (not its first).
@@ -95,6 +106,7 @@ impl Capabilities {
             b"SMTPUTF8" => self.utf8 = true,
             b"DSN" => self.dsn = true,
             b"CHUNKING" => self.chunking = true,
+            b"BINARYMIME" => self.binary = true,
             b"ENHANCEDSTATUSCODES" => self.enhanced = true,
             b"STARTTLS" => self.starttls = true,
             b"DELIVERBY" => {
@@ -108,12 +120,8 @@ impl Capabilities {
 
     /// MAIL's parameters among it.
     pub(super) fn offered(&self) -> Offered {
-        Offered {
-            size: self.size.is_some(),
-            eight_bit: self.eight_bit,
-            utf8: self.utf8,
-            dsn: self.dsn,
-            deliver_by: self.deliver_by.is_some(),
-        }
+        let &Capabilities { size, eight_bit, binary, utf8, dsn, deliver_by, .. } = self;
+        let (size, deliver_by) = (size.is_some(), deliver_by.is_some());
+        Offered { size, eight_bit, binary, utf8, dsn, deliver_by }
     }
 }
