@@ -337,11 +337,7 @@ impl Spool {
     /// Takes a message that nobody is at and that is not due, to be ended: it is active from now on.
     pub fn seize(&mut self, id: EntryId) -> bool {
         match self.find(id) {
-            Some(slot) => {
-                let entry = &mut self.shared.index[slot];
-                entry.held = false;
-                !std::mem::replace(&mut entry.active, true)
-            }
+            Some(slot) => !std::mem::replace(&mut self.shared.index[slot].active, true),
             None => false,
         }
     }
