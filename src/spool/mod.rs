@@ -19,6 +19,7 @@ mod replay;
 mod scan;
 mod schedule;
 mod segment;
+mod times;
 mod words;
 
 use std::collections::VecDeque;
@@ -53,6 +54,7 @@ struct Shared {
     groups: u64,
     messages: u64,
     failures: u64,
+    damaged: u64,
 }
 
 /// A shard's spool.
@@ -82,6 +84,7 @@ impl Spool {
             groups: 0,
             messages: 0,
             failures: 0,
+            damaged: 0,
         };
         Spool {
             options,
@@ -132,6 +135,7 @@ impl Spool {
             pool: kept.pool,
             attempts: kept.attempts,
             life: Life::Queued,
+            timed: times::timed(kept.envelope.mail().by, 0),
             active: true,
             ..Entry::default()
         };
@@ -217,21 +221,18 @@ impl Spool {
 
     fn put_off(&mut self, slot: u32, due: Instant) {
         let entry = &mut self.shared.index[slot];
-        entry.due = due;
-        if entry.damaged {
-            // It was said, and nobody is done with it.
+        entry.due = if entry.held { due.max(entry.due) } else { due };
+        if std::mem::take(&mut entry.untold) {
             let id = EntryId { slot, generation: entry.generation };
             return self.shared.events.push_back(Event::Damaged { entry: id, token: None });
         }
         entry.active = false;
-        if entry.is_waiting() {
-            self.schedule.push(slot, entry.pool, due);
-        }
+        self.wait(slot);
     }
 
     /// Is it too old to be tried again?
     pub fn is_expired(&self, id: EntryId, now: Instant) -> bool {
-        self.age(id, now).is_some_and(|age| age > self.options.max_age)
+        self.tried_for(id, now).is_some_and(|age| age > self.options.max_age)
     }
 
     /// How long ago it came, by the calendar.
@@ -252,9 +253,9 @@ impl Spool {
 
     /// The next message that is due, of a pool that may; it is active from now on. Pools take turns.
     pub fn next_due(&mut self, now: Instant, may: impl FnMut(u16) -> bool) -> Option<EntryId> {
-        let slot = self.schedule.pop(now, &self.shared.index, may)?;
+        let slot = self.pop_due(now, may)?;
         let entry = &mut self.shared.index[slot];
-        entry.active = true;
+        (entry.active, entry.held) = (true, false);
         Some(EntryId { slot, generation: entry.generation })
     }
 
@@ -277,7 +278,9 @@ impl Spool {
             due: entry.is_waiting().then_some(entry.due),
             suspended: entry.flags & flag::SUSPENDED != 0,
             active: entry.active,
+            held_until: entry.held.then_some(entry.due),
             delay_warned: entry.flags & flag::DELAY_WARNED != 0,
+            late_told: entry.flags & flag::LATE_TOLD != 0,
             remaining: &entry.remaining,
             reply: entry.reply.as_deref().map(Vec::as_slice),
         })
@@ -313,16 +316,18 @@ impl Spool {
         if let Some(slot) = self.find(id) {
             self.shared.index[slot].flags &= !flag::SUSPENDED;
             self.changed(slot, now);
-            let entry = &self.shared.index[slot];
-            if entry.is_waiting() {
-                self.schedule.push(slot, entry.pool, entry.due);
-            }
+            self.wait(slot);
         }
     }
 
-    /// It is due now, if nobody is at it.
+    /// It is due now, if nobody is at it; also what is held until later.
     pub fn flush(&mut self, id: EntryId, now: Instant) {
         if let Some(slot) = self.find(id).filter(|&slot| !self.shared.index[slot].active) {
+            let entry = &mut self.shared.index[slot];
+            if std::mem::take(&mut entry.held) {
+                entry.flags |= flag::RELEASED;
+                self.changed(slot, now);
+            }
             self.put_off(slot, now);
         }
     }
@@ -330,7 +335,11 @@ impl Spool {
     /// Takes a message that nobody is at and that is not due, to be ended: it is active from now on.
     pub fn seize(&mut self, id: EntryId) -> bool {
         match self.find(id) {
-            Some(slot) => !std::mem::replace(&mut self.shared.index[slot].active, true),
+            Some(slot) => {
+                let entry = &mut self.shared.index[slot];
+                entry.held = false;
+                !std::mem::replace(&mut entry.active, true)
+            }
             None => false,
         }
     }
@@ -347,6 +356,7 @@ impl Spool {
             groups: self.shared.groups,
             grouped_messages: self.shared.messages,
             failures: self.shared.failures,
+            damaged: self.shared.damaged,
         }
     }
 
