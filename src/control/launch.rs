@@ -171,7 +171,7 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
         }
         None => (None, (0..shards).map(|_| None).collect::<Vec<_>>()),
     };
-    let bypasses = bypass::all(config, usize::from(shards))?;
+    let bypasses = bypass::all(config, &cpus)?;
     let interface = bypasses.iter().flatten().next().map(|bypass| bypass.interface.clone());
     let shown = interface.as_deref().map(bypass::shown);
     let mut running = Running {

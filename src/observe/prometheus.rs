@@ -302,6 +302,8 @@ mod tests {
                 interface: "eth1".into(),
                 mode: "copy".into(),
                 queues: vec![0],
+                huge_pages: false,
+                nodes: vec![0],
             }),
             listeners: vec![super::super::ListenerName { name: "apps".into(), place: 0 }],
             pools: vec![super::super::PoolName {

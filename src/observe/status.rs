@@ -254,9 +254,11 @@ impl std::fmt::Display for Status {
         {
             writeln!(
                 f,
-                "bypass {}, {} mode: {segments_received} segments received, {segments_sent} sent, {segments_sent_again} \
+                "bypass {}, {} mode, frames on {}: {segments_received} segments received, {segments_sent} sent, {segments_sent_again} \
                  of them again",
-                by.interface, by.mode
+                by.interface,
+                by.mode,
+                by.frames()
             )?;
         }
         for l in &self.listeners {
