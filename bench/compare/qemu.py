@@ -194,7 +194,7 @@ class Lane:
         self.guest, self.log = guest, f"/tmp/{name}.log"
         self.pid = guest.run(f"postlane serve --config /etc/{name}.toml >{self.log} 2>&1 & echo $!")
         deadline = time.monotonic() + 30
-        while "takes mail" not in (said := guest.run(f"cat {self.log}")):
+        while "metrics and status on" not in (said := guest.run(f"cat {self.log}")):
             if time.monotonic() > deadline or not guest.run(f"kill -0 {self.pid} 2>/dev/null && echo runs || true"):
                 raise Failed(f"postlane did not start in the guest:\n{said[-2000:]}")
             time.sleep(0.2)
@@ -290,7 +290,8 @@ def one_round(guest, backend, size, sinks, options):
         kernel_after, user_after = guest.counters.read()
         expected = before + warm_up + options.messages
         if (arrived := sinks.settled(expected)) != expected:
-            raise Failed(f"{arrived - before} messages arrived of {expected - before} sent")
+            counts = guest.run(f"wget -q -O - http://{ADMIN}/metrics | grep -v ^# | grep -v ' 0$' | grep -v _bucket")
+            raise Failed(f"{backend}: {arrived - before} messages arrived of {expected - before} sent\n{counts}")
         segments = lane.segments()
         if backend == "xdp":
             shards = range(QUEUES)

@@ -52,6 +52,7 @@ struct Shared {
     /// Messages that are not over.
     live: usize,
     groups: u64,
+    message_groups: u64,
     messages: u64,
     failures: u64,
     damaged: u64,
@@ -82,6 +83,7 @@ impl Spool {
             unix_at_zero_ms,
             live: 0,
             groups: 0,
+            message_groups: 0,
             messages: 0,
             failures: 0,
             damaged: 0,
@@ -335,11 +337,7 @@ impl Spool {
     /// Takes a message that nobody is at and that is not due, to be ended: it is active from now on.
     pub fn seize(&mut self, id: EntryId) -> bool {
         match self.find(id) {
-            Some(slot) => {
-                let entry = &mut self.shared.index[slot];
-                entry.held = false;
-                !std::mem::replace(&mut entry.active, true)
-            }
+            Some(slot) => !std::mem::replace(&mut self.shared.index[slot].active, true),
             None => false,
         }
     }
@@ -354,6 +352,7 @@ impl Spool {
             segments: sum(|log| log.segments.len() as u64),
             index_bytes: (self.shared.index.bytes() + self.schedule.bytes()) as u64,
             groups: self.shared.groups,
+            message_groups: self.shared.message_groups,
             grouped_messages: self.shared.messages,
             failures: self.shared.failures,
             damaged: self.shared.damaged,

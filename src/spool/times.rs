@@ -65,7 +65,8 @@ impl Spool {
             return None;
         }
         let (created, hold, _) = self.asked(slot)?;
-        let release = self.shared.clock().instant(hold?.release_ms(created));
+        // What is less than a millisecond was left out when it came.
+        let release = self.shared.clock().instant(hold?.release_ms(created).saturating_add(1));
         Some(release).filter(|release| *release > now)
     }
 
@@ -132,9 +133,9 @@ impl Spool {
                 self.wait(slot);
                 continue;
             }
-            // (What is held stays so: it may not go yet.)
+            // (What is held stays so: it may not go yet. And what cannot be dealt with now comes up when it is due.)
             let entry = &mut self.shared.index[slot];
-            entry.active = true;
+            (entry.active, entry.timed) = (true, Timed::No);
             return Some(EntryId { slot, generation: entry.generation });
         }
     }

@@ -281,6 +281,8 @@ pub struct Usage {
     pub index_bytes: u64,
     /// Writes completed so far: syncs, that is.
     pub groups: u64,
+    /// Of these, those that carried new messages.
+    pub message_groups: u64,
     /// Messages these carried.
     pub grouped_messages: u64,
     /// Writes that failed so far.

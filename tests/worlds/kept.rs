@@ -124,7 +124,7 @@ impl Play {
         let what = "an order that a stop overtakes";
         self.run(Duration::from_secs(600), what, |play| !play.stage.is_leaving());
         self.manage(Order { action: Action::Resume, selection: Default::default(), limit: 0 });
-        self.run(Duration::from_secs(120), "the spool does not empty", |play| {
+        self.run(Duration::from_secs(300), "the spool does not empty", |play| {
             play.stage.kept() == 0 && play.stage.under_way() == 0
         });
         self.stage.check_disk();

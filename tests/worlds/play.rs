@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use postlane::disk::sim::Faults;
-use postlane::dispatch;
+use postlane::dispatch::{self, Row, Selection, list_kept};
 use postlane::observe::{FailedAt, Stats, UpstreamStats};
 use postlane::shard::Order;
 use postlane::time::Instant;
@@ -208,7 +208,11 @@ impl Play {
         let clients = self.clients.iter().filter(|client| !client.done);
         let clients: Vec<String> = clients.map(|client| client.state(&self.stage.world)).collect();
         let links: Vec<usize> = self.upstreams.iter().map(Upstream::links).collect();
-        format!("{}\nlinks {links:?}, under way {}", clients.join("\n"), self.stage.under_way())
+        let spools = self.stage.shards.iter().filter_map(|shard| shard.dispatch().spool());
+        let kept: Vec<Row> =
+            spools.flat_map(|spool| list_kept(spool, &Selection::default(), 5, self.now()).rows).collect();
+        let under_way = self.stage.under_way();
+        format!("{}\nlinks {links:?}, under way {under_way}, kept {kept:#?}", clients.join("\n"))
     }
 
     fn turn(&mut self, turn: Turn) {
@@ -515,7 +519,7 @@ impl Play {
             let noticed = |action| is_noticed(message, recipient, action, taken);
             let takings = taken.get(recipient.as_str()).map_or(&[][..], |list| list);
             let notices = taken.get(message.sender.as_str()).map_or(&[][..], |list| list);
-            self.judge_lateness(message, recipient, takings, notices, count);
+            untold |= self.judge_lateness(message, recipient, takings, notices, count);
             let is_asked = message.notify.contains("SUCCESS");
             let is_ours = |taken: &&&Taken| is_asked && !taken.dsn || self.is_told_for_time(message, taken);
             let are_ours = takings.iter().filter(is_ours).count();

@@ -120,6 +120,8 @@ pub(crate) struct Taken {
     pub(crate) at: Instant,
     /// It may have lain unread since then.
     pub(crate) since: Instant,
+    /// When its MAIL came, or may have come.
+    pub(crate) begun: Instant,
     /// It has been answered by then, or given up on.
     pub(crate) settled_by: Instant,
     pub(crate) mail: String,
@@ -159,6 +161,7 @@ struct Link {
     dsn: bool,
     heeds_time: bool,
     mail: String,
+    begun: Instant,
     by: Option<String>,
     recipients: Vec<String>,
     /// What is being taken by BDAT.
@@ -307,6 +310,7 @@ impl Upstream {
             dsn: false,
             heeds_time: false,
             mail: String::new(),
+            begun: now,
             by: None,
             recipients: Vec::new(),
             chunk: None,
@@ -499,6 +503,7 @@ impl Upstream {
             let (before, by) = mail.split_once(" BY=").map_or((mail, None), |(mail, by)| (mail, Some(by)));
             link.mail = before.to_owned();
             link.by = by.map(str::to_owned);
+            link.begun = self.unread_since(now);
             link.recipients.clear();
             self.say(link, now, "250 2.1.0 sender ok");
         }
@@ -570,6 +575,11 @@ impl Upstream {
         true
     }
 
+    /// What comes up now may have lain unread since then.
+    fn unread_since(&self, now: Instant) -> Instant {
+        if now <= self.woke_at + WAKING { self.slept_at } else { now }
+    }
+
     /// A whole message has come, in the form of DATA without its final dot.
     fn end_message(&mut self, link: &mut Link, data: Vec<u8>, now: Instant) {
         if !self.manner.eight_bit && data.iter().any(|b| *b >= 0x80) {
@@ -577,7 +587,8 @@ impl Upstream {
         }
         let mut taken = Taken {
             at: now,
-            since: if now <= self.woke_at + WAKING { self.slept_at } else { now },
+            since: self.unread_since(now),
+            begun: link.begun,
             settled_by: now + ANSWERED,
             mail: std::mem::take(&mut link.mail),
             recipients: std::mem::take(&mut link.recipients),

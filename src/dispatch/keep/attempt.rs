@@ -152,6 +152,10 @@ impl Dispatch {
         let lane = lane_of(&self.options, message.ways[usize::from(later[0].recipient)].pool);
         let Some(spool) = &mut self.keeping.spool else { return };
         let facts = spool.entry(entry);
+        if facts.as_ref().is_some_and(|facts| facts.held_until.is_some()) {
+            // It was to end before it may go, and that could not be told: it has not been tried.
+            return spool.release(entry, now);
+        }
         let is_due = message.is_late(now) && facts.as_ref().is_some_and(|facts| !facts.late_told);
         let is_told = facts.is_none_or(|facts| facts.delay_warned || facts.message.internal);
         let is_late = spool.tried_for(entry, now).is_some_and(|age| age >= self.options.keep.delay_warning);

@@ -461,6 +461,7 @@ impl Dispatch {
         stats.index_bytes.set(usage.index_bytes);
         stats.active.set((self.keeping.fresh + self.keeping.again) as u64);
         stats.syncs.set(usage.groups);
+        stats.message_syncs.set(usage.message_groups);
         stats.synced.set(usage.grouped_messages);
         stats.sync_failures.set(usage.failures);
         stats.damaged.set(usage.damaged);
