@@ -135,6 +135,20 @@ impl OptionBytes {
         options
     }
 
+    /// Those of the answer to a SYN: of what that offered, what we take.
+    pub(crate) fn of_answer(mss: u16, scale: Option<u8>, sack_permitted: bool) -> OptionBytes {
+        let mut options = Self::NONE;
+        let [high, low] = mss.to_be_bytes();
+        options.push(&[2, 4, high, low]);
+        if sack_permitted {
+            options.push(&[1, 1, 4, 2]);
+        }
+        if let Some(scale) = scale {
+            options.push(&[1, 3, 3, scale]);
+        }
+        options
+    }
+
     /// Selective acknowledgements, at most three of them.
     pub(crate) fn of_sacks(blocks: &[(u32, u32)]) -> OptionBytes {
         let mut options = Self::NONE;
@@ -217,6 +231,13 @@ mod tests {
         }
         let syn = Options::parse(OptionBytes::of_syn(1_460, 7).bytes());
         assert_eq!((syn.mss, syn.scale, syn.sack_permitted), (Some(1_460), Some(7), true));
+        for (scale, sack_permitted) in [(Some(3), true), (Some(14), false), (None, true), (None, false)] {
+            let answer = Options::parse(OptionBytes::of_answer(8_960, scale, sack_permitted).bytes());
+            assert_eq!(
+                (answer.mss, answer.scale, answer.sack_permitted),
+                (Some(8_960), scale, sack_permitted)
+            );
+        }
         let sacks = Options::parse(OptionBytes::of_sacks(&[(1, 2), (u32::MAX, 5)]).bytes());
         assert_eq!(sacks.sacks(), [(1, 2), (u32::MAX, 5)]);
     }
