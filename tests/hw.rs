@@ -35,6 +35,8 @@ fn the_machine_is_planned_set_checked_and_brought_back() {
         text.contains("           echo 2 > /sys/class/net/eth0/napi_defer_hard_irqs  # now 0\n"),
         "{text}"
     );
+    let irqs = "echo 0 > /proc/irq/39/smp_affinity_list  # now 0-3\n           echo 1 > /proc/irq/40/smp_affinity_list";
+    assert!(text.contains(irqs), "{text}");
 
     let (code, dry, _) = hw(&tree, "apply --dry-run");
     assert_eq!(code, Some(0));

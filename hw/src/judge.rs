@@ -71,7 +71,7 @@ impl Tuning {
             }
             if goal.backend == Backend::Xdp && queues < self.shards.len() {
                 self.notes.push(format!(
-                    "{name} has {queues} queues for {} shards: those without one have their segments passed on",
+                    "{name} has {queues} queues for {} shards: those without one reach upstreams by the kernel",
                     self.shards.len()
                 ));
             }

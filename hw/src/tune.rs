@@ -173,11 +173,8 @@ impl Tuning {
             for irq in irqs() {
                 self.want(
                     Setting::file(format!("proc/irq/{}/smp_affinity_list", irq.number), cpu),
-                    format!(
-                        "packets of {} queue {queue} are made ready on one CPU and taken by shard {shard} on \
-                         another, each through the other's cache",
-                        nic.name
-                    ),
+                    "packets of a queue are made ready on one CPU and taken by its shard on another, each through \
+                     the other's cache",
                 );
             }
             let irqs = irqs().map(|irq| irq.number).collect();

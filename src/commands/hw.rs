@@ -306,8 +306,7 @@ fn check(goal: &GoalArguments, common: &Common) -> Result<ExitCode, ExitCode> {
     } else {
         let mut rest = lines.as_slice();
         while let Some(first) = rest.first() {
-            let of_a_kind =
-                rest.iter().take_while(|line| line.cost.get(..40) == first.cost.get(..40)).count();
+            let of_a_kind = rest.iter().take_while(|line| line.cost == first.cost).count();
             println!("off        {}", first.cost);
             for line in &rest[..of_a_kind.min(OF_A_KIND)] {
                 println!("           {}  # {}", line.command, line.is_now());

@@ -284,11 +284,18 @@ impl Dispatch {
         self.settle(now, buffers);
     }
 
-    /// So many more of the marks and bodies written have left.
-    pub fn handle_sent(&mut self, stream: StreamId, marks: u32, now: Instant, buffers: &mut impl Buffers) {
+    /// So many more of the marks and bodies written had left at `left_at`.
+    pub fn handle_sent(
+        &mut self,
+        stream: StreamId,
+        marks: u32,
+        left_at: Instant,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
         match self.owner_of(stream) {
             StreamOwner::Session(session) => self.session_sent(session, now, buffers),
-            StreamOwner::Link(link) => self.link_sent(link, marks, now),
+            StreamOwner::Link(link) => self.link_sent(link, marks, left_at, now),
             StreamOwner::Nobody => {}
         }
         self.settle(now, buffers);

@@ -47,13 +47,15 @@ pub enum Event {
         extent: Extent,
     },
     /// All that was written before the oldest marks not yet told has been taken by the transport: no extent before
-    /// them is in use any more. One event for all that were passed at a time. At its end a stream tells every mark
-    /// that all had left before; one never told was not passed.
+    /// them is in use any more. One event for all that were passed at a time, and had left at one. At its end a stream
+    /// tells every mark that all had left before; one never told was not passed.
     Sent {
         /// On which stream.
         stream: StreamId,
         /// How many more marks have been passed; never 0.
         marks: u32,
+        /// When it left, where the transport tells it only later; `None`: now.
+        left_at: Option<Instant>,
     },
     /// The stream's last event, always exactly one: none of the extents written to it is in use any more.
     /// After `close` what had been written has left first (or the stream failed, as `cause` says).

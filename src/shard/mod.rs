@@ -260,8 +260,8 @@ impl<N: Net + Disk> Shard<N> {
             Event::Received { stream, extent } => {
                 self.dispatch.handle_received(stream, extent, now, &mut self.net);
             }
-            Event::Sent { stream, marks } => {
-                self.dispatch.handle_sent(stream, marks, now, &mut self.net);
+            Event::Sent { stream, marks, left_at } => {
+                self.dispatch.handle_sent(stream, marks, left_at.unwrap_or(now), now, &mut self.net);
             }
             Event::Disk { ticket, result } => self.dispatch.handle_disk(ticket, result, now, &mut self.net),
             Event::Closed { stream, cause } => {

@@ -136,7 +136,7 @@ impl<G: Ground> Stage<G> {
                         self.ground.net().release(extent.buffer);
                     }
                 }
-                Event::Sent { stream, marks } => {
+                Event::Sent { stream, marks, .. } => {
                     assert!(marks > 0);
                     *self.sent.entry(stream).or_default() += marks as usize;
                 }

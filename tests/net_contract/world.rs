@@ -61,7 +61,7 @@ impl Echo {
                     net.mark(stream);
                     self.lent.entry((shard, stream)).or_default().push(extent.buffer);
                 }
-                Event::Sent { stream, marks } => {
+                Event::Sent { stream, marks, .. } => {
                     let lent = self.lent.get_mut(&(shard, stream)).unwrap();
                     lent.drain(..marks as usize).for_each(|buffer| net.release(buffer));
                 }

@@ -12,6 +12,7 @@ use postlane::sys::arena::Arenas;
 use postlane::sys::ring_table::RingTable;
 use postlane::sys::xdp::Error;
 use postlane::sys::xdp::socket::Mode;
+use postlane::time::Instant;
 
 use crate::ground::{Far, FarState, Ground, Stage, pattern};
 use crate::network::{INTERFACE, Network};
@@ -151,6 +152,36 @@ fn opens_from_the_source_address_and_from_no_foreign_one() {
     });
 }
 
+/// `Sent` comes with the acknowledgement, however late that is looked at, and says when the bytes left.
+#[test]
+fn sent_tells_when_it_left() {
+    if_there_is(|| {
+        let mut stage = Stage::<XdpGround>::new();
+        let at = stage.ground.listen();
+        let (stream, _) = stage.open_one(at);
+        let mut events = Vec::new();
+        for bytes in [&b"MAIL"[..], b""] {
+            let before = stage.net().now();
+            stage.net().write(stream, bytes);
+            stage.net().mark(stream);
+            let after = stage.net().turn(Instant::default(), 64, &mut events);
+            std::thread::sleep(Duration::from_millis(5));
+            for _ in 0..5_000 {
+                if !events.is_empty() {
+                    break;
+                }
+                stage.ground.step(64, &mut events);
+            }
+            let [Event::Sent { stream: of, marks: 1, left_at }] = events[..] else { panic!("{events:?}") };
+            assert_eq!(of, stream);
+            let is_now = bytes.is_empty() && left_at.is_none();
+            let told = left_at.is_some_and(|at| at >= before && at <= after);
+            assert!(is_now || told, "{left_at:?} is not between {before:?} and {after:?}");
+            events.clear();
+        }
+    });
+}
+
 /// A host that is not there is found out by the kernel's own asking for it.
 #[test]
 fn a_neighbour_that_is_not_there_is_told() {
@@ -226,6 +257,8 @@ fn refusals_name_their_remedies() {
         assert!(loopback.contains("no Ethernet interface"), "{loopback}");
         let ports = refused(XdpOptions { ports: 40_000..=40_999, ..options() });
         assert!(ports.contains("ip_local_reserved_ports=40000-40999"), "{ports}");
+        let queue = refused(XdpOptions { queues: Some(vec![0, 7]), ..options() });
+        assert!(queue.contains("has no queue 7"), "{queue}");
         let listener = std::net::TcpListener::bind("10.66.0.1:61500").unwrap();
         let used = refused(options());
         assert!(used.contains("port 61500") && used.contains("is in use"), "{used}");

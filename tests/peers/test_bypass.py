@@ -5,6 +5,7 @@ import signal
 import subprocess
 import threading
 import time
+import urllib.request
 
 import pytest
 
@@ -163,6 +164,19 @@ def test_the_kernel_keeps_what_is_its_own(network, smtp_sink, bypass):
         neighbours = subprocess.run(["ip", "neigh"], capture_output=True, text=True).stdout
     assert f"{NEAR} dev" in neighbours and "FAILED" not in neighbours, neighbours
     assert len(sink.deliveries()) == 100
+
+
+def test_response_times_count_from_the_last_byte(network, lane_sink, bypass):
+    """The reply brings the acknowledgement of what it answers: that must not hide how long it took."""
+    with network.far():
+        sink = lane_sink("--latency", "20ms", "--no", "chunking", host=FAR)
+    admin = f"127.0.0.1:{free_port()}"
+    server = bypass([f"{FAR}:{sink.port}"], top={**XDP["top"], "admin.listen": admin})
+    assert_clean(smtp_source(server.port, 100, 256, sessions=1))
+    metrics = urllib.request.urlopen(f"http://{admin}/metrics", timeout=10).read().decode()
+    name = 'postlane_upstream_response_seconds_{}{{pool="farm",upstream="mta1",stage="eod"}} (\\S+)'
+    total, count = (float(re.search(name.format(of), metrics)[1]) for of in ("sum", "count"))
+    assert count == 100 and 0.02 <= total / count < 0.2, (total, count)
 
 
 def test_what_is_refused_is_said(network, directory):

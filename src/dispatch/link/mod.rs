@@ -375,12 +375,12 @@ impl Dispatch {
         true
     }
 
-    /// So many more messages have left to their ends: from here on the upstream is being waited for.
-    pub(super) fn link_sent(&mut self, id: LinkId, marks: u32, now: Instant) {
+    /// So many more messages had left to their ends at `left_at`: from then on the upstream is being waited for.
+    pub(super) fn link_sent(&mut self, id: LinkId, marks: u32, left_at: Instant, now: Instant) {
         let link = &mut self.links[id.0 as usize];
         for ride in link.line.iter_mut().filter(|ride| ride.leaving).take(marks as usize) {
             ride.leaving = false;
-            ride.sent_at = now;
+            ride.sent_at = ride.sent_at.max(left_at);
         }
         if link.line.front().is_none_or(|current| current.leaving) {
             return;

@@ -68,7 +68,7 @@ impl SimNet {
             fabric.transmit(stream.socket, bytes);
         }
         if marks > 0 {
-            self.events.push_back(Event::Sent { stream: id, marks });
+            self.events.push_back(Event::Sent { stream: id, marks, left_at: None });
         }
         if stream.backlog.is_empty() {
             if let Some(cause) = stream.ending.filter(|&cause| !stream.held || cause != Cause::Peer) {

@@ -59,7 +59,7 @@ impl Uring {
             0 => {}
             marks => {
                 // A completion gives one event: both leave with the next ones that none stands for.
-                self.events.extend([Event::Sent { stream: id, marks }, closed]);
+                self.events.extend([Event::Sent { stream: id, marks, left_at: None }, closed]);
                 return None;
             }
         }

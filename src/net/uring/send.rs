@@ -18,7 +18,7 @@ fn batch_in<'a>(queued: &'a mut Option<Box<Batch>>, unused: &mut Vec<Box<Batch>>
 }
 
 fn sent_event(stream: StreamId, marks: u32) -> Option<Event> {
-    (marks > 0).then_some(Event::Sent { stream, marks })
+    (marks > 0).then_some(Event::Sent { stream, marks, left_at: None })
 }
 
 impl Uring {
@@ -82,7 +82,7 @@ impl Uring {
             let marks = batch.take_passed();
             self.recycle(Some(batch));
             if marks > 0 {
-                self.events.push_back(Event::Sent { stream: self.streams.id(slot), marks });
+                self.events.push_back(Event::Sent { stream: self.streams.id(slot), marks, left_at: None });
             }
         }
         // Nothing is left to send.

@@ -5,13 +5,14 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use postlane_hw::rss::Rss;
+use postlane_hw::{Drivers, Ethtool};
 
 use super::ports::Division;
 use super::reserve;
+use crate::sys::xdp::Error;
 use crate::sys::xdp::attachment::Attachment;
 use crate::sys::xdp::netlink::{self, Netlink};
 use crate::sys::xdp::socket::{Mode, Xsk};
-use crate::sys::xdp::{Error, ethtool};
 
 /// Places in each ring of a socket: the frames that may be under way in each direction.
 const RING_ENTRIES: u32 = 2_048;
@@ -60,22 +61,28 @@ impl Interface {
         let name = options.interface.as_str();
         let index = netlink::index_of(name).ok_or_else(|| Error::NoInterface(name.to_owned()))?;
         let asked = Netlink::new().and_then(|mut netlink| netlink.interface(index));
-        let facts = asked.map_err(|error| Error::Other("asking for the interface", error))?;
-        if facts.mac.is_none() {
+        let link = asked.map_err(|error| Error::Other("asking for the interface", error))?;
+        if link.mac.is_none() {
             return Err(Error::NotEthernet(name.to_owned()));
         }
         reserve::check(&options.ports).map_err(Error::Ports)?;
+        let facts = Ethtool.facts(name);
+        let there = facts.queues.map(|queues| queues.combined + queues.rx);
         let queues = match &options.queues {
             Some(queues) => queues.clone(),
-            None => (0..ethtool::queues(name).unwrap_or(1).max(1)).collect(),
+            None => (0..there.unwrap_or(1).max(1)).collect(),
         };
-        let (attachment, mode, sockets) = Self::best(options, index, &queues, facts.mtu)?;
+        let bound = Self::best(options, index, &queues, link.mtu);
+        let (attachment, mode, sockets) = bound.map_err(|error| match error {
+            Error::Mode(_, queue, _) if there.is_some_and(|there| queue >= there) => {
+                Error::NoQueue(name.to_owned(), queue)
+            }
+            other => other,
+        })?;
         for queue in &sockets {
             let steered = attachment.steer(queue.number, &queue.socket);
             steered.map_err(|error| Error::Other("steering a queue to its socket", error))?;
         }
-        let driver = ethtool::driver(name).unwrap_or_default();
-        let spread = ethtool::spread(name).ok().flatten();
         let has_huge_pages = sockets.iter().all(|queue| queue.socket.has_huge_pages());
         let mut shares: Vec<Vec<Queue>> = (0..shards).map(|_| Vec::new()).collect();
         for (place, queue) in sockets.into_iter().enumerate() {
@@ -88,8 +95,8 @@ impl Interface {
             mode,
             queues,
             has_huge_pages,
-            is_virtual: matches!(driver.as_str(), "veth" | "virtio_net"),
-            rss: spread.and_then(|spread| Rss::new(spread.key, spread.table)),
+            is_virtual: matches!(facts.driver.as_deref(), Some("veth" | "virtio_net")),
+            rss: facts.spread.filter(|spread| spread.is_toeplitz).and_then(|s| Rss::new(s.key, s.table)),
             division: Division::new(options.ports.clone(), shards),
         };
         Ok((interface, shares))

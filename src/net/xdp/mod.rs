@@ -31,7 +31,7 @@ pub use interface::{Interface, Queue, XdpOptions};
 use frame::Head;
 use paths::{Found, Paths};
 use ports::Ports;
-use stream::{Phase, Streams};
+use stream::{Mark, Phase, Streams};
 use tcp::Outgoing;
 
 use crate::disk::Disk;
@@ -191,10 +191,8 @@ impl Core {
             self.events.push_back(Event::Received { stream: of_interface(stream), extent });
         }
         // Whether it arrived is not known: it may have.
-        let marks = one.pass_marks(one.connection.sent());
-        if marks > 0 {
-            self.events.push_back(Event::Sent { stream: of_interface(stream), marks });
-        }
+        let sent = one.connection.sent();
+        self.tell_sent(slot, sent);
         self.events.push_back(Event::Closed { stream: of_interface(stream), cause });
         self.mark(slot);
     }
@@ -293,7 +291,7 @@ impl Net for Xdp {
             Owner::Interface(stream) => {
                 if let Some(slot) = self.core.writable(stream) {
                     let one = self.core.streams.at(slot);
-                    one.marks.push_back(one.connection.written());
+                    one.marks.push_back(Mark { place: one.connection.written(), left_at: None });
                 }
             }
         }

@@ -136,7 +136,8 @@ impl Core {
                 self.events.push_back(Event::Opened { stream });
             }
             // A reply acknowledges what it answers, so that has been sent before it comes.
-            self.tell_sent(slot);
+            let acknowledged = one.connection.acknowledged();
+            self.tell_sent(slot, acknowledged);
             let one = self.streams.at(slot);
             if let Some(extent) = one.receipt.take() {
                 self.events.push_back(Event::Received { stream, extent });
@@ -163,15 +164,15 @@ impl Core {
             // Not at once: what is written in answer to this turn's events still leaves.
             one.ending.get_or_insert(Cause::Peer);
         }
-        self.tell_sent(slot);
+        let acknowledged = one.connection.acknowledged();
+        self.tell_sent(slot, acknowledged);
     }
 
-    fn tell_sent(&mut self, slot: u32) {
+    /// Says `Sent` of the marks at `place` and before.
+    pub(super) fn tell_sent(&mut self, slot: u32, place: u64) {
         let stream = of_interface(self.streams.id(slot));
-        let one = self.streams.at(slot);
-        let marks = one.pass_marks(one.connection.acknowledged());
-        if marks > 0 {
-            self.events.push_back(Event::Sent { stream, marks });
+        while let Some((marks, left_at)) = self.streams.at(slot).pass_marks(place) {
+            self.events.push_back(Event::Sent { stream, marks, left_at });
         }
     }
 

@@ -8,6 +8,7 @@ use super::paths::HopId;
 use super::tcp::Connection;
 use crate::handle::{Extent, StreamId};
 use crate::net::Cause;
+use crate::time::Instant;
 
 /// How far a stream is with its owner, and with its peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -21,6 +22,15 @@ pub(super) enum Phase {
     Ended,
     /// Its owner has forgotten it; its connection is still ending.
     Orphan,
+}
+
+/// A mark not yet told of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    /// Where it is in the stream.
+    pub(super) place: u64,
+    /// When all before it had been sent once.
+    pub(super) left_at: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -44,8 +54,8 @@ pub(super) struct Stream {
     pub(super) touched: bool,
     /// In `starved`: bytes wait for buffers.
     pub(super) starved: bool,
-    /// Marks not yet told of, by their places in the stream.
-    pub(super) marks: VecDeque<u64>,
+    /// In the order of their places.
+    pub(super) marks: VecDeque<Mark>,
     /// To be closed for that cause once nothing is left to send.
     pub(super) ending: Option<Cause>,
     /// What arrived in this turn, so far.
@@ -53,13 +63,22 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Takes the marks at `place` and before: how many.
-    pub(super) fn pass_marks(&mut self, place: u64) -> u32 {
-        let mut passed = 0;
-        while self.marks.pop_front_if(|mark| *mark <= place).is_some() {
+    /// Remembers of marks that have just been sent when that was.
+    pub(super) fn note_left(&mut self, now: Instant) {
+        let sent = self.connection.sent();
+        for mark in self.marks.iter_mut().filter(|mark| mark.left_at.is_none() && mark.place <= sent) {
+            mark.left_at = Some(now);
+        }
+    }
+
+    /// Takes the oldest marks at `place` and before that left at one time: how many, and when.
+    pub(super) fn pass_marks(&mut self, place: u64) -> Option<(u32, Option<Instant>)> {
+        let left_at = self.marks.pop_front_if(|mark| mark.place <= place)?.left_at;
+        let mut passed = 1;
+        while self.marks.pop_front_if(|mark| mark.place <= place && mark.left_at == left_at).is_some() {
             passed += 1;
         }
-        passed
+        Some((passed, left_at))
     }
 
     pub(super) fn is_between(&self, local: SocketAddr, remote: SocketAddr) -> bool {

@@ -68,6 +68,7 @@ impl Core {
         }
         let had_room = self.flush(slot, sockets, now);
         let one = self.streams.at(slot);
+        one.note_left(now);
         if one.connection.is_over() {
             let news = one.connection.take_news();
             if let Some(cause) = news.over {

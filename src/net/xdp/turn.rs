@@ -21,7 +21,7 @@ fn renamed(event: Event) -> Event {
         }
         Event::Opened { stream } => Event::Opened { stream: of_ring(stream) },
         Event::Received { stream, extent } => Event::Received { stream: of_ring(stream), extent },
-        Event::Sent { stream, marks } => Event::Sent { stream: of_ring(stream), marks },
+        Event::Sent { stream, marks, left_at } => Event::Sent { stream: of_ring(stream), marks, left_at },
         Event::Closed { stream, cause } => Event::Closed { stream: of_ring(stream), cause },
         Event::Disk { .. } => event,
     }
@@ -82,10 +82,7 @@ impl Xdp {
         for queue in sockets {
             // A frame brings an event or two; those that there is no room for wait in their ring.
             let max = FRAMES_PER_TURN.min(room.saturating_sub(core.events.len()));
-            queue.socket.receive(max, |frame| {
-                core.handle_frame(frame, now);
-                true
-            });
+            queue.socket.receive(max, |frame| core.handle_frame(frame, now));
         }
         while let Some(frame) = core.handover.take() {
             core.handle_frame(&frame, now);

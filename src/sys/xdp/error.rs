@@ -18,6 +18,8 @@ pub enum Error {
     Attached(io::Error),
     /// The driver cannot run the program.
     Driver(io::Error),
+    /// The interface has no such queue.
+    NoQueue(String, u32),
     /// Another socket has the queue.
     QueueInUse(u32),
     /// Not enough memory, or not enough that may be locked.
@@ -97,6 +99,10 @@ impl fmt::Display for Error {
                 f,
                 "the interface's driver cannot run XDP programs as it is set up ({error}): lower its MTU to 3498, switch \
                  off LRO (`ethtool -K NAME lro off`), use at most half of its queues; or write `mode = \"generic\"`"
+            ),
+            Error::NoQueue(name, queue) => write!(
+                f,
+                "`{name}` has no queue {queue} (`ethtool -l {name}` says how many it has): leave it out of `[xdp] queues`"
             ),
             Error::QueueInUse(queue) => write!(
                 f,

@@ -6,7 +6,6 @@ mod bpf;
 #[cfg(test)]
 pub(crate) mod emulator;
 mod error;
-pub mod ethtool;
 pub mod netlink;
 mod program;
 mod ring;

@@ -54,8 +54,6 @@ pub struct Xsk {
     /// Frames to send from that nobody uses.
     free: Vec<u64>,
     frame_bytes: u32,
-    is_zero_copy: bool,
-    kicks: u64,
 }
 
 fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -127,8 +125,6 @@ impl Xsk {
                 .map(|n| n * u64::from(frame_bytes))
                 .collect(),
             frame_bytes,
-            is_zero_copy: false,
-            kicks: 0,
             fd,
         };
         for frame in 0..u64::from(entries) {
@@ -165,18 +161,9 @@ impl Xsk {
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) && begun.elapsed() < BUSY => {
                     std::thread::sleep(Duration::from_millis(20));
                 }
-                Err(error) => return Err(error),
-                Ok(_) => break,
+                other => return other.map(drop),
             }
         }
-        let options = get(&self.fd, libc::XDP_OPTIONS, libc::xdp_options { flags: 0 })?;
-        self.is_zero_copy = options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0;
-        Ok(())
-    }
-
-    /// Whether the driver receives into our memory itself.
-    pub fn is_zero_copy(&self) -> bool {
-        self.is_zero_copy
     }
 
     /// Whether its memory is on huge pages.
@@ -194,19 +181,16 @@ impl Xsk {
         !self.receive.is_empty()
     }
 
-    /// Shows `look` the next frames, at most `max`, while it says true; the kernel then may use their memory again.
-    pub fn receive(&mut self, max: usize, mut look: impl FnMut(&[u8]) -> bool) -> usize {
+    /// Shows `look` the next frames, at most `max`; the kernel then may use their memory again.
+    pub fn receive(&mut self, max: usize, mut look: impl FnMut(&[u8])) {
         let mut count = 0;
         while count < max {
             let Some(frame) = self.receive.pop() else { break };
             count += 1;
             // Larger frames come in pieces only to sockets that ask for it.
-            let go_on = look(self.umem.bytes(frame.addr, frame.len));
+            look(self.umem.bytes(frame.addr, frame.len));
             let returned = self.fill.push(self.umem.frame_of(frame.addr));
             debug_assert!(returned, "as many frames as the ring has places");
-            if !go_on {
-                break;
-            }
         }
         if count > 0 {
             self.receive.release();
@@ -225,7 +209,6 @@ impl Xsk {
                 )
             };
         }
-        count
     }
 
     /// How many more frames can be sent now.
@@ -279,7 +262,6 @@ impl Xsk {
             if !self.transmit.needs_wakeup() {
                 return true;
             }
-            self.kicks += 1;
             // SAFETY: no memory is read: the length is zero.
             let sent = checked(unsafe {
                 libc::sendto(
@@ -302,10 +284,5 @@ impl Xsk {
             }
         }
         self.transmit.pending() == 0
-    }
-
-    /// System calls made to send.
-    pub fn kicks(&self) -> u64 {
-        self.kicks
     }
 }

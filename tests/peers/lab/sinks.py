@@ -48,8 +48,9 @@ class LaneSink:
     With `contents` it keeps whole messages, and nothing else of them.
     """
 
-    def __init__(self, directory, *options, port=None, contents=False):
+    def __init__(self, directory, *options, port=None, host="127.0.0.1", contents=False):
         self.port = port or free_port()
+        self.host = host
         self.maildir = directory / f"lane-sink-{self.port}" if contents else None
         self.dump = directory / f"lane-sink-{self.port}.jsonl"
         self._log = directory / f"lane-sink-{self.port}.log"
@@ -60,7 +61,7 @@ class LaneSink:
     def start(self):
         store = ["--maildir", self.maildir] if self.maildir else ["--dump", self.dump]
         self.process = Process(
-            [POSTLANE, "sink", "--listen", f"127.0.0.1:{self.port}", *store, *self._options], self._log
+            [POSTLANE, "sink", "--listen", f"{self.host}:{self.port}", *store, *self._options], self._log
         )
         try:
             wait_until(self._ready, 10, f"postlane sink on {self.port}")
@@ -70,7 +71,7 @@ class LaneSink:
 
     def _ready(self):
         assert self.process.alive(), f"postlane sink ended:\n{self.process.output()}"
-        return is_listening(self.port)
+        return is_listening(self.port, self.host)
 
     def kill(self):
         """As a crash would: SIGKILL. What it had taken stays in the dump."""
