@@ -1,12 +1,14 @@
 //! The interface, set up once for all shards: program attached, a socket bound to each queue, in the best mode there is.
 
+use std::hash::RandomState;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use postlane_hw::rss::Rss;
 use postlane_hw::{Drivers, Ethtool};
 
+use super::inlets;
 use super::ports::Division;
 use super::reserve;
 use crate::sys::xdp::Error;
@@ -43,6 +45,9 @@ pub struct Interface {
     pub(super) is_virtual: bool,
     pub(super) rss: Option<Rss>,
     pub(super) division: Division,
+    inlets: inlets::Shared,
+    /// For the cookies of all shards.
+    pub(super) cookie_secret: RandomState,
 }
 
 /// One socket and the queue it is bound to.
@@ -98,6 +103,8 @@ impl Interface {
             is_virtual: matches!(facts.driver.as_deref(), Some("veth" | "virtio_net")),
             rss: facts.spread.filter(|spread| spread.is_toeplitz).and_then(|s| Rss::new(s.key, s.table)),
             division: Division::new(options.ports.clone(), shards),
+            inlets: inlets::Shared::default(),
+            cookie_secret: RandomState::new(),
         };
         Ok((interface, shares))
     }
@@ -184,6 +191,14 @@ impl Interface {
 
     pub(super) fn add_address(&self, address: IpAddr) -> io::Result<()> {
         self.attachment.add_address(address)
+    }
+
+    pub(super) fn join_inlet(&self, inlet: SocketAddr) -> io::Result<()> {
+        self.inlets.join(inlet, &self.attachment)
+    }
+
+    pub(super) fn leave_inlet(&self, inlet: SocketAddr) {
+        self.inlets.leave(inlet, &self.attachment);
     }
 
     pub(super) fn remove_address(&self, address: IpAddr) {

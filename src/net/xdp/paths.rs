@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::interface::Interface;
@@ -11,6 +11,9 @@ use crate::sys::xdp::netlink::{self, Change, Mac, Netlink};
 
 /// Paths remembered; beyond it they are asked for anew.
 const PATHS_MAX: usize = 16 << 10;
+
+/// Neighbours known by their Ethernet address only.
+const BY_MAC_MAX: usize = 1_024;
 
 /// A neighbour's number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,6 +66,8 @@ pub(super) struct Paths {
     ways: HashMap<(IpAddr, Option<IpAddr>), Way>,
     hops: Vec<Hop>,
     by_address: HashMap<IpAddr, HopId>,
+    /// Those of whom only that is known.
+    by_mac: HashMap<Mac, HopId>,
     /// Kept over the lives of connections.
     round_trips: HashMap<IpAddr, RoundTrip>,
 }
@@ -80,6 +85,7 @@ impl Paths {
             ways: HashMap::new(),
             hops: Vec::new(),
             by_address: HashMap::new(),
+            by_mac: HashMap::new(),
             round_trips: HashMap::new(),
         };
         this.read_addresses()?;
@@ -94,6 +100,16 @@ impl Paths {
     /// Our interface's own Ethernet address.
     pub(super) fn mac(&self) -> Mac {
         self.interface.mac.unwrap_or_default()
+    }
+
+    /// The largest packet that it carries, in bytes.
+    pub(super) fn mtu(&self) -> u32 {
+        self.interface.mtu
+    }
+
+    /// This machine's, but for the loopback's.
+    pub(super) fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
     }
 
     /// It is up, and so is what it is connected to.
@@ -161,6 +177,29 @@ impl Paths {
         }
         let mtu = self.interface.mtu.min(route.mtu.filter(|&mtu| mtu > 0).unwrap_or(u32::MAX));
         Way::Ours(Path { source, hop: self.hop(route.gateway.unwrap_or(to)), mtu })
+    }
+
+    /// Who has just been heard from: no need to look for it.
+    pub(super) fn greet(&mut self, hop: HopId, from: IpAddr, mac: Mac) {
+        let one = &mut self.hops[hop.0 as usize];
+        if one.address == from && !one.is_awaited {
+            one.mac = Some(mac);
+        }
+    }
+
+    /// The neighbour of that Ethernet address, whichever others it has. `None`: there are too many.
+    pub(super) fn hop_by(&mut self, mac: Mac) -> Option<HopId> {
+        if let Some(&known) = self.by_mac.get(&mac) {
+            return Some(known);
+        }
+        if self.by_mac.len() >= BY_MAC_MAX {
+            return None;
+        }
+        let address = IpAddr::from(Ipv4Addr::UNSPECIFIED);
+        let hop = HopId(self.hops.len() as u32);
+        self.hops.push(Hop { address, mac: Some(mac), users: 0, is_awaited: false });
+        self.by_mac.insert(mac, hop);
+        Some(hop)
     }
 
     fn hop(&mut self, address: IpAddr) -> HopId {

@@ -65,20 +65,28 @@ impl Core {
                     self.uring.wake(owner);
                 }
             }
-            None => self.counts.strangers += 1,
+            None => self.handle_client(&packet, now),
         }
     }
 
     fn handle_packet(&mut self, packet: &Packet<'_>, now: Instant) {
-        let Some(slot) = self.stream_between(packet.to, packet.from) else {
-            self.counts.strangers += 1;
-            if self.answers.len() < ANSWERS_MAX
-                && let Some(reset) = reset_for(&packet.segment)
-            {
-                self.answers.push((Head::new(packet.to, packet.from), packet.from_mac, reset));
-            }
-            return;
-        };
+        match self.stream_between(packet.to, packet.from) {
+            Some(slot) => self.deliver(slot, packet, now),
+            None => self.refuse(packet),
+        }
+    }
+
+    /// Answers with a reset.
+    pub(super) fn refuse(&mut self, packet: &Packet<'_>) {
+        self.counts.strangers += 1;
+        if self.answers.len() < ANSWERS_MAX
+            && let Some(reset) = reset_for(&packet.segment)
+        {
+            self.answers.push((Head::new(packet.to, packet.from), packet.from_mac, reset));
+        }
+    }
+
+    pub(super) fn deliver(&mut self, slot: u32, packet: &Packet<'_>, now: Instant) {
         self.counts.received += 1;
         let id = self.streams.id(slot);
         let Core { streams, uring, events, .. } = self;
@@ -133,7 +141,10 @@ impl Core {
         let news = one.connection.take_news();
         if one.phase == Phase::Owned {
             if news.opened {
-                self.events.push_back(Event::Opened { stream });
+                self.events.push_back(match (one.listener, one.head) {
+                    (Some(listener), Some(head)) => Event::Accepted { listener, stream, peer: head.remote() },
+                    _ => Event::Opened { stream },
+                });
             }
             // A reply acknowledges what it answers, so that has been sent before it comes.
             let acknowledged = one.connection.acknowledged();
@@ -180,6 +191,8 @@ impl Core {
     pub(super) fn follow_news(&mut self) {
         let mut found = std::mem::take(&mut self.found);
         self.paths.follow(&mut found);
+        // What cannot be listened at stays the kernel's.
+        let _ = self.settle_inlets();
         for found in found.drain(..) {
             let hop = match found {
                 Found::Here(hop) | Found::Nowhere(hop) => hop,

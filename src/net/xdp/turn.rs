@@ -73,7 +73,7 @@ impl Xdp {
         // While the interface is down there is news to wait for.
         let may_retry = core.is_congested && core.paths.is_up();
         let retry = if may_retry { clock::now() + RETRY } else { Instant::NEVER };
-        until.min(core.deadlines.next()).min(retry)
+        until.min(core.deadlines.next()).min(core.backlog.next_deadline()).min(retry)
     }
 
     /// Takes in what has arrived, and what time has brought.
@@ -94,6 +94,7 @@ impl Xdp {
             core.streams.at(slot as u32).connection.handle_deadline(now);
             core.touch(slot as u32);
         }
+        core.tend_backlog(now);
         core.settle_touched();
     }
 }
@@ -105,6 +106,10 @@ impl Core {
             if let Event::Closed { stream, .. } = event
                 && let Some(slot) = self.streams.report(StreamId { slot: stream.slot / 2, ..stream })
             {
+                if self.streams.get(slot).listener.is_some() {
+                    self.accepted -= 1;
+                    self.add_rest(slot);
+                }
                 self.remove_if_over(slot);
             }
             events.push(event);

@@ -116,6 +116,12 @@ impl Connection {
         self.news.opened = true;
     }
 
+    /// Nothing more comes of it, not even a reset.
+    pub(super) fn forget(&mut self) {
+        self.end(None);
+        self.reset_at = None;
+    }
+
     /// It rests, and a SYN with that sequence number begins another one (RFC 9293 section 3.10.7.4).
     pub(super) fn makes_way_for(&self, seq: u32) -> bool {
         let next = self.peer_initial.wrapping_add(self.receiver.next as u32);

@@ -53,6 +53,11 @@ impl<'a> Segment<'a> {
         self.flags & flag != 0
     }
 
+    /// It asks for a connection.
+    pub(crate) fn is_opening(&self) -> bool {
+        self.flags & (SYN | ACK | RST | FIN) == SYN
+    }
+
     /// Sequence numbers it takes.
     pub(crate) fn sequence_len(&self) -> u64 {
         self.payload.len() as u64 + u64::from(self.has(SYN)) + u64::from(self.has(FIN))
