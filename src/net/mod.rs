@@ -74,6 +74,15 @@ pub enum Event {
     },
 }
 
+/// Where to listen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Inlet {
+    /// At which address and port.
+    pub address: SocketAddr,
+    /// What comes there by an interface that bypasses the kernel does; else the kernel has all of it.
+    pub past_kernel: bool,
+}
+
 /// What a backend that bypasses the kernel has carried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Bypassed {
