@@ -13,6 +13,7 @@ mod sim;
 mod uring;
 mod world;
 mod xdp;
+mod xdp_accepts;
 
 /// Runs each case on each ground.
 macro_rules! contract {
@@ -31,6 +32,9 @@ macro_rules! contract {
         }
         mod on_xdp {
             $(#[test] fn $case() { crate::xdp::if_there_is(crate::cases::$case::<crate::xdp::XdpGround>) })*
+        }
+        mod on_accepting_xdp {
+            $(#[test] fn $case() { crate::xdp::if_there_is(crate::cases::$case::<crate::xdp::XdpAccepts>) })*
         }
     };
 }

@@ -82,7 +82,7 @@ struct Core {
     touched: Vec<u32>,
     starved: VecDeque<u32>,
     events: VecDeque<Event>,
-    /// Resets for segments that belong to no connection.
+    /// Answers to segments that belong to no connection: resets, and the first words to those who open.
     answers: Vec<(Head, Mac, Outgoing)>,
     /// The ring's events, before they are renamed.
     from_ring: Vec<Event>,
