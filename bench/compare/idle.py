@@ -19,15 +19,14 @@ import json
 import multiprocessing
 import resource
 import select
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from large import ROOT, free_port, resident, wait_for
+from ground.programs import POSTLANE, Own, free_port
+from large import resident
 
 PER_SOURCE = 20_000
 BATCH = 256
@@ -42,7 +41,7 @@ def arguments():
     parser.add_argument("--duration", default="10s", help="how long mail flows meanwhile (10s)")
     parser.add_argument("--shards", type=int, help="(as many as the limit of open files asks for)")
     parser.add_argument("--bound", type=int, default=4096, help="most bytes that one may cost (4096)")
-    parser.add_argument("--postlane", default=str(ROOT / "target/release/postlane"), help="the binary")
+    parser.add_argument("--postlane", default=str(POSTLANE), help="the binary")
     parser.add_argument("--json", help="where the figures go")
     return parser.parse_args()
 
@@ -131,19 +130,13 @@ def read_reply(peer):
             return text
 
 
-def run(options, directory, started):
-    def start(*command):
-        log = open(directory / f"{len(started)}.log", "wb")
-        process = subprocess.Popen([options.postlane, *map(str, command)], stdout=log, stderr=subprocess.STDOUT)
-        started.append(process)
-        return process
-
+def run(options, directory, own):
     limit = raise_files(options.sessions + SPARE_FILES)
     sessions = options.sessions
     # A shard's table has room for its links too, and the kernel does not spread sessions evenly.
     shards = options.shards or (1 if sessions < limit // 2 else 2 * -(-sessions // int(0.85 * limit)))
     sink, port = free_port(), free_port()
-    start("sink", "--listen", f"127.0.0.1:{sink}")
+    own.start("sink", "--listen", f"127.0.0.1:{sink}", greets_on=sink)
     config = directory / "postlane.toml"
     config.write_text(f"""hostname = "idle.test"
 shards = {shards}
@@ -163,12 +156,10 @@ address = "127.0.0.1:{sink}"
 [delivery]
 mode = "through"
 """)
-    server = start("serve", "--config", config)
-    wait_for(port)
-    wait_for(sink)
+    server = own.start("serve", "--config", config, greets_on=port)
     # A first round of mail, so that what all sessions share is there.
     load = ["bench", "--target", f"127.0.0.1:{port}", "--pid", server.pid, "--sessions", 64, "--warmup", "0s"]
-    start(*load, "--duration", "1s").wait(60)
+    own.start(*load, "--duration", "1s").wait(60)
     before = resident(server.pid)[0]
     began = time.monotonic()
     holders = Holders(port, sessions, limit - 500)
@@ -176,7 +167,7 @@ mode = "through"
     time.sleep(0.5)
     after = resident(server.pid)[0]
     result = directory / "load.json"
-    start(*load, "--duration", options.duration, "--json", result).wait(120)
+    own.start(*load, "--duration", options.duration, "--json", result).wait(120)
     flowing = resident(server.pid)[0]
     load = json.loads(result.read_text())["load"]
     holders.check()
@@ -200,19 +191,8 @@ def main():
     if not Path(options.postlane).exists():
         print(f"{options.postlane} is absent: cargo build --release", file=sys.stderr)
         return 69
-    started = []
-    with tempfile.TemporaryDirectory(prefix="postlane-idle-") as directory:
-        try:
-            figures = run(options, Path(directory), started)
-        finally:
-            for process in reversed(started):
-                if process.poll() is None:
-                    process.send_signal(signal.SIGTERM)
-                    try:
-                        process.wait(20)
-                    except subprocess.TimeoutExpired:
-                        process.kill()
-                        process.wait()
+    with tempfile.TemporaryDirectory(prefix="postlane-idle-") as directory, Own(options.postlane, Path(directory)) as own:
+        figures = run(options, Path(directory), own)
     print(f"{figures['sessions']} idle sessions on {figures['shards']} shards, opened in {figures['opened_seconds']} s, all still there")
     print(f"resident       {figures['resident_before'] >> 20} MiB before, {figures['resident_after'] >> 20} MiB with them, "
           f"{figures['resident_flowing'] >> 20} MiB with mail")

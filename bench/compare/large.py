@@ -14,18 +14,16 @@ Exit: 0 done and all arrived, 1 something was refused or lost or the memory grew
 
 import argparse
 import json
-import random
 import re
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from ground.programs import POSTLANE, Own, free_port, stop
+
 UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 # What the process has besides the buffers: code, tables, and what a thousand sessions are in user space.
 FIXED_BYTES = 96 << 20
@@ -44,7 +42,7 @@ def arguments():
     parser.add_argument("--sinks", type=int, default=3)
     parser.add_argument("--chunking", action="store_true", help="clients send by BDAT")
     parser.add_argument("--timeout", type=int, default=900, help="most seconds (900)")
-    parser.add_argument("--postlane", default=str(ROOT / "target/release/postlane"), help="the binary")
+    parser.add_argument("--postlane", default=str(POSTLANE), help="the binary")
     parser.add_argument("--json", help="where the figures go")
     return parser.parse_args()
 
@@ -52,30 +50,6 @@ def arguments():
 def size_bytes(text):
     number, unit = re.fullmatch(r"(\d+)(KiB|MiB|GiB)", text).groups()
     return int(number) * UNITS[unit]
-
-
-def free_port():
-    while True:
-        port = random.randrange(20000, 32000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-                return port
-            except OSError:
-                continue
-
-
-def wait_for(port, seconds=20):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            with socket.create_connection(("127.0.0.1", port), 1) as connection:
-                connection.settimeout(5)
-                if connection.recv(3) == b"220":
-                    return
-        except OSError:
-            time.sleep(0.05)
-    sys.exit(f"nobody greets on port {port}")
 
 
 def configuration(port, admin, sinks, options):
@@ -108,8 +82,6 @@ def resident(pid):
 
 
 def metric(admin, name):
-    import urllib.request
-
     with urllib.request.urlopen(f"http://127.0.0.1:{admin}/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if re.match(rf"{name}[ {{]", line))
@@ -130,23 +102,16 @@ class Watch(threading.Thread):
                 return
 
 
-def run(options, directory, started):
-    def start(*command):
-        log = open(directory / f"{len(started)}.log", "wb")
-        process = subprocess.Popen([options.postlane, *map(str, command)], stdout=log, stderr=subprocess.STDOUT)
-        started.append(process)
-        return process
-
+def run(options, directory, own):
     ports = [free_port() for _ in range(options.sinks)]
     counts = [directory / f"sink{n}.json" for n in range(options.sinks)]
     sinks = [
-        start("sink", "--listen", f"127.0.0.1:{port}", "--count-file", counts[n]) for n, port in enumerate(ports)
+        own.start("sink", "--listen", f"127.0.0.1:{port}", "--count-file", counts[n]) for n, port in enumerate(ports)
     ]
     port, admin = free_port(), free_port()
     config = directory / "postlane.toml"
     config.write_text(configuration(port, admin, ports, options))
-    server = start("serve", "--config", config)
-    wait_for(port)
+    server = own.start("serve", "--config", config, greets_on=port)
     before = resident(server.pid)[0]
     watch = Watch(server.pid)
     watch.start()
@@ -156,15 +121,14 @@ def run(options, directory, started):
     load += ["--messages", messages, "--size", options.size, "--warmup", "0s", "--patience", f"{options.timeout}s"]
     load += ["--json", result] + (["--chunking"] if options.chunking else [])
     began = time.monotonic()
-    generator = start(*load)
+    generator = own.start(*load)
     generator.wait(options.timeout)
     seconds = time.monotonic() - began
     _, peak = resident(server.pid)
     figures = {name: metric(admin, f"postlane_{name}_total") for name in ("streamed", "out_of_buffers", "in_doubt")}
     watch.over.set()
     for process in [server, *sinks]:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        stop(process)
     arrived = sum(json.loads(path.read_text())["messages"] for path in counts)
     acknowledged = json.loads(result.read_text())["load"]["acknowledged"] if result.exists() else 0
     return {
@@ -188,15 +152,8 @@ def main():
     if not Path(options.postlane).exists():
         print(f"{options.postlane} is absent: cargo build --release", file=sys.stderr)
         return 69
-    started = []
-    with tempfile.TemporaryDirectory(prefix="postlane-large-") as directory:
-        try:
-            figures = run(options, Path(directory), started)
-        finally:
-            for process in started:
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
+    with tempfile.TemporaryDirectory(prefix="postlane-large-") as directory, Own(options.postlane, Path(directory)) as own:
+        figures = run(options, Path(directory), own)
     mib = lambda octets: f"{octets / (1 << 20):.0f} MiB"
     bound = figures["memory"] + FIXED_BYTES
     fits = figures["resident_peak"] <= bound

@@ -19,7 +19,6 @@ Exit: 0 done, 1 a round failed (its peer's other figures are kept), 69 smtp-sour
 
 import argparse
 import json
-import os
 import shutil
 import signal
 import statistics
@@ -35,6 +34,7 @@ from ground.peers import Exim, Haraka, Nginx, Peer, Postfix, Single
 from ground.programs import POSTLANE, ROOT
 from ground.relays import Haproxy, Postlane
 from ground.sinks import Sinks
+from ground.source import send
 
 # A load's name: bytes of a message, and whether each has a connection of its own.
 LOADS = {
@@ -74,26 +74,11 @@ def arguments():
     return options
 
 
-def send(port, messages, size, each, options):
-    """A RuntimeError at the first thing smtp-source did not expect."""
-    source = ["smtp-source", "-4", "-N", "-s", options.sessions, "-m", messages, "-l", size, *([] if each else ["-d"])]
-    source += ["-f", "sender@source.test", "-t", "rcpt@sink.test", "-M", "source.test", f"127.0.0.1:{port}"]
-    done = subprocess.run(
-        [str(part) for part in source],
-        capture_output=True,
-        text=True,
-        timeout=options.timeout,
-        preexec_fn=lambda: os.sched_setaffinity(0, {options.load_cpu}),
-    )
-    if done.returncode or done.stderr.strip():
-        raise RuntimeError(f"smtp-source, exit {done.returncode}: {done.stderr.strip()[:500]}")
-
-
 def through(peer, sinks, messages, load, options):
     """So many messages of this load, until they have arrived: seconds to the last 250, and to the last arrival."""
     expected, begin = sinks.taken() + messages, time.monotonic()
-    send(peer.port, messages, *load, options)
-    answered = time.monotonic() - begin
+    size, each = load
+    answered = send(peer.port, messages, size, options, each=each)
     arrived = sinks.settled(expected, options.timeout)
     if arrived != expected:
         raise RuntimeError(f"{messages + arrived - expected} messages arrived of {messages} sent")

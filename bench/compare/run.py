@@ -20,13 +20,11 @@ Exit: 0 done (HAProxy absent is said, and its column left out), 1 a round failed
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from ground import own
@@ -34,6 +32,7 @@ from ground.machine import machine
 from ground.programs import POSTLANE, ROOT, cpu_seconds
 from ground.relays import Haproxy, Postlane, Relay
 from ground.sinks import Sinks
+from ground.source import send
 
 RELAYS = ("postlane", "haproxy")
 
@@ -62,23 +61,10 @@ def arguments():
 
 
 def load(port, messages, options):
-    """Seconds the load took; a RuntimeError at the first thing smtp-source did not expect."""
+    """Seconds the load took; a RuntimeError at the first thing it did not expect."""
     if options.load != "plain":
         return own.load(options.load, port, messages, options)
-    source = ["smtp-source", "-4", "-N", "-s", options.sessions, "-m", messages, "-l", options.size]
-    source += [] if options.per_connection_one else ["-d"]
-    source += ["-f", "sender@source.test", "-t", "rcpt@sink.test", "-M", "source.test", f"127.0.0.1:{port}"]
-    begin = time.monotonic()
-    done = subprocess.run(
-        [str(part) for part in source],
-        capture_output=True,
-        text=True,
-        timeout=options.timeout,
-        preexec_fn=lambda: os.sched_setaffinity(0, {options.load_cpu}),
-    )
-    if done.returncode or done.stderr.strip():
-        raise RuntimeError(f"smtp-source, exit {done.returncode}: {done.stderr.strip()[:500]}")
-    return time.monotonic() - begin
+    return send(port, messages, options.size, options, each=options.per_connection_one)
 
 
 def one_round(kind, sinks, options, directory):

@@ -9,7 +9,7 @@ counted for nobody. Messages a second are those acknowledged, over the time that
 
     through, through-then-spool   one answer from the sink; the disk is idle, for the sink is well
     spool                         on disk before the answer
-    postfix                       the same, as Postfix does it: bench/compare/postfix/ has its configuration
+    postfix                       the same, as Postfix does it: bench/compare/peers/ has its configuration
 
     bench/compare/spool.py                                    1 and 10 KiB, 64 and 1000 sessions
     bench/compare/spool.py --sizes 10240 --sessions 64 --rounds 5
@@ -20,7 +20,6 @@ Exit: 0 done (Postfix absent is said, and left out), 1 a round failed, 69 smtp-s
 
 import argparse
 import json
-import os
 import re
 import shutil
 import statistics
@@ -31,11 +30,12 @@ import time
 import urllib.request
 from pathlib import Path
 
-from ground import postfix
 from ground.machine import machine
-from ground.programs import POSTLANE, ROOT, cpu_seconds, free_port
-from ground.relays import Postlane, Relay
+from ground.peers import Peer, Postfix, Single
+from ground.programs import POSTLANE, ROOT, free_port
+from ground.relays import Postlane
 from ground.sinks import Sinks
+from ground.source import send
 
 MODES = ("through", "through-then-spool", "spool")
 SYNCS = ("postlane_spool_syncs_total", "postlane_spool_synced_messages_total")
@@ -66,77 +66,43 @@ def arguments():
     return options
 
 
-class OurRelay:
-    """Postlane in one of its modes."""
-
-    def __init__(self, mode, options, sink, directory):
-        self.admin = free_port()
-        values = {"ADMIN": self.admin, "MODE": mode, "SPOOL": directory / "spool", "LINKS": options.links}
-        kind = Postlane(options.postlane, "spool-postlane.toml.in")
-        self.relay = Relay(kind, [sink], options.relay_cpu, directory, **values)
-        self.port = self.relay.port
-
-    def cpu_seconds(self):
-        return cpu_seconds(self.relay.process.pid)
-
-    def syncs(self):
-        """Writes that made something durable, and messages in them."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=10) as answer:
-            page = answer.read().decode()
-        return [int(re.search(rf"^{name} (\d+)", page, re.M)[1]) for name in SYNCS]
-
-    def stop(self):
-        self.relay.stop()
-
-
-def load(port, messages, size, sessions, options):
-    """Seconds the load took; a RuntimeError at the first thing smtp-source did not expect."""
-    source = ["smtp-source", "-4", "-N", "-d", "-s", min(sessions, messages), "-m", messages, "-l", size]
-    source += ["-f", "sender@source.test", "-t", "rcpt@sink.test", "-M", "source.test", f"127.0.0.1:{port}"]
-    begin = time.monotonic()
-    done = subprocess.run(
-        [str(part) for part in source],
-        capture_output=True,
-        text=True,
-        timeout=options.timeout,
-        preexec_fn=lambda: os.sched_setaffinity(0, {options.load_cpu}),
-    )
-    if done.returncode or done.stderr.strip():
-        raise RuntimeError(f"smtp-source, exit {done.returncode}: {done.stderr.strip()[:500]}")
-    return time.monotonic() - begin
+def syncs(admin):
+    """Writes that made something durable, and messages in them."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{admin}/metrics", timeout=10) as answer:
+        page = answer.read().decode()
+    return [int(re.search(rf"^{name} (\d+)", page, re.M)[1]) for name in SYNCS]
 
 
 def one_round(name, size, sessions, sinks, options):
     is_postfix = name == "postfix"
     messages = options.messages_postfix if is_postfix else options.messages
     warm_up = max(messages // 10, sessions if not is_postfix else 100)
-    base = Path(tempfile.mkdtemp(prefix="compare-spool-", dir=options.directory))
-    base.chmod(0o755)
-    try:
-        sink = sinks.ports[0]
-        relay = postfix.Postfix(sink, options.relay_cpu, base) if is_postfix else OurRelay(name, options, sink, base)
+    admin = free_port()
+    with tempfile.TemporaryDirectory(prefix="compare-spool-", dir=options.directory) as base:
+        Path(base).chmod(0o755)
+        values = {"ADMIN": admin, "MODE": name, "SPOOL": f"{base}/spool", "LINKS": options.links}
+        ours = Single(Postlane(options.postlane, "spool-postlane.toml.in"), **values)
+        relay = Peer(Postfix() if is_postfix else ours, sinks.ports, options.relay_cpu, Path(base) / "relay")
         try:
             expected = sinks.taken() + warm_up
-            load(relay.port, warm_up, size, sessions, options)
+            send(relay.port, warm_up, size, options, sessions)
             settle(sinks, expected)
-            cpu, syncs = relay.cpu_seconds(), [0, 0] if is_postfix else relay.syncs()
+            cpu, before = relay.cpu_seconds(), [0, 0] if is_postfix else syncs(admin)
             begin = time.monotonic()
-            seconds = load(relay.port, messages, size, sessions, options)
+            seconds = send(relay.port, messages, size, options, sessions)
             settle(sinks, expected + messages)
             whole = time.monotonic() - begin
             time.sleep(0.2)  # what is over is written down, and the numbers are told
             cpu = relay.cpu_seconds() - cpu
-            syncs = None if is_postfix else [after - before for after, before in zip(relay.syncs(), syncs)]
+            writes, written = [0, 0] if is_postfix else [now - then for now, then in zip(syncs(admin), before)]
         finally:
             relay.stop()
-    finally:
-        shutil.rmtree(base)
     return {
         "cpu_us_per_message": cpu / messages * 1e6,
         "messages_per_second": messages / seconds,
         "delivered_per_second": messages / whole,
-        "syncs": syncs and syncs[0],
-        "messages_per_sync": syncs[1] / syncs[0] if syncs and syncs[0] else None,
+        "syncs": None if is_postfix else writes,
+        "messages_per_sync": written / writes if writes else None,
     }
 
 
@@ -182,8 +148,8 @@ def main():
             print(f"skipped: {program} is not there (scripts/setup.sh, cargo build --release)", file=sys.stderr)
             return 69
     relays = [name for name in options.relays.split(",") if name in (*MODES, "postfix")]
-    if "postfix" in relays and postfix.missing():
-        print(f"{postfix.missing()}: its side is skipped")
+    if "postfix" in relays and Postfix().missing():
+        print(f"{Postfix().missing()}: its side is skipped")
         relays.remove("postfix")
     cells = []
     with tempfile.TemporaryDirectory(prefix="compare-spool-sink-") as name:
@@ -212,9 +178,10 @@ def main():
     report = {
         "machine": machine(),
         "options": {key: value for key, value in vars(options).items() if key not in ("json", "postlane", "directory")},
-        "versions": {"postlane": Postlane(options.postlane).version(), "postfix": postfix.postfix_version()}
-        if "postfix" in relays
-        else {"postlane": Postlane(options.postlane).version()},
+        "versions": {
+            "postlane": Postlane(options.postlane).version(),
+            **({"postfix": Postfix().version()} if "postfix" in relays else {}),
+        },
         "cells": cells,
     }
     Path(options.json).parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,6 @@ Exit: 0 done, 1 a round failed, 69 a program, privileges or AF_XDP are absent.
 import argparse
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -33,7 +32,11 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from ground.machine import machine
+from ground.programs import POSTLANE, ROOT, cpu_seconds, start, stop
+from ground.sinks import Sinks, counted
+from ground.source import send
+
 NEAR, FAR = "xdp-bench-near", "xdp-bench-far"
 NEAR_NIC, FAR_NIC = "benchnear", "benchfar"
 ADDRESS = {NEAR: "10.67.0.1", FAR: "10.67.0.2"}
@@ -72,7 +75,7 @@ def arguments():
     parser.add_argument("--cpu", type=int, default=0, help="the dispatcher's; all else runs on --load-cpu")
     parser.add_argument("--load-cpu", type=int, default=1)
     parser.add_argument("--timeout", type=int, default=120, help="most seconds for one load")
-    parser.add_argument("--postlane", default=str(ROOT / "target/release/postlane"))
+    parser.add_argument("--postlane", default=str(POSTLANE))
     parser.add_argument("--json", default=str(ROOT / "target/compare-xdp.json"))
     return parser.parse_args()
 
@@ -86,26 +89,6 @@ def run(*command, check=True):
 
 def inside(namespace, *command):
     return ["ip", "netns", "exec", namespace, *[str(part) for part in command]]
-
-
-def start(command, cpu, log):
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
-    )
-
-
-def stop(process, number=signal.SIGTERM):
-    if process.poll() is None:
-        process.send_signal(number)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 class Network:
@@ -130,7 +113,9 @@ class Network:
             run("ip", "netns", "del", name, check=False)
 
 
-class Sinks:
+class FarSinks(Sinks):
+    """In the far namespace, so that nothing here can look for their greetings."""
+
     def __init__(self, options, directory):
         self.logs, self.processes = [], []
         self.addresses = [f"{ADDRESS[FAR]}:{2600 + number}" for number in range(options.sinks)]
@@ -144,20 +129,7 @@ class Sinks:
             raise RuntimeError("smtp-sink did not start: " + Path(self.logs[0].name).read_text(errors="replace"))
 
     def taken(self):
-        return sum(self._counter(Path(log.name)) for log in self.logs)
-
-    @staticmethod
-    def _counter(path):
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - 4096))
-            counts = re.findall(rb"mesg=(\d+)", file.read())
-        return int(counts[-1]) if counts else 0
-
-    def settled(self, expected):
-        deadline = time.monotonic() + 5
-        while self.taken() < expected and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return self.taken()
+        return sum(counted(Path(log.name)) for log in self.logs)
 
     def stop(self):
         for process in self.processes:
@@ -180,26 +152,10 @@ def configuration(backend, sinks, options, directory):
     return path
 
 
-def load(messages, size, options):
-    source = ["smtp-source", "-4", "-N", "-d", "-s", options.sessions, "-m", messages, "-l", size]
-    source += ["-f", "sender@source.test", "-t", "rcpt@sink.test", "-M", "source.test", f"127.0.0.1:{PORT}"]
-    begun = time.monotonic()
-    done = subprocess.run(
-        inside(NEAR, *source),
-        capture_output=True,
-        text=True,
-        timeout=options.timeout,
-        preexec_fn=lambda: os.sched_setaffinity(0, {options.load_cpu}),
-    )
-    if done.returncode or done.stderr.strip():
-        raise RuntimeError(f"smtp-source, exit {done.returncode}: {done.stderr.strip()[:500]}")
-    return time.monotonic() - begun
-
-
 def cpu_times(pid):
     """Seconds in all, exactly, and the share of user time in it, by ticks."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return time.clock_gettime((~pid << 3) | 2), int(fields[11]), int(fields[12])
+    return cpu_seconds(pid), int(fields[11]), int(fields[12])
 
 
 class Softirqs:
@@ -244,11 +200,11 @@ def one_round(backend, size, sinks, options, directory):
             mode = re.search(r"upstreams by (.+)", said)
             before = sinks.taken()
             warm_up = max(100, messages // 10)
-            load(warm_up, size, options)
+            send(PORT, warm_up, size, options, prefix=inside(NEAR))
             # `ip netns exec` has become the dispatcher.
             softirqs = Softirqs(process.pid, directory, options)
             total, user, system = cpu_times(process.pid)
-            seconds = load(messages, size, options)
+            seconds = send(PORT, messages, size, options, prefix=inside(NEAR))
             total_after, user_after, system_after = cpu_times(process.pid)
             own, nic = softirqs.stop()
             expected = before + warm_up + messages
@@ -278,7 +234,6 @@ def median(rounds):
 
 def main():
     options = arguments()
-    os.environ["PATH"] += ":/usr/sbin:/usr/local/sbin"
     missing = [name for name in ("ip", "ethtool", "bpftrace", "smtp-source", "smtp-sink") if not shutil.which(name)]
     if missing or os.geteuid() != 0:
         print(f"skipped: {'root is needed' if not missing else 'not installed (apt-get install iproute2 ethtool bpftrace postfix): ' + ', '.join(missing)}", file=sys.stderr)
@@ -293,7 +248,7 @@ def main():
         directory = Path(name)
         try:
             Network(options)
-            sinks = Sinks(options, directory)
+            sinks = FarSinks(options, directory)
             try:
                 for size in sizes:
                     for number in range(options.rounds):
@@ -316,8 +271,7 @@ def main():
         finally:
             Network.remove()
     report = {
-        "kernel": platform.release(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": machine(),
         "mode": rounds[sizes[0]]["xdp"][0]["mode"],
         "options": {key: value for key, value in vars(options).items() if key not in ("json", "postlane")},
         "medians": {size: {backend: median(all) for backend, all in each.items()} for size, each in rounds.items()},

@@ -207,7 +207,7 @@ fn spool_plan(config: &Config, shard_count: u64) -> SpoolPlan {
         retry: delivery.retry.iter().map(Duration::as_secs_f64).collect(),
         max_age: delivery.max_age.as_secs_f64(),
         through_timeout: (delivery.mode == Mode::ThroughThenSpool)
-            .then(|| delivery.through_timeout.as_secs_f64()),
+            .then_some(delivery.through_timeout.as_secs_f64()),
     }
 }
 

@@ -194,13 +194,7 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
             id,
             cpu,
             options: layout.options(&base, id),
-            uring: UringOptions {
-                shard: id,
-                cpu: Some(cpu),
-                accepted_max: room.sessions,
-                opened_max: room.links,
-                ..UringOptions::default()
-            },
+            uring: room.ring(id, cpu),
             desks: running.desks[index].clone(),
             arenas: arenas.clone(),
             rings: rings.clone(),
@@ -365,6 +359,12 @@ impl Room {
             );
         }
         Room { sessions: sessions_max.min(1 << 19) as u32, links: links_max as u32 }
+    }
+
+    /// The ring of one shard.
+    fn ring(self, shard: ShardId, cpu: u32) -> UringOptions {
+        let Room { sessions: accepted_max, links: opened_max } = self;
+        UringOptions { shard, cpu: Some(cpu), accepted_max, opened_max, ..UringOptions::default() }
     }
 
     /// What there is no room for in another configuration, in words: links, without which it cannot do; and sessions,

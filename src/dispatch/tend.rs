@@ -27,7 +27,7 @@ impl PoolState {
             repeats: VecDeque::new(),
             next_source: 0,
             look_at: Instant::default(),
-            stirred: false,
+            is_stirred: false,
             groups: 0,
             deliveries: 0,
         }

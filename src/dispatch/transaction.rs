@@ -3,14 +3,14 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use super::Dispatch;
 use super::keep::{Notice, Stage, Telling};
-use super::message::{Letter, Message, Outcome, Place, TransactionId, Word, unshared};
+use super::message::{GroupId, Letter, Message, Outcome, Place, TransactionId, Word, unshared};
 use super::notice::{self, Kind, Original, Remote, Settings, Times, Told};
 use super::options::Options;
 use super::owner::Way;
 use super::router::Origin;
 use super::streaming::Streaming;
-use super::{Dispatch, Queued};
 use crate::handle::Buffers;
 use crate::limits::NOTICE_RETURNED_BYTES_MAX;
 use crate::protocol::wire::reply::{Enhanced, Reply, ReplyBuf};
@@ -108,8 +108,7 @@ impl Dispatch {
 
     /// Finds its groups (in `self.groups`); none of them has been asked for yet.
     pub(super) fn count_groups(&mut self, id: TransactionId) {
-        let message = self.transactions[id.slot as usize].message.clone();
-        self.note_groups(&message);
+        self.note_groups(id);
         let groups = self.groups.len() as u16;
         let transaction = &mut self.transactions[id.slot as usize];
         (transaction.groups, transaction.groups_left) = (groups, groups);
@@ -123,12 +122,12 @@ impl Dispatch {
         let (message, whole) = (transaction.message.clone(), transaction.groups == 1 && !is_kept);
         let (origin, Way { shard, pool }) = (self.options.shard, way);
         self.pools[usize::from(pool)].groups += 1;
+        let group = GroupId { origin, transaction: id, pool };
         if shard == origin {
-            self.new_delivery(message, origin, id, pool, whole, now);
+            self.new_delivery(message, group, whole, None, now);
         } else {
-            let letter = Letter::Group { origin, transaction: id, message, pool, whole };
-            self.stats.letters.add(1);
-            self.commands.push_back(Queued::Post { shard, letter });
+            let slip = self.slips.pop().unwrap_or_default();
+            self.post(shard, Letter::Group { group, message, whole, slip });
         }
     }
 
@@ -148,21 +147,23 @@ impl Dispatch {
     }
 
     /// The ways that recipients of the message go, each once.
-    fn note_groups(&mut self, message: &Message) {
-        self.groups.clear();
-        if let [way] = message.ways[..] {
+    fn note_groups(&mut self, id: TransactionId) {
+        let Dispatch { transactions, groups, seen, .. } = self;
+        let ways = &transactions[id.slot as usize].message.ways;
+        groups.clear();
+        if let [way] = ways[..] {
             debug_assert_ne!(way, Way::NOWHERE, "somebody is left");
-            return self.groups.push(way);
+            return groups.push(way);
         }
         let pools = self.pools.len();
-        self.seen.resize(usize::from(self.options.shards) * pools, false);
+        seen.resize(usize::from(self.options.shards) * pools, false);
         let place = |way: &Way| way.shard.index() * pools + usize::from(way.pool);
-        for way in message.ways.iter().filter(|way| **way != Way::NOWHERE) {
-            if !std::mem::replace(&mut self.seen[place(way)], true) {
-                self.groups.push(*way);
+        for way in ways.iter().filter(|way| **way != Way::NOWHERE) {
+            if !std::mem::replace(&mut seen[place(way)], true) {
+                groups.push(*way);
             }
         }
-        self.groups.iter().for_each(|way| self.seen[place(way)] = false);
+        groups.iter().for_each(|way| seen[place(way)] = false);
     }
 
     /// One group has ended; when all have, the session is answered.
@@ -263,7 +264,7 @@ impl Dispatch {
     /// Nothing is left to do for it.
     pub(super) fn dispose(&mut self, mut transaction: Transaction, buffers: &mut impl Buffers) {
         if let Some(streaming) = transaction.streaming.take() {
-            self.end_streaming(streaming, buffers);
+            self.end_streaming(*streaming, buffers);
         }
         // All groups have ended and with them every send: the buffers can receive again.
         match Arc::get_mut(&mut transaction.message) {

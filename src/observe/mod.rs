@@ -267,9 +267,9 @@ impl Deref for Stats {
 pub struct Totals {
     /// Transactions repeated although an upstream may have taken them.
     pub in_doubt: Counter,
-    /// Bounces made because a message's groups ended differently.
+    /// Bounces made: notices of refusal or expiry.
     pub bounces: Counter,
-    /// Notices that an upstream without DSN has taken what the sender asked to hear of.
+    /// Notices that tell of no failure: relayed, delayed.
     pub relay_notices: Counter,
     /// Bounces that could not be handed over or had nobody to go to.
     pub bounces_dropped: Counter,

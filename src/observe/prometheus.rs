@@ -199,10 +199,8 @@ fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
         ("postlane_in_doubt_total", "Transactions repeated although an upstream may have taken them.", |s| {
             &s.in_doubt
         }),
-        ("postlane_bounces_total", "Bounces made for messages whose groups ended differently.", |s| {
-            &s.bounces
-        }),
-        ("postlane_relay_notices_total", "Notices of messages handed to upstreams without DSN.", |s| {
+        ("postlane_bounces_total", "Bounces made: notices of refusal or expiry.", |s| &s.bounces),
+        ("postlane_relay_notices_total", "Notices that tell of no failure: relayed, delayed.", |s| {
             &s.relay_notices
         }),
         ("postlane_bounces_dropped_total", "Bounces nobody was to be told or would take.", |s| {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
-use rtrb::{Consumer, Producer, RingBuffer};
+use rtrb::{Consumer, Producer, PushError, RingBuffer};
 
 use crate::handle::ShardId;
 
@@ -27,6 +27,8 @@ pub struct Mailbox<T> {
     shard: ShardId,
     bells: Arc<Bells>,
     inboxes: Vec<Consumer<T>>,
+    /// The box that letters are taken from, until it is empty.
+    at: usize,
     outboxes: Vec<Outbox<T>>,
 }
 
@@ -47,6 +49,7 @@ pub fn mailboxes<T>(shards: u16) -> Vec<Mailbox<T>> {
             shard: ShardId(n),
             bells: bells.clone(),
             inboxes: Vec::new(),
+            at: 0,
             outboxes: Vec::new(),
         })
         .collect();
@@ -72,13 +75,23 @@ impl<T> Mailbox<T> {
     pub fn post(&mut self, to: ShardId, letter: T) {
         let outbox = &mut self.outboxes[to.index()];
         outbox.posted = true;
-        outbox.waiting.push_back(letter);
-        outbox.push_waiting();
+        // In order: not past those that had no room.
+        let letter =
+            if outbox.waiting.is_empty() { outbox.ring.push(letter) } else { Err(PushError::Full(letter)) };
+        if let Err(PushError::Full(letter)) = letter {
+            outbox.waiting.push_back(letter);
+        }
     }
 
-    /// Takes a letter out, from all senders in turn.
+    /// Takes a letter out: of one sender all that there are, then of the next.
     pub fn take(&mut self) -> Option<T> {
-        self.inboxes.iter_mut().find_map(|inbox| inbox.pop().ok())
+        for _ in 0..self.inboxes.len() {
+            if let Ok(letter) = self.inboxes[self.at].pop() {
+                return Some(letter);
+            }
+            self.at = (self.at + 1) % self.inboxes.len();
+        }
+        None
     }
 
     /// Wakes those posted to that sleep, by `wake`. To be called after a turn's posts.
@@ -104,8 +117,9 @@ impl<T> Mailbox<T> {
             || self.outboxes.iter().any(|outbox| !outbox.waiting.is_empty())
     }
 
-    /// Says that it is awake.
+    /// Says that it is awake. Whose letters were taken last comes last now.
     pub fn awake(&mut self) {
+        self.at = (self.at + 1) % self.inboxes.len();
         self.bells.0[self.shard.index()].0.store(false, Ordering::Relaxed);
     }
 }
@@ -113,7 +127,7 @@ impl<T> Mailbox<T> {
 impl<T> Outbox<T> {
     fn push_waiting(&mut self) {
         while let Some(letter) = self.waiting.pop_front() {
-            if let Err(rtrb::PushError::Full(letter)) = self.ring.push(letter) {
+            if let Err(PushError::Full(letter)) = self.ring.push(letter) {
                 self.waiting.push_front(letter);
                 return;
             }
@@ -148,6 +162,21 @@ mod tests {
             let letters = boxes.iter().flat_map(|one| &one.outboxes).map(|out| out.ring.buffer().capacity());
             assert_eq!(letters.sum::<usize>() as u64 * 24, ring_bytes::<[u64; 3]>(shards.into()));
         }
+    }
+
+    #[test]
+    fn one_that_always_has_more_does_not_keep_out_the_others() {
+        let mut boxes = mailboxes::<usize>(3);
+        boxes[1].post(ShardId(2), 1);
+        for _ in 0..3 {
+            (0..4).for_each(|_| boxes[0].post(ShardId(2), 0));
+            boxes[2].awake();
+            let taken: Vec<usize> = (0..4).filter_map(|_| boxes[2].take()).collect();
+            if taken.contains(&1) {
+                return;
+            }
+        }
+        panic!("the second one's letter is never taken");
     }
 
     #[test]

@@ -137,7 +137,7 @@ impl<N: Net + Disk> Shard<N> {
     /// Takes a new edition, if there is one: all of it or, where a listener cannot be had, nothing. Takes an order, and
     /// answers the last one.
     fn look_at_desks(&mut self) {
-        let Some(desks) = self.desks.clone() else { return };
+        let Some(desks) = self.desks.take() else { return };
         if let Some((number, edition)) = desks.editions.take(self.edition) {
             self.edition = number;
             let result = self.apply(*edition);
@@ -150,6 +150,7 @@ impl<N: Net + Disk> Shard<N> {
         if let Some(answer) = self.dispatch.poll_answer() {
             desks.orders.reply(self.order, answer);
         }
+        self.desks = Some(desks);
     }
 
     fn apply(&mut self, edition: Edition) -> Result<(), String> {

@@ -6,8 +6,8 @@ use postlane::balance::health::Rules;
 use postlane::balance::{Ask, Care, Fleet, Heard, Pick, Policy, Tried, key};
 use postlane::time::Instant;
 
-use super::farm::Upstream;
-use super::scenario::{MS, Mode, Nanos, SECOND};
+use super::farm::{ROUND_TRIP, Upstream};
+use super::scenario::{Mode, Nanos, SECOND};
 
 /// Messages that an upstream is given at once at most: 8 links, and one more message behind the one on each.
 pub(crate) const ROOM: usize = 16;
@@ -100,8 +100,8 @@ impl Brain {
 
     pub(crate) fn answered(&mut self, upstream: usize, nanos: Nanos, now: Nanos) {
         if let Some(fleet) = self.fleet() {
-            fleet.heard(upstream, Heard::Mail, MS / 5, instant(now));
-            let nanos = nanos.saturating_sub(MS / 5);
+            fleet.heard(upstream, Heard::Mail, ROUND_TRIP, instant(now));
+            let nanos = nanos.saturating_sub(ROUND_TRIP);
             fleet.heard(upstream, Heard::Done { bytes: 10_000 }, nanos, instant(now));
         }
     }

@@ -3,7 +3,16 @@
 use std::collections::VecDeque;
 
 use super::dice::Dice;
-use super::scenario::{Mode, Nanos};
+use super::scenario::{MS, Mode, Nanos, SECOND, Scenario};
+
+/// Workers of an ordinary upstream, and its mean time of service.
+const WORKERS: usize = 4;
+pub(crate) const MEAN: f64 = 5e6;
+/// As configured; the reply's is shorter than the default of five minutes, to see what follows it.
+pub(crate) const REPLY_TIMEOUT: Nanos = 5 * SECOND;
+pub(crate) const CONNECT_TIMEOUT: Nanos = SECOND;
+/// There and back.
+pub(crate) const ROUND_TRIP: Nanos = MS / 5;
 
 /// One attempt to deliver a message; unique.
 pub(crate) type Token = u64;
@@ -20,8 +29,18 @@ pub(crate) struct Upstream {
     withheld: Vec<Token>,
 }
 
+/// So many upstreams as the scenario has them, and messages a second: those asked for, or as many as keep them as busy as
+/// it says.
+pub(crate) fn fleet(scenario: Scenario, size: usize, rate: Option<f64>) -> (Vec<Upstream>, f64) {
+    let of_weight = |weight: u32| Upstream::new(weight, WORKERS * weight as usize, MEAN);
+    let upstreams: Vec<Upstream> = (0..size).map(|upstream| of_weight(scenario.weight(upstream))).collect();
+    let workers: usize = upstreams.iter().map(|upstream| upstream.workers).sum();
+    let rate = rate.unwrap_or(scenario.utilisation() * workers as f64 / (MEAN / 1e9));
+    (upstreams, rate)
+}
+
 impl Upstream {
-    pub(crate) fn new(weight: u32, workers: usize, mean: f64) -> Upstream {
+    fn new(weight: u32, workers: usize, mean: f64) -> Upstream {
         let (working, queue, withheld) = (Vec::new(), VecDeque::new(), Vec::new());
         Upstream { weight, workers, mean, mode: Mode::Well, working, queue, withheld }
     }

@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
 use super::dice::Dice;
-use super::farm::{Token, Upstream};
+use super::farm::{self, CONNECT_TIMEOUT, REPLY_TIMEOUT, ROUND_TRIP, Token, Upstream};
 use super::outcome::Outcome;
 use super::scenario::{END, MS, Mode, Nanos, SECOND, Scenario};
 
@@ -16,11 +16,6 @@ const MESSAGES_PER_SESSION: u32 = 200;
 const CHECK_EVERY: Nanos = 2 * SECOND;
 const FALL: u32 = 3;
 const RISE: u32 = 2;
-const WORKERS: usize = 4;
-const MEAN: f64 = 5e6;
-const REPLY_TIMEOUT: Nanos = 5 * SECOND;
-const CONNECT_TIMEOUT: Nanos = SECOND;
-const ROUND_TRIP: Nanos = MS / 5;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
@@ -61,14 +56,7 @@ struct Play {
 }
 
 pub(crate) fn play(scenario: Scenario, fleet: usize, rate: Option<f64>, seed: u64) -> Outcome {
-    let upstreams: Vec<Upstream> = (0..fleet)
-        .map(|i| {
-            let weight = scenario.weight(i);
-            Upstream::new(weight, WORKERS * weight as usize, MEAN)
-        })
-        .collect();
-    let workers: usize = upstreams.iter().map(|upstream| upstream.workers).sum();
-    let rate = rate.unwrap_or(scenario.utilisation() * workers as f64 / (MEAN / 1e9));
+    let (upstreams, rate) = farm::fleet(scenario, fleet, rate);
     let sessions = fleet * SESSIONS_PER_UPSTREAM;
     let mut play = Play {
         now: 0,

@@ -12,12 +12,12 @@ use postlane::time::Instant;
 
 use super::brain::instant;
 use super::dice::Dice;
+use super::farm::{MEAN, ROUND_TRIP};
 use super::scenario::{MS, Nanos, SECOND};
 
 /// From the call until a link is ready, and until a refusal.
 const OPENING: Nanos = MS;
 const LINKS_EVERY: Nanos = 2 * MS;
-const ROUND_TRIP: Nanos = MS / 5;
 const ATTEMPTS: usize = 3;
 
 /// The farm, and what is asked of it.
@@ -49,9 +49,6 @@ impl Setup {
         upstreams as f64 * knee / (MEAN / 1e9)
     }
 }
-
-/// Mean work of a message, nanoseconds.
-const MEAN: f64 = 5e6;
 
 #[derive(Default)]
 struct Upstream {

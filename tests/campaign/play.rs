@@ -8,19 +8,11 @@ use postlane::balance::{Pick, Tried};
 
 use super::brain::{Brain, Way};
 use super::dice::Dice;
-use super::farm::{Token, Upstream};
+use super::farm::{self, CONNECT_TIMEOUT, REPLY_TIMEOUT, ROUND_TRIP, Token, Upstream};
 use super::outcome::Outcome;
 use super::scenario::{END, FROM, MS, Mode, Nanos, SECOND, Scenario};
 
-/// Workers of an ordinary upstream, and its mean time of service.
-const WORKERS: usize = 4;
-const MEAN: f64 = 5e6;
-/// As configured; the reply's is shorter than the default of five minutes, to see what follows it.
-const REPLY_TIMEOUT: Nanos = 5 * SECOND;
-const CONNECT_TIMEOUT: Nanos = SECOND;
 const ATTEMPTS: u8 = 3;
-/// There and back.
-const ROUND_TRIP: Nanos = MS / 5;
 /// Waiting messages look again.
 const TICK: Nanos = 10 * MS;
 
@@ -93,14 +85,7 @@ pub(crate) fn play_with(
     seed: u64,
     slow_start: Duration,
 ) -> Outcome {
-    let upstreams: Vec<Upstream> = (0..fleet)
-        .map(|i| {
-            let weight = scenario.weight(i);
-            Upstream::new(weight, WORKERS * weight as usize, MEAN)
-        })
-        .collect();
-    let workers: usize = upstreams.iter().map(|upstream| upstream.workers).sum();
-    let rate = rate.unwrap_or(scenario.utilisation() * workers as f64 / (MEAN / 1e9));
+    let (upstreams, rate) = farm::fleet(scenario, fleet, rate);
     let outcome = Outcome::new(scenario, &upstreams, rate);
     let mut play = Play {
         now: 0,

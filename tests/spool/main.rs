@@ -6,11 +6,12 @@
 mod dice;
 mod letter;
 mod memory;
+#[path = "../seeds/mod.rs"]
+mod seeds;
 mod shard;
 mod world;
 
-use std::time::{Duration, Instant};
-
+use seeds::Seeds;
 use world::{Character, Count, World};
 
 /// Seeds that every run of the tests plays.
@@ -22,32 +23,16 @@ fn character(seed: u64) -> Character {
     Character { steps: 1_500, errors, small, flips, crash_every, cut: None }
 }
 
-/// Plays one seed; says how to play it again if it fails.
-fn play(seed: u64) -> Count {
-    struct Hint(u64);
-    impl Drop for Hint {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                let seed = self.0;
-                eprintln!("seed {seed} failed; to see it again:");
-                eprintln!("  POSTLANE_SEED={seed} cargo test --test spool replay -- --nocapture");
-            }
-        }
-    }
-    let _hint = Hint(seed);
-    World::new(seed, character(seed)).play()
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
+const WORLDS: Seeds<Count> = Seeds {
+    variable: "POSTLANE_SEED",
+    replay: "--test spool replay",
+    play: |seed, _| World::new(seed, character(seed)).play(),
+    add: Count::add,
+};
 
 #[test]
 fn seeds() {
-    let mut total = Count::default();
-    for seed in 0..SEEDS {
-        total.add(&play(seed));
-    }
+    let total = WORLDS.all(0..SEEDS);
     println!("{SEEDS} seeds: {total:?}");
     assert!(total.durable > total.messages / 3, "hardly anything was kept: {total:?}");
     let seen = [
@@ -84,39 +69,19 @@ fn every_cut() {
     }
 }
 
-/// The seed in `POSTLANE_SEED`.
 #[test]
 fn replay() {
-    if let Some(seed) = number("POSTLANE_SEED") {
-        println!("{:?}", play(seed));
-    }
+    WORLDS.replay();
 }
 
-/// The same seed is the same run.
 #[test]
 fn a_seed_is_a_run() {
-    assert_eq!(play(47), play(47));
+    WORLDS.is_a_run(47);
 }
 
-/// New seeds for `POSTLANE_SECONDS`, from `POSTLANE_FROM` on; all that fail are named.
 #[test]
 fn explore() {
-    let Some(seconds) = number("POSTLANE_SECONDS") else {
-        return;
-    };
-    let first = number("POSTLANE_FROM").unwrap_or(SEEDS);
-    let (start, mut total, mut seeds) = (Instant::now(), Count::default(), 0);
-    let mut failed = Vec::new();
-    while start.elapsed() < Duration::from_secs(seconds) {
-        let seed = first + seeds;
-        match std::panic::catch_unwind(|| play(seed)) {
-            Ok(count) => total.add(&count),
-            Err(_) => failed.push(seed),
-        }
-        seeds += 1;
+    if let Some((total, took)) = WORLDS.explore("POSTLANE_SECONDS", SEEDS) {
+        println!("{:.0} messages a second", total.messages as f64 / took.as_secs_f64());
     }
-    let took = start.elapsed();
-    let rate = total.messages as f64 / took.as_secs_f64();
-    println!("{seeds} seeds from {first} in {took:?}, {rate:.0} messages a second: {total:?}");
-    assert!(failed.is_empty(), "failed: {failed:?}");
 }

@@ -1,6 +1,6 @@
 //! Worlds with a spool, drawn from a seed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use postlane::disk::sim::Faults;
 use postlane::dispatch::{Action, KeepOptions, Mode, Order, Selection};
@@ -11,6 +11,7 @@ use crate::disk::Keep;
 use crate::message::Message;
 use crate::play::{Count, Play, Turn};
 use crate::random_world::{draw_habits, draw_manner, draw_setup};
+use crate::seeds::Seeds;
 use crate::stage::{Setup, Stage, upstream_address};
 use crate::upstream::Upstream;
 use crate::ways::{Ways, colour};
@@ -154,28 +155,16 @@ fn draw_order(dice: &mut Dice) -> Order {
     Order { action: dice.pick(&actions), selection, limit: usize::MAX }
 }
 
-/// Plays one seed; says how to play it again if it fails.
-fn play(seed: u64, trace: bool) -> Count {
-    struct Hint(u64);
-    impl Drop for Hint {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                let seed = self.0;
-                eprintln!("seed {seed} failed; to see it again:");
-                eprintln!("  POSTLANE_KEPT_SEED={seed} cargo test --test worlds kept_replay -- --nocapture");
-            }
-        }
-    }
-    let _hint = Hint(seed);
-    build(seed, trace).finish()
-}
+const WORLDS: Seeds<Count> = Seeds {
+    variable: "POSTLANE_KEPT_SEED",
+    replay: "--test worlds kept_replay",
+    play: |seed, trace| build(seed, trace).finish(),
+    add: Count::add,
+};
 
 #[test]
 fn kept_seeds() {
-    let mut total = Count::default();
-    for seed in (0..SEEDS).chain(KEPT) {
-        total.add(&play(seed, false));
-    }
+    let total = WORLDS.all((0..SEEDS).chain(KEPT));
     println!("{SEEDS} seeds: {total:?}");
     assert!(total.accepted > total.messages / 3, "hardly any mail was taken: {total:?}");
     let seen = [
@@ -194,38 +183,17 @@ fn kept_seeds() {
     assert!(seen.iter().all(|count| *count > 0), "something never happens: {total:?}");
 }
 
-/// The seed in `POSTLANE_KEPT_SEED`, with a trace of everything said.
 #[test]
 fn kept_replay() {
-    if let Some(seed) = crate::number("POSTLANE_KEPT_SEED") {
-        println!("{:?}", play(seed, true));
-    }
+    WORLDS.replay();
 }
 
-/// The same seed is the same run.
 #[test]
 fn a_kept_seed_is_a_run() {
-    let (first, second) = (play(42, false), play(42, false));
-    assert_eq!(format!("{first:?}"), format!("{second:?}"));
+    WORLDS.is_a_run(42);
 }
 
-/// New seeds for `POSTLANE_KEPT_SECONDS`, from `POSTLANE_FROM` on; all that fail are named.
 #[test]
 fn kept_explore() {
-    let Some(seconds) = crate::number("POSTLANE_KEPT_SECONDS") else {
-        return;
-    };
-    let first = crate::number("POSTLANE_FROM").unwrap_or(SEEDS);
-    let (start, mut total, mut seeds) = (Instant::now(), Count::default(), 0);
-    let mut failed = Vec::new();
-    while start.elapsed() < Duration::from_secs(seconds) {
-        let seed = first + seeds;
-        match std::panic::catch_unwind(|| play(seed, false)) {
-            Ok(count) => total.add(&count),
-            Err(_) => failed.push(seed),
-        }
-        seeds += 1;
-    }
-    println!("{seeds} seeds with a spool from {first} in {:?}: {total:?}", start.elapsed());
-    assert!(failed.is_empty(), "failed: {failed:?}");
+    WORLDS.explore("POSTLANE_KEPT_SECONDS", SEEDS);
 }

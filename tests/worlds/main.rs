@@ -16,46 +16,31 @@ mod message;
 mod overdue;
 mod play;
 mod random_world;
+#[path = "../seeds/mod.rs"]
+mod seeds;
 mod stage;
 mod streams;
 mod upstream;
 mod ways;
 
-use std::time::{Duration, Instant};
-
 use play::Count;
+use seeds::Seeds;
 
 /// Seeds that every run of the tests plays.
 const SEEDS: u64 = 300;
 /// And those that have found something before.
 const KEPT: [u64; 1] = [100_500];
 
-/// Plays one seed; says how to play it again if it fails.
-fn play(seed: u64, trace: bool) -> Count {
-    struct Hint(u64);
-    impl Drop for Hint {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                let seed = self.0;
-                eprintln!("seed {seed} failed; to see it again:");
-                eprintln!("  POSTLANE_SEED={seed} cargo test --test worlds replay -- --nocapture");
-            }
-        }
-    }
-    let _hint = Hint(seed);
-    random_world::build(seed, trace).finish()
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
+const WORLDS: Seeds<Count> = Seeds {
+    variable: "POSTLANE_SEED",
+    replay: "--test worlds replay",
+    play: |seed, trace| random_world::build(seed, trace).finish(),
+    add: Count::add,
+};
 
 #[test]
 fn seeds() {
-    let mut total = Count::default();
-    for seed in (0..SEEDS).chain(KEPT) {
-        total.add(&play(seed, false));
-    }
+    let total = WORLDS.all((0..SEEDS).chain(KEPT));
     println!("{SEEDS} seeds: {total:?}");
     assert!(total.accepted > total.messages / 3, "hardly any mail went through: {total:?}");
     assert!(total.relay_notices > 0, "nobody was told of a relay: {total:?}");
@@ -66,38 +51,17 @@ fn seeds() {
     );
 }
 
-/// The seed in `POSTLANE_SEED`, with a trace of everything said.
 #[test]
 fn replay() {
-    if let Some(seed) = number("POSTLANE_SEED") {
-        println!("{:?}", play(seed, true));
-    }
+    WORLDS.replay();
 }
 
-/// The same seed is the same run.
 #[test]
 fn a_seed_is_a_run() {
-    let (first, second) = (play(42, false), play(42, false));
-    assert_eq!(format!("{first:?}"), format!("{second:?}"));
+    WORLDS.is_a_run(42);
 }
 
-/// New seeds for `POSTLANE_SECONDS`, from `POSTLANE_FROM` on; all that fail are named.
 #[test]
 fn explore() {
-    let Some(seconds) = number("POSTLANE_SECONDS") else {
-        return;
-    };
-    let first = number("POSTLANE_FROM").unwrap_or(SEEDS);
-    let (start, mut total, mut seeds) = (Instant::now(), Count::default(), 0);
-    let mut failed = Vec::new();
-    while start.elapsed() < Duration::from_secs(seconds) {
-        let seed = first + seeds;
-        match std::panic::catch_unwind(|| play(seed, false)) {
-            Ok(count) => total.add(&count),
-            Err(_) => failed.push(seed),
-        }
-        seeds += 1;
-    }
-    println!("{seeds} seeds from {first} in {:?}: {total:?}", start.elapsed());
-    assert!(failed.is_empty(), "failed: {failed:?}");
+    WORLDS.explore("POSTLANE_SECONDS", SEEDS);
 }

@@ -3,15 +3,12 @@
 import math
 from html import escape
 
-from .programs import ROOT
+from . import page as pages
 
-STYLE = ROOT / "bench/src/report/style.css"
 MORE = """
 svg .bar { fill: var(--line); fill-opacity: .35; }
 svg .ours { fill-opacity: 1; }
 svg .span { stroke: var(--text); stroke-width: 1.2; }
-.wide td, .wide th { padding-right: 14px; }
-.wide thead th { color: var(--text); text-align: right; }
 .wide thead th:nth-child(-n+2), .wide tbody td:nth-child(2) { text-align: left; }
 """
 WIDTH, LEFT, RIGHT, ROW, TOP, BOTTOM = 860, 90, 70, 24, 8, 38
@@ -42,41 +39,14 @@ def svg(title, of):
 
 def page(report, rows):
     """`rows`: the table, its heading first."""
-    heading, *body = rows
-    cells = lambda row, tag: f"<tr><th>{escape(row[0])}</th>" + "".join(f"<{tag}>{escape(c)}</{tag}>" for c in row[1:]) + "</tr>"
-    machine = report["machine"]
-    plots = "\n".join(
-        f"<section><h2>{escape(load)}</h2>\n{svg(f'CPU of a message, {load}', of)}</section>"
-        for load, of in report["summary"].items()
-        if of
-    )
-    versions = " · ".join(escape(one) for one in report["versions"].values())
-    notes = [f"{name}: {why}" for name, why in report["absent"].items()] + report["failures"]
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>CPU of a message, side by side</title>
-<style>
-{STYLE.read_text()}{MORE}</style>
-</head>
-<body>
-<main>
-<header><h1>CPU of a message, side by side</h1>
-<p>{machine["time"]} · {machine["cpus"]} CPUs · {escape(machine["cpu"])} · Linux {escape(machine["kernel"])}</p>
-<p>{versions}</p></header>
-{plots}
-<section><table class="wide"><thead>{cells(heading, "th")}</thead><tbody>{"".join(cells(row, "td") for row in body)}</tbody></table></section>
-<section class="notes"><h2>To judge it by</h2><ul>
-<li>All processes of a peer together, user and system, from after the warm-up until the last message has arrived.</li>
-<li>HAProxy and nginx move bytes and know no mail. Postfix has each message on disk before its 250, and Exim writes it
-too; Haraka and Postlane hold it in memory until an upstream has taken it.</li>
-<li>{report["options"]["sessions"]} sessions, {report["options"]["sinks"]} sinks; medians of interleaved rounds, each peer on one CPU.</li>
-{"".join(f"<li>{escape(note)}</li>" for note in notes)}
-</ul></section>
-</main>
-</body>
-</html>
-"""
+    bars = {load: svg(f"CPU of a message, {load}", of) for load, of in report["summary"].items() if of}
+    options = report["options"]
+    notes = [
+        "All processes of a peer together, user and system, from after the warm-up until the last message has arrived.",
+        "HAProxy and nginx move bytes and know no mail. Postfix has each message on disk before its 250, and Exim "
+        "writes it too; Haraka and Postlane hold it in memory until an upstream has taken it.",
+        f"{options['sessions']} sessions, {options['sinks']} sinks; medians of interleaved rounds, each peer on one CPU.",
+        *[escape(f"{name}: {why}") for name, why in report["absent"].items()],
+        *[escape(failure) for failure in report["failures"]],
+    ]
+    return pages.page("CPU of a message, side by side", report, MORE, [pages.plots(bars), pages.table(rows)], notes)

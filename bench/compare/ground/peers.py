@@ -6,6 +6,7 @@ Templates are in `peers/`; @NAME@ in them is replaced. A peer may be many proces
 import os
 import pwd
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -57,7 +58,7 @@ class Postfix:
 
     def missing(self):
         if not found("postfix", "postconf"):
-            return "postfix is not installed: apt-get install postfix"
+            return "postfix is not installed (scripts/setup.sh)"
         return None if os.getuid() == 0 else "postfix needs root"
 
     def version(self):
@@ -79,7 +80,9 @@ class Postfix:
         for part in ("main.cf", "master.cf"):
             fill(HERE / f"postfix-{part}", etc / part, values)
         # Makes the queue's directories.
-        subprocess.run(["postfix", "-c", str(etc), "check"], capture_output=True, timeout=30)
+        check = subprocess.run(["postfix", "-c", str(etc), "check"], capture_output=True, text=True, timeout=30)
+        if check.returncode:
+            raise RuntimeError(f"postfix check: {check.stderr.strip()}")
         where = subprocess.run(["postconf", "-dh", "daemon_directory"], capture_output=True, text=True, timeout=10)
         return ["env", f"MAIL_CONFIG={etc}", f"{where.stdout.strip()}/master", "-c", etc, "-s"]
 
@@ -214,5 +217,6 @@ class Peer:
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+            select.select([handle], [], [], 5)  # readable once it has ended (pidfd_open(2))
             os.close(handle)
         self.log.close()

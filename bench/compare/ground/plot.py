@@ -3,15 +3,12 @@
 import math
 from html import escape
 
-from .programs import ROOT
+from . import page as pages
 
-STYLE = ROOT / "bench/src/report/style.css"
 MORE = """
 svg .dot { fill: var(--line); fill-opacity: .55; }
 svg .lost { stroke: var(--bad); stroke-width: 1.5; }
 svg .span { fill: var(--bad); fill-opacity: .09; }
-.wide td, .wide th { padding-right: 14px; }
-.wide thead th { color: var(--text); text-align: right; }
 .wide thead th:first-child { text-align: left; }
 """
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 250, 64, 16, 22, 40
@@ -64,35 +61,11 @@ def svg(title, messages, plan):
 
 def page(relays, rows, report, plan):
     """`relays`: each one's messages by its name. `rows`: the table, its heading first."""
-    heading, *body = rows
-    cells = lambda row, tag: f"<tr><th>{escape(row[0])}</th>" + "".join(f"<{tag}>{escape(c)}</{tag}>" for c in row[1:]) + "</tr>"
-    machine = report["machine"]
-    plots = "\n".join(
-        f"<section><h2>{escape(name)}</h2>\n{svg(f'Waits of messages through {name}', messages, plan)}</section>"
-        for name, messages in relays.items()
-    )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>A farm in trouble, side by side</title>
-<style>
-{STYLE.read_text()}{MORE}</style>
-</head>
-<body>
-<main>
-<header><h1>A farm in trouble, side by side</h1>
-<p>{machine["time"]} · {machine["cpus"]} CPUs · {escape(machine["cpu"])} · Linux {escape(machine["kernel"])}</p></header>
-<section><table class="wide"><thead>{cells(heading, "th")}</thead><tbody>{"".join(cells(row, "td") for row in body)}</tbody></table></section>
-{plots}
-<section class="notes"><h2>To judge it by</h2><ul>
-<li>Each dot is a message: how long it took from the moment it was due to its 250. A cross is one that the client was
-not told of: refused, or its connection lost. All rounds lie over each other; of quick messages only some are drawn.</li>
-<li>One upstream of four answers DATA after {plan["delay"]} s all the time.</li>
-</ul></section>
-</main>
-</body>
-</html>
-"""
+    plots = {name: svg(f"Waits of messages through {name}", messages, plan) for name, messages in relays.items()}
+    notes = [
+        "Each dot is a message: how long it took from the moment it was due to its 250. A cross is one that the client "
+        "was not told of: refused, or its connection lost. All rounds lie over each other; of quick messages only some "
+        "are drawn.",
+        f"One upstream of four answers DATA after {plan['delay']} s all the time.",
+    ]
+    return pages.page("A farm in trouble, side by side", report, MORE, [pages.table(rows), pages.plots(plots)], notes)

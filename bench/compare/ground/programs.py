@@ -63,6 +63,30 @@ def wait_for_greeting(port, process, log):
     raise RuntimeError(f"no greeting on port {port}:\n{Path(log.name).read_text(errors='replace')[-2000:]}")
 
 
+class Own:
+    """Commands of one `postlane` binary in the background, each with a log in `directory`; they end with the `with`."""
+
+    def __init__(self, binary, directory):
+        self.binary, self.directory, self.started = binary, directory, []
+
+    def start(self, *command, greets_on=None):
+        """One of them; with `greets_on`, a port, once it says 220 there."""
+        log = open(self.directory / f"{len(self.started)}.log", "wb")
+        process = start([self.binary, *command], None, log)
+        self.started.append((process, log))
+        if greets_on:
+            wait_for_greeting(greets_on, process, log)
+        return process
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process, log in reversed(self.started):
+            stop(process)
+            log.close()
+
+
 def cpu_seconds(pid):
     """CPU time of a process, its ended threads included, in nanosecond steps (clock_getcpuclockid(3))."""
     return time.clock_gettime((~pid << 3) | 2)

@@ -9,6 +9,14 @@ from pathlib import Path
 from .programs import free_port, start, stop, wait_for_greeting
 
 
+def counted(log):
+    """The messages of its last running count in what it wrote there."""
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096))
+        counts = re.findall(rb"mesg=(\d+)", file.read())
+    return int(counts[-1]) if counts else 0
+
+
 class Sink:
     """One smtp-sink. `flags` go to it as they are; its output goes to a file beside what else is in `directory`."""
 
@@ -36,11 +44,7 @@ class Sink:
 
     def taken(self):
         """By its running counters (flag -c), which begin anew with it."""
-        path = Path(self.log.name)
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - 4096))
-            counts = re.findall(rb"mesg=(\d+)", file.read())
-        return int(counts[-1]) if counts else 0
+        return counted(Path(self.log.name))
 
     def stop(self):
         if self.process.poll() is None:

@@ -2,9 +2,10 @@
 
 use super::{Delivery, DeliveryId};
 use crate::balance::Tried;
-use crate::dispatch::message::{Letter, Outcome, Place, Word};
+use crate::dispatch::Dispatch;
+use crate::dispatch::message::{GroupId, Letter, Outcome, Place, Word};
+use crate::dispatch::streaming::lost_halfway;
 use crate::dispatch::verdict::{Blame, Fault, Retry, ours};
-use crate::dispatch::{Dispatch, Queued};
 use crate::limits::{EASE_EVERY, STALE_LINKS_MAX};
 use crate::observe::FailedAt;
 use crate::protocol::wire::reply::ReplyBuf;
@@ -56,7 +57,7 @@ impl Dispatch {
         now: Instant,
     ) {
         let upstream = self.leave(pool, id);
-        if self.deliveries[id.0 as usize].withdrawn.is_some() {
+        if self.deliveries[id.0 as usize].is_withdrawn {
             return self.give_up_withdrawn(id);
         }
         let stats = self.stats.pools[pool][upstream].clone();
@@ -128,7 +129,7 @@ impl Dispatch {
             return self.exhausted(pool, id, ours(0, "no upstream took the message"));
         }
         self.pools[pool].repeats.push_back(id);
-        self.pools[pool].stirred = true;
+        self.stir(pool);
     }
 
     /// While no upstream of the pool is healthy: the next pool in its line of fallbacks that has one.
@@ -157,24 +158,22 @@ impl Dispatch {
         self.pools[pool].deliveries += 1;
         self.stats.fallbacks.add(1);
         self.pools[pool].waiting.push_back(id);
-        self.pools[pool].stirred = true;
+        self.stir(pool);
     }
 
     /// Back into the queue without blame, from behind a transaction whose link is gone.
     pub(in crate::dispatch) fn unqueue(&mut self, pool: usize, id: DeliveryId) {
         self.leave(pool, id);
-        if self.deliveries[id.0 as usize].withdrawn.is_some() {
+        if self.deliveries[id.0 as usize].is_withdrawn {
             return self.give_up_withdrawn(id);
         }
         self.pools[pool].repeats.push_back(id);
-        self.pools[pool].stirred = true;
+        self.stir(pool);
     }
 
     /// Nobody is to get it any more.
     pub(in crate::dispatch) fn give_up_withdrawn(&mut self, id: DeliveryId) {
-        if let Some(reply) = self.deliveries[id.0 as usize].withdrawn.take() {
-            self.give_up(id, reply, None);
-        }
+        self.give_up(id, lost_halfway(), None);
     }
 
     /// Nobody takes it for the recipients that are left.
@@ -195,18 +194,18 @@ impl Dispatch {
     }
 
     pub(super) fn end(&mut self, id: DeliveryId, outcome: Outcome) {
-        let Delivery { message, origin, transaction, home, pool, mut recipients, .. } =
+        let Delivery { message, group, slip, pool, mut recipients, .. } =
             self.deliveries.remove(id.0 as usize);
         self.pools[pool].deliveries -= 1;
         recipients.clear();
         self.spare_lists.push(recipients);
-        if origin == self.options.shard {
-            self.outcomes.push_back((origin, transaction, home, outcome));
-        } else {
-            self.stats.letters.add(1);
-            let shard = self.options.shard;
-            let letter = Letter::Verdict { shard, transaction, message, pool: home, outcome };
-            self.commands.push_back(Queued::Post { shard: origin, letter });
+        let (GroupId { origin, transaction, pool }, shard) = (group, self.options.shard);
+        match slip {
+            None => self.outcomes.push_back((shard, transaction, pool, outcome)),
+            Some(mut slip) => {
+                *slip = Some(outcome);
+                self.post(origin, Letter::Verdict { shard, transaction, message, pool, slip });
+            }
         }
     }
 }

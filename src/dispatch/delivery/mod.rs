@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::link::Link;
-use super::message::{GroupId, Message, Place, TransactionId, Word};
+use super::message::{GroupId, Message, Place, Slip, Word};
 use super::owner::Way;
 use super::streaming::Part;
 use super::verdict::{Fault, Retry, ours};
 use super::{Dispatch, PoolState, Queued};
 use crate::balance::{Ask, Pick, Policy, Tried, key};
-use crate::handle::{LinkId, ShardId};
-use crate::limits::{MESSAGE_TIME_MAX, REPEATS_PER_PASS};
+use crate::handle::LinkId;
+use crate::limits::{MESSAGE_TIME_MAX, REPEATS_PER_PASS, WAITING_TICK};
 use crate::observe::FailedAt;
 use crate::pool::Lease;
 use crate::protocol::wire::reply::ReplyBuf;
@@ -28,10 +28,11 @@ pub struct DeliveryId(pub u32);
 #[derive(Debug)]
 pub(in crate::dispatch) struct Delivery {
     pub(in crate::dispatch) message: Arc<Message>,
-    pub(in crate::dispatch) origin: ShardId,
-    transaction: TransactionId,
-    /// The pool that the group was sent to, and the one it is in.
-    home: u16,
+    /// Which it is, and the pool that it was sent to.
+    pub(in crate::dispatch) group: GroupId,
+    /// Of another shard's message: where its outcome goes.
+    slip: Option<Slip>,
+    /// The pool it is in.
     pub(in crate::dispatch) pool: usize,
     /// These are all the recipients there are: then a refusal of one, known before the body is sent, is the
     /// refusal of the message, and nothing has been delivered that the client does not know of.
@@ -57,8 +58,8 @@ pub(in crate::dispatch) struct Delivery {
     pub(in crate::dispatch) last_part_bytes: u64,
     /// Some of its body has been let go of: it cannot be offered again.
     pub(in crate::dispatch) is_gone: bool,
-    /// Nobody is to get it any more, and why.
-    pub(in crate::dispatch) withdrawn: Option<ReplyBuf>,
+    /// Nobody is to get it any more.
+    pub(in crate::dispatch) is_withdrawn: bool,
     pub(in crate::dispatch) attempt: Attempt,
 }
 
@@ -67,11 +68,6 @@ impl Delivery {
     /// of one recipient has to keep it from the others, nor a notice, which is kept in the form for DATA.
     pub(in crate::dispatch) fn may_go_whole(&self) -> bool {
         (self.recipients.len() == 1 || !self.whole) && !self.message.internal && !self.message.streamed
-    }
-
-    /// Which group it is.
-    pub(in crate::dispatch) fn group(&self) -> GroupId {
-        GroupId { origin: self.origin, transaction: self.transaction, pool: self.home }
     }
 
     /// The octets that its last reply was waited for.
@@ -85,7 +81,7 @@ impl Delivery {
 pub(in crate::dispatch) struct Attempt {
     pub(in crate::dispatch) upstream: usize,
     /// Unique: tells this offer from earlier and later ones of the same delivery.
-    stamp: u64,
+    stamp: u32,
     /// The link that waits for the parts of a streamed body.
     pub(in crate::dispatch) flows_on: Option<LinkId>,
     /// When its commands were written.
@@ -108,13 +104,13 @@ pub(in crate::dispatch) struct Attempt {
 }
 
 impl Attempt {
-    fn restart(&mut self, upstream: usize, stamp: u64) {
+    fn restart(&mut self, upstream: usize, stamp: u32) {
         self.refused.clear();
         let refused = std::mem::take(&mut self.refused);
         *self = Attempt { upstream, stamp, refused, ..Attempt::default() };
     }
 
-    pub(in crate::dispatch) fn stamp(&self) -> u64 {
+    pub(in crate::dispatch) fn stamp(&self) -> u32 {
         self.stamp
     }
 
@@ -148,24 +144,23 @@ enum Placed {
 }
 
 impl Dispatch {
-    /// A group for this shard.
+    /// A group for this shard; `slip`: of another one's message.
     pub(in crate::dispatch) fn new_delivery(
         &mut self,
         message: Arc<Message>,
-        origin: ShardId,
-        transaction: TransactionId,
-        pool: u16,
+        group: GroupId,
         whole: bool,
+        slip: Option<Slip>,
         now: Instant,
     ) {
+        let pool = group.pool;
         let mut recipients = self.spare_lists.pop().unwrap_or_default();
         let way = Way { shard: self.options.shard, pool };
         recipients.extend((0..message.ways.len() as u16).filter(|i| message.ways[usize::from(*i)] == way));
         let id = self.deliveries.insert(Delivery {
             message,
-            origin,
-            transaction,
-            home: pool,
+            group,
+            slip,
             pool: usize::from(pool),
             whole,
             recipients,
@@ -180,13 +175,13 @@ impl Dispatch {
             part: None,
             last_part_bytes: 0,
             is_gone: false,
-            withdrawn: None,
+            is_withdrawn: false,
             attempt: Attempt::default(),
         });
-        let pool = &mut self.pools[usize::from(pool)];
-        pool.deliveries += 1;
-        pool.waiting.push_back(DeliveryId(id as u32));
-        pool.stirred = true;
+        let state = &mut self.pools[usize::from(pool)];
+        state.deliveries += 1;
+        state.waiting.push_back(DeliveryId(id as u32));
+        self.stir(pool.into());
     }
 
     /// Gives waiting deliveries to upstreams as long as there is room.
@@ -206,6 +201,10 @@ impl Dispatch {
                 break;
             }
             self.pools[pool].waiting.pop_front();
+        }
+        let PoolState { waiting, repeats, .. } = &self.pools[pool];
+        if self.next_tick == Instant::NEVER && !(waiting.is_empty() && repeats.is_empty()) {
+            self.next_tick = now + WAITING_TICK;
         }
     }
 
@@ -251,7 +250,7 @@ impl Dispatch {
 
     /// Puts the delivery on a link.
     fn offer(&mut self, pool: usize, upstream: usize, id: DeliveryId, lease: Lease, now: Instant) {
-        let stamp = u64::from(self.next_generation());
+        let stamp = self.next_generation();
         self.deliveries[id.0 as usize].attempt.restart(upstream, stamp);
         let state = &mut self.pools[pool];
         state.fleet.began(upstream);
@@ -288,8 +287,8 @@ impl Dispatch {
     }
 
     /// Begins to count its age, or ends that: how long a streamed message takes is its client's doing.
-    pub(in crate::dispatch) fn restamp(&mut self, id: DeliveryId, counts: Option<Instant>) -> u64 {
-        let stamp = u64::from(self.next_generation());
+    pub(in crate::dispatch) fn restamp(&mut self, id: DeliveryId, counts: Option<Instant>) -> u32 {
+        let stamp = self.next_generation();
         let delivery = &mut self.deliveries[id.0 as usize];
         delivery.attempt.stamp = stamp;
         let (pool, upstream) = (delivery.pool, delivery.attempt.upstream);
@@ -302,9 +301,9 @@ impl Dispatch {
 
     /// Brings what the fleet says of an upstream up to date; waiting deliveries may go now.
     pub(in crate::dispatch) fn refresh(&mut self, pool: usize, upstream: usize) {
-        let PoolState { fleet, links, ages, stirred, .. } = &mut self.pools[pool];
+        let PoolState { fleet, links, ages, .. } = &mut self.pools[pool];
         let ages = &mut ages[upstream];
-        let over = |id: DeliveryId, stamp: u64| {
+        let over = |id: DeliveryId, stamp: u32| {
             self.deliveries.get(id.0 as usize).is_none_or(|delivery| delivery.attempt.stamp != stamp)
         };
         while ages.front().is_some_and(|&(_, id, stamp)| over(id, stamp)) {
@@ -316,7 +315,7 @@ impl Dispatch {
         let links = &links[upstream];
         fleet.set_rest(upstream, links.rest());
         fleet.set_links(upstream, links.has_room(), links.must_open(), oldest);
-        *stirred = true;
+        self.stir(pool);
         self.show(pool, upstream);
     }
 }

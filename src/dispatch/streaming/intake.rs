@@ -64,15 +64,18 @@ impl Dispatch {
     /// The session's message has grown.
     fn mind_message(&mut self, slot: u32, free: usize, now: Instant, buffers: &mut impl Buffers) {
         let session = &self.sessions[slot as usize];
-        let (streaming, held) = (session.streaming, session.message.as_ref().map_or(0, |m| m.body.len()));
-        let gather_max = self.gather_max();
-        let share = self.options.buffers / 2 / self.receiving.max(1);
-        if let Some(streaming) = streaming.and_then(|id| self.streaming(id)) {
-            if !streaming.flows || streaming.gathered() >= gather_max {
+        let held = session.message.as_ref().map_or(0, |message| message.body.len());
+        if let Some(id) = session.streaming {
+            let gather_max = self.gather_max();
+            let streaming = self.streaming(id);
+            if streaming.is_some_and(|streaming| !streaming.flows || streaming.gathered() >= gather_max) {
                 self.hold_back(slot);
             }
-        } else if held > share.max(1) && free <= self.options.buffers / 2 {
-            self.begin_stream(slot, now, buffers);
+        } else if free <= self.options.buffers / 2 {
+            let share = self.options.buffers / 2 / self.receiving.max(1);
+            if held > share.max(1) {
+                self.begin_stream(slot, now, buffers);
+            }
         }
     }
 

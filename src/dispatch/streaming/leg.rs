@@ -8,22 +8,21 @@ use crate::dispatch::message::{GroupId, LegId, Letter};
 use crate::dispatch::{Dispatch, Queued};
 use crate::handle::LinkId;
 use crate::limits::MESSAGE_TIME_MAX;
-use crate::protocol::wire::reply::ReplyBuf;
 use crate::time::Instant;
 
 impl Dispatch {
     /// 354 came: the upstream waits for the body.
     pub(in crate::dispatch) fn leg_goes_ahead(&mut self, link: LinkId, id: DeliveryId, now: Instant) {
         let delivery = &mut self.deliveries[id.0 as usize];
-        if delivery.withdrawn.is_some() {
+        if delivery.is_withdrawn {
             return self.cut_link(link, now);
         }
         delivery.attempt.flows_on = Some(link);
-        let (origin, group) = (delivery.origin, delivery.group());
+        let group = delivery.group;
         let leg = LegId { delivery: id, stamp: self.restamp(id, None) };
         // How long the client takes is its session's affair.
         self.link_deadlines.set(link.0 as usize, Instant::NEVER);
-        self.post(origin, Letter::Ready { shard: self.options.shard, group, leg });
+        self.post(group.origin, Letter::Ready { shard: self.options.shard, group, leg });
     }
 
     /// The next part.
@@ -36,7 +35,7 @@ impl Dispatch {
     ) {
         let Some(delivery) = self.deliveries.get_mut(leg.delivery.0 as usize) else { return };
         // It may have lost its link meanwhile; then it asks for the part again, from another.
-        let is_its = delivery.group() == group && delivery.attempt.stamp() == leg.stamp;
+        let is_its = delivery.group == group && delivery.attempt.stamp() == leg.stamp;
         let Some(link) = delivery.attempt.flows_on.filter(|_| is_its && delivery.message.streamed) else {
             return;
         };
@@ -51,25 +50,25 @@ impl Dispatch {
         let delivery = &mut self.deliveries[id.0 as usize];
         let Some(part) = delivery.part.take() else { return };
         delivery.is_gone |= delivery.whole && !(part.is_last && part.number == 1);
-        let (origin, group, number) = (delivery.origin, delivery.group(), part.number);
+        let (group, number) = (delivery.group, part.number);
         if let Some(link) = delivery.attempt.flows_on.filter(|_| !part.is_last) {
             self.link_deadlines.set(link.0 as usize, Instant::NEVER);
         }
         drop(part);
-        self.post(origin, Letter::PartSent { shard: self.options.shard, group, number });
+        self.post(group.origin, Letter::PartSent { shard: self.options.shard, group, number });
     }
 
     /// No more of it comes.
-    pub(in crate::dispatch) fn leg_withdrawn(&mut self, group: GroupId, reply: ReplyBuf, now: Instant) {
+    pub(in crate::dispatch) fn leg_withdrawn(&mut self, group: GroupId, now: Instant) {
         let Some((at, delivery)) = self
             .deliveries
             .iter_mut()
-            .find(|(_, delivery)| delivery.message.streamed && delivery.group() == group)
+            .find(|(_, delivery)| delivery.message.streamed && delivery.group == group)
         else {
             return;
         };
         let id = DeliveryId(at as u32);
-        delivery.withdrawn = Some(reply);
+        delivery.is_withdrawn = true;
         let pool = delivery.pool;
         if let Some(link) = delivery.attempt.flows_on {
             return self.cut_link(link, now);

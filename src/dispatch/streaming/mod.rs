@@ -188,7 +188,7 @@ impl Dispatch {
             found.state = if is_late { LegState::Over } else { LegState::Ready(leg) };
         }
         if is_late {
-            self.post(shard, Letter::Withdraw { group, reply: lost_halfway() });
+            self.post(shard, Letter::Withdraw { group });
         }
         self.flow.push(group.transaction);
     }
@@ -301,13 +301,13 @@ impl Dispatch {
         }
         for Way { shard, pool } in told {
             let group = GroupId { origin, transaction: id, pool };
-            self.post(shard, Letter::Withdraw { group, reply: lost_halfway() });
+            self.post(shard, Letter::Withdraw { group });
         }
         self.forget_groups(id, unasked, now, buffers);
     }
 
     /// The transaction is over, and with it all sending: lets go of what is left of the body.
-    pub(super) fn end_streaming(&mut self, mut streaming: Box<Streaming>, buffers: &mut impl Buffers) {
+    pub(super) fn end_streaming(&mut self, mut streaming: Streaming, buffers: &mut impl Buffers) {
         self.queues.flows -= usize::from(streaming.flows);
         for part in [&mut streaming.part, &mut streaming.filling] {
             release_part(part, buffers);
@@ -350,6 +350,6 @@ impl Streaming {
 }
 
 /// What recipients are told whose part of a streamed message came to nothing through no fault of theirs.
-fn lost_halfway() -> ReplyBuf {
+pub(super) fn lost_halfway() -> ReplyBuf {
     ours(2, "the message was lost on the way to the upstream")
 }

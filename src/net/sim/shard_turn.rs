@@ -70,11 +70,11 @@ impl SimNet {
         if marks > 0 {
             self.events.push_back(Event::Sent { stream: id, marks, left_at: None });
         }
-        if stream.backlog.is_empty() {
-            if let Some(cause) = stream.ending.filter(|&cause| !stream.held || cause != Cause::Peer) {
-                drop(fabric);
-                self.end(slot, cause);
-            }
+        if stream.backlog.is_empty()
+            && let Some(cause) = stream.ending.filter(|&cause| !stream.held || cause != Cause::Peer)
+        {
+            drop(fabric);
+            self.end(slot, cause);
         }
     }
 

@@ -71,10 +71,6 @@ impl Dialogue {
         self.phase == Phase::Data
     }
 
-    pub(super) fn in_body(&self) -> bool {
-        matches!(self.phase, Phase::Data | Phase::Chunks)
-    }
-
     /// Octets still to come of the chunk under way.
     pub(super) fn chunk_left(&self) -> Option<u64> {
         self.chunk.map(|chunk| chunk.left)

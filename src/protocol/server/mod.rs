@@ -204,11 +204,6 @@ impl Server {
         self.dialogue.in_data()
     }
 
-    /// Is a message being received, by DATA or by chunks (also between them)?
-    pub fn in_body(&self) -> bool {
-        self.dialogue.in_body()
-    }
-
     /// How the octets of the message stand, so far or, when it has just ended, all.
     pub fn shape(&self) -> Shape {
         self.scanner.shape()
