@@ -88,7 +88,10 @@ impl<G: Ground> Stage<G> {
     }
 
     pub(crate) fn with_buffers(buffers: usize, lent_max: u16) -> Self {
-        let mut ground = G::with_buffers(buffers, lent_max);
+        Self::on(G::with_buffers(buffers, lent_max))
+    }
+
+    pub(crate) fn on(mut ground: G) -> Self {
         let listener = ground.listen_near(ListenerId(3), 0);
         assert_ne!(listener.port(), 0);
         Stage {

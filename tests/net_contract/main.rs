@@ -11,6 +11,7 @@ mod network;
 mod refusals;
 mod sim;
 mod uring;
+mod vlan;
 mod world;
 mod xdp;
 mod xdp_accepts;

@@ -38,10 +38,10 @@ pub(crate) type XdpAccepts = XdpOn<false>;
 pub(crate) struct XdpOn<const OPENS: bool> {
     // Dropped before its network.
     net: Xdp,
-    sockets: Sockets,
-    network: Network,
-    /// Listens and opens by IPv6.
-    ipv6: bool,
+    pub(crate) sockets: Sockets,
+    pub(crate) network: Network,
+    /// Where the far end listens.
+    pub(crate) at: SocketAddr,
 }
 
 fn ring(shard: u16, arenas: &Arc<Arenas>, rings: &Arc<RingTable>, receive_buffers: u16) -> Uring {
@@ -61,14 +61,19 @@ impl<const OPENS: bool> XdpOn<OPENS> {
         &self.network
     }
 
-    fn on(network: Network, options: &XdpOptions, buffers: usize, receive_buffers: u16) -> XdpOn<OPENS> {
+    pub(crate) fn on(network: Network, options: &XdpOptions, buffers: usize, receive_buffers: u16) -> Self {
         let (interface, mut shares) = Interface::open(options, 1).unwrap();
         // Those that the ring is lent are no use to the interface.
         let arenas = Arenas::new(1, buffers + usize::from(receive_buffers)).unwrap();
         let ring = ring(0, &arenas, &RingTable::new(1), receive_buffers);
         let (queues, handover) = (shares.remove(0), handovers(1).remove(0));
         let net = Xdp::new(ring, ShardId(0), Arc::new(interface), queues, handover, 32).unwrap();
-        XdpOn { net, sockets: Sockets::default(), network, ipv6: false }
+        XdpOn { net, sockets: Sockets::default(), at: network.far_address(), network }
+    }
+
+    /// How the interface is shown.
+    pub(crate) fn shown(&self) -> String {
+        self.net.interface().to_string()
     }
 }
 
@@ -81,7 +86,7 @@ impl<const OPENS: bool> Ground for XdpOn<OPENS> {
         if OPENS {
             return self.net.listen(listener, SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
         }
-        let ip: IpAddr = if self.ipv6 { "fd66::1" } else { "10.66.0.1" }.parse().unwrap();
+        let ip: IpAddr = if self.at.is_ipv6() { "fd66::1" } else { "10.66.0.1" }.parse().unwrap();
         self.net.listen_past_kernel(listener, SocketAddr::new(ip, port)).unwrap()
     }
 
@@ -128,8 +133,7 @@ impl<const OPENS: bool> Ground for XdpOn<OPENS> {
     }
 
     fn listen(&mut self) -> SocketAddr {
-        let at = if self.ipv6 { self.network.far_address_ipv6() } else { self.network.far_address() };
-        self.network.far(|| self.sockets.listen(at))
+        self.network.far(|| self.sockets.listen(self.at))
     }
 
     /// Does not wait: it is this thread that would have to answer.
@@ -156,7 +160,9 @@ fn the_route_decides_which_way_a_stream_goes() {
     if_there_is(|| {
         for ipv6 in [false, true] {
             let mut stage = Stage::<XdpGround>::new();
-            stage.ground.ipv6 = ipv6;
+            if ipv6 {
+                stage.ground.at = stage.ground.network.far_address_ipv6();
+            }
             let at = stage.ground.listen();
             let (stream, far) = stage.open_one(at);
             assert!(stage.net().is_bypassed(stream));

@@ -99,7 +99,13 @@ impl Network {
         })
     }
 
-    /// The same on this side.
+    /// The same with ip(8) on this side, where it may be that it cannot.
+    #[allow(dead_code, reason = "not every user needs it")]
+    pub(crate) fn try_ip(&self, arguments: &str) -> Result<(), String> {
+        ip(arguments)
+    }
+
+    /// And where it can.
     #[allow(dead_code, reason = "not every user needs it")]
     pub(crate) fn ip(&self, arguments: &str) {
         ip(arguments).expect("ip(8) can");

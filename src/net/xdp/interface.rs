@@ -13,7 +13,7 @@ use super::ports::Division;
 use super::reserve;
 use crate::sys::xdp::Error;
 use crate::sys::xdp::attachment::Attachment;
-use crate::sys::xdp::netlink::{self, Netlink};
+use crate::sys::xdp::netlink::{self, Netlink, Tag};
 use crate::sys::xdp::socket::{Mode, Xsk};
 
 /// Places in each ring of a socket: the frames that may be under way in each direction.
@@ -22,7 +22,7 @@ const RING_ENTRIES: u32 = 2_048;
 /// How kernel bypass is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XdpOptions {
-    /// The interface's name.
+    /// The interface's name; it may be a VLAN, whose frames then go by the interface that it is a VLAN of.
     pub interface: String,
     /// Queues to use; `None`: all there are.
     pub queues: Option<Vec<u32>>,
@@ -38,6 +38,7 @@ pub struct Interface {
     attachment: Attachment,
     index: u32,
     name: String,
+    device: Device,
     mode: Mode,
     queues: Vec<u32>,
     has_huge_pages: bool,
@@ -48,6 +49,34 @@ pub struct Interface {
     inlets: inlets::Shared,
     /// For the cookies of all shards.
     pub(super) cookie_secret: RandomState,
+}
+
+/// What the frames go by: the interface itself, or the one that it is a VLAN of.
+#[derive(Debug)]
+struct Device {
+    index: u32,
+    name: String,
+    mtu: u32,
+    tag: Option<Tag>,
+}
+
+impl Device {
+    fn of(link: &netlink::Interface, netlink: &mut Netlink) -> Result<Device, Error> {
+        let whole = |link: &netlink::Interface, tag| Device {
+            index: link.index,
+            name: link.name.clone(),
+            mtu: link.mtu,
+            tag,
+        };
+        let Some(vlan) = link.vlan else { return Ok(whole(link, None)) };
+        let refused = |why| Error::Vlan(link.name.clone(), why);
+        let of = vlan.of.ok_or_else(|| refused("of an interface in another network namespace"))?;
+        let below = netlink.interface(of).map_err(|error| Error::Other("asking for the interface", error))?;
+        if below.vlan.is_some() {
+            return Err(refused("within a VLAN"));
+        }
+        Ok(whole(&below, Some(vlan.tag)))
+    }
 }
 
 /// One socket and the queue it is bound to.
@@ -65,22 +94,24 @@ impl Interface {
     pub fn open(options: &XdpOptions, shards: usize) -> Result<(Interface, Vec<Vec<Queue>>), Error> {
         let name = options.interface.as_str();
         let index = netlink::index_of(name).ok_or_else(|| Error::NoInterface(name.to_owned()))?;
-        let asked = Netlink::new().and_then(|mut netlink| netlink.interface(index));
-        let link = asked.map_err(|error| Error::Other("asking for the interface", error))?;
+        let unasked = |error| Error::Other("asking for the interface", error);
+        let mut netlink = Netlink::new().map_err(unasked)?;
+        let link = netlink.interface(index).map_err(unasked)?;
         if link.mac.is_none() {
             return Err(Error::NotEthernet(name.to_owned()));
         }
+        let device = Device::of(&link, &mut netlink)?;
         reserve::check(&options.ports).map_err(Error::Ports)?;
-        let facts = Ethtool.facts(name);
+        let facts = Ethtool.facts(&device.name);
         let there = facts.queues.map(|queues| queues.combined + queues.rx);
         let queues = match &options.queues {
             Some(queues) => queues.clone(),
             None => (0..there.unwrap_or(1).max(1)).collect(),
         };
-        let bound = Self::best(options, index, &queues, link.mtu);
+        let bound = Self::best(options, &device, &queues);
         let (attachment, mode, sockets) = bound.map_err(|error| match error {
             Error::Mode(_, queue, _) if there.is_some_and(|there| queue >= there) => {
-                Error::NoQueue(name.to_owned(), queue)
+                Error::NoQueue(device.name.clone(), queue)
             }
             other => other,
         })?;
@@ -97,6 +128,7 @@ impl Interface {
             attachment,
             index,
             name: name.to_owned(),
+            device,
             mode,
             queues,
             has_huge_pages,
@@ -112,9 +144,8 @@ impl Interface {
     /// Attaches and binds in the best mode that works, or in the one that is asked for.
     fn best(
         options: &XdpOptions,
-        index: u32,
+        device: &Device,
         queues: &[u32],
-        mtu: u32,
     ) -> Result<(Attachment, Mode, Vec<Queue>), Error> {
         let modes: &[Mode] = match options.mode {
             Some(Mode::ZeroCopy) => &[Mode::ZeroCopy],
@@ -131,7 +162,7 @@ impl Interface {
                 // Let go before the other sort is attached.
                 other => {
                     drop(other);
-                    Attachment::new(index, options.ports.clone(), wants_native)
+                    Attachment::new(device.index, options.ports.clone(), device.tag, wants_native)
                 }
             };
             let attachment = match attached {
@@ -143,7 +174,7 @@ impl Interface {
                 }
                 Err(error) => return Err(error),
             };
-            match Self::bind_all(index, queues, mtu, mode) {
+            match Self::bind_all(device, queues, mode) {
                 Ok(sockets) => return Ok((attachment, mode, sockets)),
                 Err(error @ Error::Mode(..)) => refusal = Some(error),
                 Err(error) => return Err(error),
@@ -154,15 +185,15 @@ impl Interface {
             .unwrap_or_else(|| Error::Other("binding", io::Error::from_raw_os_error(libc::EOPNOTSUPP))))
     }
 
-    fn bind_all(index: u32, queues: &[u32], mtu: u32, mode: Mode) -> Result<Vec<Queue>, Error> {
+    fn bind_all(device: &Device, queues: &[u32], mode: Mode) -> Result<Vec<Queue>, Error> {
         let word = match mode {
             Mode::ZeroCopy => "zero-copy",
             Mode::Copy => "copy",
             Mode::Generic => "generic",
         };
         let bind = |&number: &u32| {
-            let mut socket = Xsk::new(RING_ENTRIES, mtu).map_err(Error::of_socket)?;
-            let bound = socket.bind(index, number, mode == Mode::ZeroCopy);
+            let mut socket = Xsk::new(RING_ENTRIES, device.mtu).map_err(Error::of_socket)?;
+            let bound = socket.bind(device.index, number, mode == Mode::ZeroCopy);
             bound.map_err(|error| Error::of_bind(word, number, error))?;
             Ok(Queue { number, socket })
         };
@@ -189,6 +220,11 @@ impl Interface {
         self.mode
     }
 
+    /// What its frames bear on the device that they go by.
+    pub(super) fn tag(&self) -> Option<Tag> {
+        self.device.tag
+    }
+
     pub(super) fn add_address(&self, address: IpAddr) -> io::Result<()> {
         self.attachment.add_address(address)
     }
@@ -210,7 +246,11 @@ impl std::fmt::Display for Interface {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let queues: Vec<String> = self.queues.iter().map(ToString::to_string).collect();
         let ports = if queues.len() == 1 { "queue" } else { "queues" };
-        write!(f, "AF_XDP on {}, {ports} {}, {} mode", self.name, queues.join(","), self.mode)?;
+        write!(f, "AF_XDP on {}", self.name)?;
+        if let Some(tag) = self.device.tag {
+            write!(f, " (VLAN {} of {})", tag.id, self.device.name)?;
+        }
+        write!(f, ", {ports} {}, {} mode", queues.join(","), self.mode)?;
         if self.has_huge_pages {
             write!(f, ", huge pages")?;
         }

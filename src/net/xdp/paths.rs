@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use super::frame::Ethernet;
 use super::interface::Interface;
 use super::tcp::RoundTrip;
 use crate::sys::xdp::netlink::{self, Change, Mac, Netlink};
@@ -97,9 +98,9 @@ impl Paths {
         self.news.descriptor()
     }
 
-    /// Our interface's own Ethernet address.
-    pub(super) fn mac(&self) -> Mac {
-        self.interface.mac.unwrap_or_default()
+    /// How a frame gets from our interface to `to`, a neighbour.
+    pub(super) fn ethernet(&self, to: Mac) -> Ethernet {
+        Ethernet { from: self.interface.mac.unwrap_or_default(), to, tag: self.shared.tag() }
     }
 
     /// The largest packet that it carries, in bytes.

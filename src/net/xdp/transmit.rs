@@ -35,10 +35,10 @@ impl Core {
             let (Some(head), Some(hop)) = (one.head, one.hop) else { return true };
             // Without a neighbour it is as lost, and goes again when there is one.
             let Some(to) = self.paths.mac_of(hop) else { continue };
-            let macs = (self.paths.mac(), to);
+            let ethernet = self.paths.ethernet(to);
             let (connection, buffers) = (&self.streams.get(slot).connection, &self.uring);
             socket.send(|frame| {
-                head.write(&outgoing, macs, frame, |bytes| connection.copy(&outgoing, bytes, buffers))
+                head.write(&outgoing, ethernet, frame, |bytes| connection.copy(&outgoing, bytes, buffers))
             });
             self.counts.sent += 1;
         }
@@ -102,9 +102,9 @@ impl Xdp {
         }
         if let Some(first) = sockets.first_mut() {
             for (head, to, answer) in core.answers.drain(..) {
-                let from = core.paths.mac();
+                let ethernet = core.paths.ethernet(to);
                 let had_room =
-                    first.socket.send(|frame| head.write(&answer, (from, to), frame, |_: &mut [u8]| {}));
+                    first.socket.send(|frame| head.write(&answer, ethernet, frame, |_: &mut [u8]| {}));
                 core.counts.sent += u64::from(had_room);
             }
         }

@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 
 use super::bpf::{Link, Map, MapType, Program};
 use super::error::Error;
+use super::netlink::Tag;
 use super::program::{self, Maps};
 use super::socket::Xsk;
 
@@ -34,10 +35,16 @@ pub struct Attachment {
 
 impl Attachment {
     /// Attaches the program to the interface of that index: in the driver if `native`, else in front of the kernel's stack.
+    /// `tag`: what the frames of a VLAN bear that are ours.
     ///
     /// # Errors
     /// What the kernel refuses, in words.
-    pub fn new(interface: u32, ports: RangeInclusive<u16>, native: bool) -> Result<Attachment, Error> {
+    pub fn new(
+        interface: u32,
+        ports: RangeInclusive<u16>,
+        tag: Option<Tag>,
+        native: bool,
+    ) -> Result<Attachment, Error> {
         let addresses = Map::new(MapType::Hash, ADDRESSES_MAX, "postlane_ours").map_err(Error::of_bpf)?;
         let sockets = Map::new(MapType::Sockets, QUEUES_MAX, "postlane_xsks").map_err(Error::of_bpf)?;
         let inlets = Map::new(MapType::Hash, INLETS_MAX, "postlane_inlets").map_err(Error::of_bpf)?;
@@ -46,7 +53,8 @@ impl Attachment {
             inlets: inlets.descriptor(),
             sockets: sockets.descriptor(),
         };
-        let program = Program::load(&program::steer(&maps, ports), "postlane").map_err(Error::of_bpf)?;
+        let code = program::steer(&maps, ports, tag);
+        let program = Program::load(&code, "postlane").map_err(Error::of_bpf)?;
         let flags = if native { XDP_FLAGS_DRV_MODE } else { XDP_FLAGS_SKB_MODE };
         let link = Link::attach(&program, interface, flags).map_err(Error::of_attach)?;
         Ok(Attachment { _link: link, _program: program, addresses, inlets, sockets, is_native: native })

@@ -11,7 +11,7 @@ use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 use super::super::segment::{ACK, SYN};
 use super::super::{Answer, Backlog, Connection, Outgoing, Pair, RoundTrip, Segment};
 use crate::handle::{Extent, ShardId};
-use crate::net::xdp::frame::{self, Head};
+use crate::net::xdp::frame::{self, Ethernet, Head};
 use crate::sys::arena::{Arenas, BUFFER_BYTES};
 use crate::sys::pool::Pool;
 use crate::time::Instant;
@@ -221,9 +221,9 @@ impl World {
     fn send(&mut self, outgoing: Outgoing) {
         self.segments_out += 1;
         let mut packet = vec![0; 1_600];
+        let ethernet = Ethernet { from: [2; 6], to: [4; 6], tag: None };
         let (head, connection, pool) = (self.head, &self.connection, &self.pool);
-        let len =
-            head.write(&outgoing, ([2; 6], [4; 6]), &mut packet, |to| connection.copy(&outgoing, to, pool));
+        let len = head.write(&outgoing, ethernet, &mut packet, |to| connection.copy(&outgoing, to, pool));
         assert!(len <= ETHERNET_BYTES + 1_500, "beyond the MTU: {len}");
         self.throw(false, packet[ETHERNET_BYTES..len].to_vec());
     }
