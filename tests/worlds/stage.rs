@@ -54,7 +54,7 @@ impl Setup {
             shard_by: ShardBy::Address,
             listener: Listener {
                 name: "apps".into(),
-                trusted: vec!["127.0.0.0/8".parse().unwrap()],
+                trusted: ["127.0.0.0/8", "10.66.0.0/24"].map(|text| text.parse().unwrap()).to_vec(),
                 server: server::Options { hostname: "out1.example.net".into(), ..Default::default() },
                 sessions_max: 1000,
                 idle_timeout: Duration::from_secs(300),
