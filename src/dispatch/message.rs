@@ -11,6 +11,7 @@ pub use crate::handle::MessageId;
 use crate::handle::{Buffers, Extent, ListenerId, ShardId};
 use crate::limits::HEAD_KEPT_BYTES_MAX;
 use crate::protocol::envelope::Envelope;
+use crate::protocol::wire::command::BodyKind;
 use crate::protocol::wire::data::{Form, Shape};
 use crate::protocol::wire::reply::ReplyBuf;
 
@@ -63,6 +64,11 @@ impl Message {
     /// The same as an upstream is told of it beforehand; 0: not known.
     pub fn declared_size(&self) -> u64 {
         if self.streamed && self.envelope.mail().size.is_none() { 0 } else { self.plain_size() }
+    }
+
+    /// May it hold any octets (RFC 3030 section 3)? Then it goes by BDAT alone.
+    pub fn is_binary(&self) -> bool {
+        self.envelope.mail().body == BodyKind::Binary
     }
 
     /// Adds a piece of the body; the buffer is retained.

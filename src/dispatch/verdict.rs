@@ -204,6 +204,7 @@ fn refused(reply: Reply<'_>) -> ReplyBuf {
 fn unable(lack: Lack) -> ReplyBuf {
     match lack {
         Lack::EightBit => Reply::new(554, Enhanced(5, 6, 3), "no upstream takes 8-bit messages"),
+        Lack::Binary => Reply::new(554, Enhanced(5, 6, 3), "no upstream takes binary messages"),
         Lack::Utf8 => Reply::new(554, Enhanced(5, 6, 7), "no upstream takes internationalised addresses"),
         Lack::Size => Reply::new(552, Enhanced(5, 3, 4), "the message is larger than any upstream takes"),
     }

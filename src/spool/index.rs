@@ -67,6 +67,8 @@ pub(super) struct Entry {
     pub(super) unread: u8,
     /// Its record cannot be read back.
     pub(super) damaged: bool,
+    /// And nobody was told, as somebody was at it when that was found.
+    pub(super) untold: bool,
     /// Its end is on disk.
     pub(super) over: bool,
 }
@@ -126,6 +128,7 @@ impl Default for Entry {
             moving: false,
             unread: 0,
             damaged: false,
+            untold: false,
             over: false,
         }
     }

@@ -101,6 +101,7 @@ fn encode_envelope(envelope: &Envelope, out: &mut Vec<u8>) {
     let body = match mail.body {
         BodyKind::SevenBit => 0,
         BodyKind::EightBit => 1,
+        BodyKind::Binary => 2,
     };
     let ret = match mail.ret {
         None => 0,
@@ -174,6 +175,7 @@ fn mail_of<'a>(read: &mut Reader<'a>) -> Option<(Mail<'a>, u64)> {
     let body = match bits & 3 {
         0 => BodyKind::SevenBit,
         1 => BodyKind::EightBit,
+        2 => BodyKind::Binary,
         _ => return None,
     };
     let ret = match bits >> 2 & 3 {

@@ -53,6 +53,7 @@ struct Shared {
     groups: u64,
     messages: u64,
     failures: u64,
+    damaged: u64,
 }
 
 /// A shard's spool.
@@ -82,6 +83,7 @@ impl Spool {
             groups: 0,
             messages: 0,
             failures: 0,
+            damaged: 0,
         };
         Spool {
             options,
@@ -218,8 +220,7 @@ impl Spool {
     fn put_off(&mut self, slot: u32, due: Instant) {
         let entry = &mut self.shared.index[slot];
         entry.due = due;
-        if entry.damaged {
-            // It was said, and nobody is done with it.
+        if std::mem::take(&mut entry.untold) {
             let id = EntryId { slot, generation: entry.generation };
             return self.shared.events.push_back(Event::Damaged { entry: id, token: None });
         }
@@ -347,6 +348,7 @@ impl Spool {
             groups: self.shared.groups,
             grouped_messages: self.shared.messages,
             failures: self.shared.failures,
+            damaged: self.shared.damaged,
         }
     }
 

@@ -253,7 +253,7 @@ pub enum Event {
         errno: i32,
     },
     /// What is read back is not what was written, or it cannot be read for good. The entry is active; what is left
-    /// to do is to be done with it.
+    /// to do is to be done with it. Put off, it will be found damaged again.
     Damaged {
         /// Which.
         entry: EntryId,
@@ -281,4 +281,6 @@ pub struct Usage {
     pub grouped_messages: u64,
     /// Writes that failed so far.
     pub failures: u64,
+    /// Messages found damaged so far.
+    pub damaged: u64,
 }

@@ -11,7 +11,7 @@ use crate::focus::{MS, world};
 use crate::message::Fate;
 use crate::play::Play;
 use crate::stage::Setup;
-use crate::upstream::{Deed, Manner, Moment};
+use crate::upstream::{Deed, Manner, Moment, Taken, find};
 
 fn keeping(seed: u64, mode: Mode, upstreams: usize) -> Setup {
     let seconds = |n: &u64| Duration::from_secs(*n);
@@ -89,8 +89,107 @@ fn what_an_operator_gives_up_is_bounced_at_once() {
     let selection = Selection { domain: Some(domain(&play, 0)), ..Selection::default() };
     play.manage(Order { action: Action::Bounce, selection, limit: 10 });
     play.pass(500 * MS);
-    let notices = play.upstreams[0].taken.iter().filter(|taken| taken.mail.starts_with("<>"));
-    assert!(notices.count() > 0);
+    assert!(!notices(&play).is_empty());
+    play.finish();
+}
+
+/// So many messages have been tried and wait.
+fn until_put_off(play: &mut Play, messages: u64) {
+    for _ in 0..50 {
+        if play.stage.sum(|stats| stats.spool.deferred.get()) == messages {
+            return;
+        }
+        play.pass(10 * MS);
+    }
+    panic!("{} messages were put off", play.stage.sum(|stats| stats.spool.deferred.get()));
+}
+
+/// A bit of its body flips wherever it lies on the disk.
+fn spoil(play: &Play, message: usize) {
+    let needle = &play.messages[message].data[..400];
+    let platter = &play.stage.platter;
+    let mut flips = 0;
+    for (file, bytes) in platter.files() {
+        let mut content = vec![0; bytes as usize];
+        platter.read(file, 0, &mut content).unwrap();
+        if let Some(at) = find(&content, needle) {
+            platter.flip(file, at as u64, 0);
+            flips += 1;
+        }
+    }
+    assert!(flips > 0, "message {message} is not on the disk");
+}
+
+fn notices(play: &Play) -> Vec<&Taken> {
+    play.upstreams[0].taken.iter().filter(|taken| taken.mail.starts_with("<>")).collect()
+}
+
+fn tells_of_damage(notice: &Taken, message: usize) -> bool {
+    let lines = format!("Final-Recipient: rfc822; m{message}.r0@");
+    let says = |words: &str| find(&notice.data, words.as_bytes()).is_some();
+    says(&lines) && says("\r\nAction: failed\r\nStatus: 5.3.0\r\n") && says("damaged on disk")
+}
+
+/// What was acknowledged and cannot be read back is not given up without a word, to those that want to hear one.
+#[test]
+fn a_damaged_message_is_told_to_its_sender() {
+    let mut play = world(&keeping(65, Mode::Spool, 1), vec![Manner::good()]);
+    play.upstreams[0].manner.puts_off = Some("m");
+    play.add_clients(1, &Habits::plain(4), 4, 3_000);
+    play.messages[1].notify = " NOTIFY=NEVER";
+    play.messages[2].sender.clear();
+    play.serve_all();
+    play.all_are(Fate::Answered(250));
+    until_put_off(&mut play, 4);
+    (0..3).for_each(|message| spoil(&play, message));
+    play.upstreams[0].manner.puts_off = None;
+    play.pass(Duration::from_secs(20));
+    let notices = notices(&play);
+    assert_eq!(notices.len(), 1);
+    assert!(tells_of_damage(notices[0], 0) && notices[0].recipients == ["m0@sender.example"]);
+    assert_eq!((play.stage.kept(), play.upstreams[0].taken.len()), (0, 2));
+    assert_eq!(play.stage.sum(|stats| stats.spool.damaged.get()), 3);
+    play.finish();
+}
+
+/// Found by the spool itself, long before its next attempt.
+#[test]
+fn damage_is_told_when_it_is_found_in_moving() {
+    let mut setup = keeping(66, Mode::Spool, 1);
+    setup.keep.as_mut().unwrap().options.retry = vec![Duration::from_secs(3_600)];
+    let mut play = world(&setup, vec![Manner::good()]);
+    play.upstreams[0].manner.puts_off = Some("m0.");
+    play.add_clients(1, &Habits::plain(1), 1, 3_000);
+    play.serve_all();
+    until_put_off(&mut play, 1);
+    spoil(&play, 0);
+    play.add_clients(4, &Habits::plain(200), 200, 3_000);
+    play.serve_all();
+    play.pass(Duration::from_secs(20));
+    assert!(matches!(notices(&play)[..], [notice] if tells_of_damage(notice, 0)));
+    assert_eq!((play.stage.kept(), play.stage.sum(|stats| stats.spool.damaged.get())), (0, 1));
+    play.finish();
+}
+
+/// Where the disk has no room for the notice, it is made when there is.
+#[test]
+fn damage_is_told_when_there_is_room() {
+    let mut play = world(&keeping(67, Mode::Spool, 1), vec![Manner::good()]);
+    play.upstreams[0].manner.puts_off = Some("m");
+    play.add_clients(1, &Habits::plain(1), 1, 3_000);
+    play.serve_all();
+    until_put_off(&mut play, 1);
+    spoil(&play, 0);
+    play.upstreams[0].manner.puts_off = None;
+    play.stage.platter.set_faults(Faults { write_error: 1.0, ..Faults::default() });
+    let before = turns(&play);
+    play.pass(Duration::from_secs(40));
+    assert!(turns(&play) - before < 40 * 400, "{} turns", turns(&play) - before);
+    assert_eq!((play.stage.kept(), notices(&play).len()), (1, 0));
+    play.stage.platter.set_faults(Faults::default());
+    play.pass(Duration::from_secs(120));
+    assert!(matches!(notices(&play)[..], [notice] if tells_of_damage(notice, 0)));
+    assert_eq!((play.stage.kept(), play.stage.sum(|stats| stats.spool.damaged.get())), (0, 1));
     play.finish();
 }
 

@@ -157,6 +157,8 @@ impl Dispatch {
         let mut recipients = self.spare_lists.pop().unwrap_or_default();
         let way = Way { shard: self.options.shard, pool };
         recipients.extend((0..message.ways.len() as u16).filter(|i| message.ways[usize::from(*i)] == way));
+        // A binary message goes with its commands in any case: then the refusal of one cannot keep it from the others.
+        let whole = whole && (recipients.len() == 1 || !message.is_binary());
         let id = self.deliveries.insert(Delivery {
             message,
             group,

@@ -466,6 +466,7 @@ impl Dispatch {
         stats.syncs.set(usage.groups);
         stats.synced.set(usage.grouped_messages);
         stats.sync_failures.set(usage.failures);
+        stats.damaged.set(usage.damaged);
     }
 
     /// Takes the steps and bounds of the options in force.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::Dispatch;
 use super::super::options::Options;
+use super::super::verdict::passed_on;
 use super::{Keeping, pool_of};
 use crate::limits::ORDER_STEP;
 use crate::protocol::envelope::Envelope;
@@ -15,7 +16,7 @@ use crate::spool::{EntryId, Facts, Spool};
 use crate::time::Instant;
 
 /// Which kept messages; each condition narrows it.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Selection {
     /// The message's id, as in the 250 and in `Received:`.
@@ -28,6 +29,13 @@ pub struct Selection {
     pub pool: Option<String>,
     /// Seconds since it was taken, at the least.
     pub older_than: Option<f64>,
+}
+
+impl Selection {
+    /// Does it leave anything out?
+    pub fn narrows(&self) -> bool {
+        *self != Selection::default()
+    }
 }
 
 /// What is to be done with them.
@@ -251,8 +259,9 @@ fn row(
         due_in: facts.due.map(|due| due.since(now).as_secs_f64()),
         pool: pool_name(facts, options).map(str::to_owned),
         reply: facts.reply().map(|reply| {
+            let reply = reply.as_reply();
             let mut out = Vec::new();
-            reply.as_reply().write(&mut out);
+            passed_on(reply).unwrap_or(reply).write(&mut out);
             text(&out).trim_end().to_owned()
         }),
     }

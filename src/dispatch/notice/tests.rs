@@ -313,6 +313,21 @@ fn the_whole_message_comes_back_as_it_came() {
 }
 
 #[test]
+fn nothing_binary_is_returned() {
+    let header_of = |body: &[u8]| {
+        let scene = Scene::new("FROM:<alice@a.example> RET=FULL BODY=BINARYMIME", &["TO:<bob@b.example>"]);
+        let scene = scene.body(body, Form::Plain).said(0, 550, NOBODY, "no");
+        part(&scene.text(Kind::Failed), "text/rfc822-headers")
+    };
+    let head = std::str::from_utf8(HEAD).expect("a head is text");
+    assert_eq!(header_of(b"Subject: x\r\n\r\na\nb\0"), format!("{head}Subject: x\r\n"));
+    // Not even a header that could end the notice early.
+    for body in [&b"Subject: x\n.\nMAIL\r\n\r\n"[..], b"Subject: x\r\r\n\r\n", b"Subject:\0x\r\n\r\n"] {
+        assert_eq!(header_of(body), "");
+    }
+}
+
+#[test]
 fn a_boundary_is_not_in_what_it_bounds() {
     let body = b"Subject: x\r\n\r\n--=19A00000000.01.8=\r\n--=19A00000000.01.8==\r\n";
     let scene = Scene::new("FROM:<alice@a.example> RET=FULL", &["TO:<bob@b.example>"]);

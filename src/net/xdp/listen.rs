@@ -91,22 +91,30 @@ impl Core {
         inlets.settle(paths.addresses(), |at| shared.join_inlet(at), |at| shared.leave_inlet(at))
     }
 
-    /// A segment for none of the ports that we open from: from a client, or to one that we do not know any more.
-    pub(super) fn handle_client(&mut self, packet: &Packet<'_>, now: Instant) {
+    /// A segment for none of the ports that we open from: from a client, or to one that we do not know any more. False: it
+    /// is nobody's here.
+    pub(super) fn handle_client(&mut self, packet: &Packet<'_>, now: Instant) -> bool {
         let known = self.stream_between(packet.to, packet.from);
         let is_syn = packet.segment.is_opening();
         if let Some(slot) = known.filter(|&slot| !is_syn || !self.makes_way(slot, packet)) {
-            return self.deliver(slot, packet, now);
+            self.deliver(slot, packet, now);
+            return true;
+        }
+        let Some(listener) = self.inlets.listener_at(packet.to) else { return false };
+        if is_syn {
+            self.handle_syn(packet, now);
+            return true;
         }
         let pair = Pair { local: packet.to, remote: packet.from };
-        let Some(listener) = self.inlets.listener_at(packet.to) else { return self.refuse(packet) };
-        if !is_syn {
-            return match self.backlog.handle_other(pair, &packet.segment, now) {
-                Answer::Connected(handshake) => self.accept(listener, packet, &handshake, now),
-                Answer::Done => {}
-                Answer::Stranger => self.refuse(packet),
-            };
+        match self.backlog.handle_other(pair, &packet.segment, now) {
+            Answer::Connected(handshake) => self.accept(listener, packet, &handshake, now),
+            Answer::Done => {}
+            Answer::Stranger => return false,
         }
+        true
+    }
+
+    fn handle_syn(&mut self, packet: &Packet<'_>, now: Instant) {
         if self.accepted >= self.accepted_max {
             self.turned_away += 1;
             return self.refuse(packet);
@@ -114,6 +122,7 @@ impl Core {
         if self.answers.len() >= ANSWERS_MAX {
             return;
         }
+        let pair = Pair { local: packet.to, remote: packet.from };
         let initial = self.initial_sequence(packet.to, packet.from, now);
         let mss = self.mss_by(self.paths.mtu(), packet);
         let answer = self.backlog.handle_syn(pair, &packet.segment, packet.from_mac, (initial, mss), now);

@@ -42,6 +42,7 @@ use crate::disk::Disk;
 use crate::handle::{BufferId, Buffers, Extent, FileId, ListenerId, Part, ShardId, StreamId, Ticket};
 use crate::net::uring::Uring;
 use crate::net::{Bypassed, Cause, Event, Net};
+use crate::sys::arena::BUFFER_BYTES;
 use crate::sys::xdp::netlink::Mac;
 use crate::time::{Deadlines, Instant};
 
@@ -49,6 +50,12 @@ use crate::time::{Deadlines, Instant};
 const NOBODY: u32 = u32::MAX;
 /// Those who have begun to open a stream to us, and are remembered while they do; beyond it by cookies.
 const HALF_OPEN_MAX: usize = 2_048;
+
+/// What streams hold that nobody takes (they are paused, or there are no buffers) may come to this part of the memory
+/// for bodies, beside it, …
+const HELD_PART: usize = 4;
+/// …or to this, if that is more.
+const HELD_MIN: usize = 4 << 20;
 
 /// A shard's network: its part of the interface, and a ring.
 pub struct Xdp {
@@ -77,6 +84,9 @@ struct Core {
     /// Accepted streams that nobody has any more, the oldest first.
     rests: VecDeque<u32>,
     turned_away: u64,
+    /// Bytes that wait in connections to be taken, and how many may.
+    held: usize,
+    held_max: usize,
     deadlines: Deadlines,
     dirty: Vec<u32>,
     touched: Vec<u32>,
@@ -133,6 +143,8 @@ impl Xdp {
         opened_max: u32,
     ) -> io::Result<Xdp> {
         let paths = Paths::new(shared.clone())?;
+        let arena = uring.pool().arenas().buffers_per_shard() * BUFFER_BYTES;
+        let held_max = (arena / HELD_PART).max(HELD_MIN);
         let (cookie_secret, accepted_max) = (shared.cookie_secret.clone(), uring.accepted_max());
         let news = uring.add_watched(paths.descriptor());
         let watched = sockets.iter().map(|queue| uring.add_watched(queue.socket.descriptor())).collect();
@@ -152,6 +164,8 @@ impl Xdp {
             sessions: Sessions::new(accepted_max as usize),
             rests: VecDeque::new(),
             turned_away: 0,
+            held: 0,
+            held_max,
             deadlines: Deadlines::default(),
             dirty: Vec::new(),
             touched: Vec::new(),

@@ -107,6 +107,8 @@ impl Core {
         let (Some(head), Some(hop)) = (stream.head.take(), stream.hop.take()) else { return };
         let (next, round_trip) = (stream.next_of_port.take(), stream.connection.round_trip());
         self.counts.sent_again += stream.connection.sent_again();
+        self.held -= stream.connection.held();
+        stream.connection.drop_held();
         self.paths.remember(head.remote().ip(), round_trip);
         self.paths.leave(hop);
         let pair = Pair { local: head.local(), remote: head.remote() };

@@ -7,7 +7,7 @@ use super::paths::Found;
 use super::stream::Phase;
 use super::tcp::reset_for;
 use super::{Core, of_interface};
-use crate::handle::{Buffers, Extent, StreamId};
+use crate::handle::{Buffers, Extent, ShardId, StreamId};
 use crate::net::{Cause, Event, Net};
 use crate::sys::arena::BUFFER_BYTES;
 use crate::sys::pool::Pool;
@@ -51,8 +51,8 @@ fn take(
 }
 
 impl Core {
-    /// A frame has come by one of our queues, or from another shard.
-    pub(super) fn handle_frame(&mut self, bytes: &[u8], now: Instant) {
+    /// A frame has come by one of our queues, or from another shard; so many have looked for whose it is.
+    pub(super) fn handle_frame(&mut self, bytes: &[u8], tried: u16, now: Instant) {
         let Some(packet) = frame::parse(bytes, self.shared.is_virtual) else {
             self.counts.strangers += 1;
             return;
@@ -60,12 +60,21 @@ impl Core {
         match self.shared.division.owner(packet.to.port()) {
             Some(owner) if owner == self.shard => self.handle_packet(&packet, now),
             Some(owner) => {
-                self.counts.handed_over += 1;
-                if self.handover.give(owner, bytes) {
-                    self.uring.wake(owner);
-                }
+                self.hand_over(owner, bytes, tried);
             }
-            None => self.handle_client(&packet, now),
+            None if self.handle_client(&packet, now) => {}
+            // Where we do not know how the interface spreads what it receives, a session's segments may come by any queue.
+            None if self.shared.rss.is_none() && tried + 1 < self.handover.shards() => {
+                self.hand_over(ShardId((self.shard.0 + 1) % self.handover.shards()), bytes, tried + 1);
+            }
+            None => self.refuse(&packet),
+        }
+    }
+
+    fn hand_over(&mut self, to: ShardId, bytes: &[u8], tried: u16) {
+        self.counts.handed_over += 1;
+        if self.handover.give(to, bytes, tried) {
+            self.uring.wake(to);
         }
     }
 
@@ -89,8 +98,10 @@ impl Core {
     pub(super) fn deliver(&mut self, slot: u32, packet: &Packet<'_>, now: Instant) {
         self.counts.received += 1;
         let id = self.streams.id(slot);
-        let Core { streams, uring, events, .. } = self;
+        let Core { streams, uring, events, held, held_max, .. } = self;
         let one = streams.at(slot);
+        let before = one.connection.held();
+        one.connection.hold_at_most(before + held_max.saturating_sub(*held));
         let may_take = one.phase == Phase::Owned && !one.paused && !one.starved;
         let receipt = &mut one.receipt;
         let mut taker = |bytes: &[u8]| match may_take {
@@ -98,19 +109,21 @@ impl Core {
             false => 0,
         };
         one.connection.handle_segment(&packet.segment, now, &mut taker);
+        *held = *held + one.connection.held() - before;
         self.touch(slot);
     }
 
     /// What was waiting for its owner or for buffers is taken.
     pub(super) fn take_waiting(&mut self, slot: u32) {
         let id = self.streams.id(slot);
-        let Core { streams, uring, events, .. } = self;
+        let Core { streams, uring, events, held, .. } = self;
         let one = streams.at(slot);
         if one.phase != Phase::Owned || one.paused || !one.connection.has_waiting() {
             return;
         }
-        let receipt = &mut one.receipt;
+        let (receipt, before) = (&mut one.receipt, one.connection.held());
         one.connection.take_waiting(&mut |bytes| take(bytes, id, receipt, uring.pool(), events));
+        *held = *held + one.connection.held() - before;
         self.touch(slot);
     }
 

@@ -82,10 +82,10 @@ impl Xdp {
         for queue in sockets {
             // A frame brings an event or two; those that there is no room for wait in their ring.
             let max = FRAMES_PER_TURN.min(room.saturating_sub(core.events.len()));
-            queue.socket.receive(max, |frame| core.handle_frame(frame, now));
+            queue.socket.receive(max, |frame| core.handle_frame(frame, 0, now));
         }
-        while let Some(frame) = core.handover.take() {
-            core.handle_frame(&frame, now);
+        while let Some((frame, tried)) = core.handover.take() {
+            core.handle_frame(&frame, tried, now);
         }
         if core.uring.take_readable(core.news) {
             core.follow_news();

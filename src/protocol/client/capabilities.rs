@@ -17,6 +17,8 @@ pub struct Capabilities {
     pub dsn: bool,
     /// CHUNKING (RFC 3030).
     pub chunking: bool,
+    /// BINARYMIME (RFC 3030).
+    pub binary: bool,
     /// ENHANCEDSTATUSCODES (RFC 2034).
     pub enhanced: bool,
     /// STARTTLS (RFC 3207).
@@ -30,6 +32,8 @@ pub struct Capabilities {
 pub enum Lack {
     /// The body may be 8-bit, and 8BITMIME is not offered.
     EightBit,
+    /// The body may be binary, and BINARYMIME is not offered, or BDAT not to be used.
+    Binary,
     /// MAIL had SMTPUTF8, and that is not offered.
     Utf8,
     /// The message is larger than it takes.
@@ -44,6 +48,8 @@ impl Capabilities {
             Some(Lack::Utf8)
         } else if mail.body == BodyKind::EightBit && !self.eight_bit {
             Some(Lack::EightBit)
+        } else if mail.body == BodyKind::Binary && !self.takes_binary() {
+            Some(Lack::Binary)
         } else {
             self.size.filter(|&max| max > 0 && size > max).map(|_| Lack::Size)
         }
@@ -52,6 +58,11 @@ impl Capabilities {
     /// May a message go with its commands by BDAT: several commands in one send, and CHUNKING?
     pub fn takes_chunks(&self) -> bool {
         self.pipelining && self.chunking
+    }
+
+    /// May a message be binary?
+    pub fn takes_binary(&self) -> bool {
+        self.binary && self.takes_chunks()
     }
 
     /// Takes in one line of the reply to EHLO (not its first).
@@ -69,6 +80,7 @@ impl Capabilities {
             b"SMTPUTF8" => self.utf8 = true,
             b"DSN" => self.dsn = true,
             b"CHUNKING" => self.chunking = true,
+            b"BINARYMIME" => self.binary = true,
             b"ENHANCEDSTATUSCODES" => self.enhanced = true,
             b"STARTTLS" => self.starttls = true,
             b"SIZE" => self.size = Some(decimal(arguments, 20).unwrap_or(0)),
@@ -78,6 +90,7 @@ impl Capabilities {
 
     /// MAIL's parameters among it.
     pub(super) fn offered(&self) -> Offered {
-        Offered { size: self.size.is_some(), eight_bit: self.eight_bit, utf8: self.utf8, dsn: self.dsn }
+        let &Capabilities { size, eight_bit, binary, utf8, dsn, .. } = self;
+        Offered { size: size.is_some(), eight_bit, binary, utf8, dsn }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::replies::{self, Side};
 use super::{Event, Options, write_capabilities};
-use crate::protocol::wire::command::{Chunk, Fault, Mail, Recipient, Verb};
+use crate::protocol::wire::command::{BodyKind, Chunk, Fault, Mail, Recipient, Verb};
 use crate::protocol::wire::reply::Reply;
 
 /// How far the session is.
@@ -53,6 +53,8 @@ pub(super) struct Dialogue {
     extended: bool,
     /// The transaction has SMTPUTF8: said by MAIL, counts once that is accepted.
     utf8: bool,
+    /// The message may be binary: said by MAIL too.
+    binary: bool,
     recipients: u32,
     faults: u32,
 }
@@ -69,6 +71,11 @@ impl Dialogue {
 
     pub(super) fn in_data(&self) -> bool {
         self.phase == Phase::Data
+    }
+
+    /// May the message hold any octets?
+    pub(super) fn is_binary(&self) -> bool {
+        self.binary
     }
 
     /// Octets still to come of the chunk under way.
@@ -231,11 +238,15 @@ impl Dialogue {
         if by.is_some() && !options.deliver_by {
             return self.fault(replies::of(Fault::ParameterUnknown, Side::Mail), options, out);
         }
+        let is_binary = mail.parameters.body == BodyKind::Binary;
+        if is_binary && !options.binary {
+            return self.fault(replies::of(Fault::ParameterUnknown, Side::Mail), options, out);
+        }
         // Not a fault: SIZE is there to ask before sending.
         if mail.parameters.size.is_some_and(|size| size > options.size_max) {
             return say(replies::SIZE, out);
         }
-        self.utf8 = mail.parameters.utf8;
+        (self.utf8, self.binary) = (mail.parameters.utf8, is_binary);
         self.due = Some(Due::Mail);
         Some(Event::Mail(mail))
     }
@@ -267,6 +278,9 @@ impl Dialogue {
         }
         if self.recipients == 0 {
             return self.fault(replies::RECIPIENT_FIRST, options, out);
+        }
+        if self.binary {
+            return self.fault(replies::BDAT_ONLY, options, out);
         }
         self.due = Some(Due::Data);
         Some(Event::Data)

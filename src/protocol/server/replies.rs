@@ -29,6 +29,7 @@ replies! {
     NESTED: 503 5 . 5 . 1 "Sender already given";
     CHUNKED: 503 5 . 5 . 1 "The message has begun by BDAT: BDAT or RSET";
     MAIL_FIRST: 503 5 . 5 . 1 "MAIL first";
+    BDAT_ONLY: 503 5 . 5 . 1 "A binary message comes by BDAT";
     RECIPIENT_FIRST: 503 5 . 5 . 1 "No valid recipient";
     SIZE: 552 5 . 3 . 4 "Message too big";
     BARE: 554 5 . 6 . 0 "Bare CR, bare LF or NUL not allowed";

@@ -136,7 +136,8 @@ fn what_it_lacks() {
         let mut envelope = Envelope::default();
         envelope.set_sender(&Mail { path: b"", parameters: mail });
         let some = Capabilities { size: Some(100), ..Capabilities::default() };
-        let all = Capabilities { eight_bit: true, utf8: true, size: Some(0), ..some };
+        let chunks = Capabilities { pipelining: true, chunking: true, binary: true, ..some };
+        let all = Capabilities { eight_bit: true, utf8: true, size: Some(0), ..chunks };
         assert_eq!(all.lacks(&envelope, size), None);
         some.lacks(&envelope, size)
     };
@@ -144,6 +145,7 @@ fn what_it_lacks() {
     assert_eq!(lacks(BodyKind::SevenBit, false, 101), Some(Lack::Size));
     assert_eq!(lacks(BodyKind::EightBit, false, 1), Some(Lack::EightBit));
     assert_eq!(lacks(BodyKind::EightBit, true, 1), Some(Lack::Utf8));
+    assert_eq!(lacks(BodyKind::Binary, false, 1), Some(Lack::Binary));
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //!
 //! **After a failed write** nothing of its group is trusted. The segment takes no more and is emptied by and by; the
 //! log goes on in a fresh one. A segment whose very first write failed is removed before another is begun, as what
-//! it held before may still be there.
+//! it held before may still be there. A segment that no write on disk calls free yet is begun with its header alone.
 
 mod space;
 mod writing;
@@ -83,11 +83,6 @@ impl Trouble {
         self.retry_at = if times == 0 { now } else { now + pause };
     }
 
-    /// Has it failed the last time?
-    fn is_troubled(&self) -> bool {
-        self.failures > 0
-    }
-
     fn is_pausing(&self, now: Instant) -> bool {
         now < self.retry_at
     }
@@ -130,8 +125,6 @@ pub(in crate::spool) struct Log {
     writing: Trouble,
     /// There was something to write and no room for it. Whatever makes room is told.
     blocked: bool,
-    /// None of the free files will do: another is to be made.
-    pub(in crate::spool) wants_file: bool,
     /// A file is being made: its number.
     creating: Option<u32>,
     create: Trouble,
@@ -150,7 +143,6 @@ impl Log {
             sequence_next: 1,
             number_next: 1,
             tail_durable: 0,
-            wants_file: false,
             file_next: 1,
             salt: options.salt,
             entries: 0,

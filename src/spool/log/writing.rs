@@ -57,15 +57,28 @@ impl Log {
         if *begun || self.segments.free.len() <= leave || !self.segments.leaving.is_empty() {
             return None;
         }
-        let next = self.usable()?;
+        let next = *self.segments.free.front()?;
         if self.segments.get(next).bytes != self.segment_bytes {
             // Of a time with another size: it goes first.
             return None;
         }
+        let is_declared = self.is_declared_free(next);
         self.segments.free.pop_front();
         self.begin_segment(next);
         *begun = true;
+        if !is_declared {
+            // Records over records that a replay may still look at: torn, they would pass for damage, or bring back
+            // what is over. The header by itself is there or is not.
+            self.group.close();
+            return None;
+        }
         Some(self.frame())
+    }
+
+    /// Does a replay leave out what is in that free segment? Some write on disk has to say so.
+    fn is_declared_free(&self, at: u32) -> bool {
+        let sequence = self.segments.get(at).sequence;
+        sequence == 0 || sequence < self.tail_durable
     }
 
     pub(in crate::spool) fn begin_segment(&mut self, at: u32) {

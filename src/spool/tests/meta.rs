@@ -20,14 +20,14 @@ fn notify() -> impl Strategy<Value = Option<Notify>> {
 
 prop_compose! {
     fn envelope()(
-        sender in path(), size in prop::option::of(0..u64::MAX - 1), eight in any::<bool>(), utf8 in any::<bool>(),
+        sender in path(), size in prop::option::of(0..u64::MAX - 1), kind in 0..3_usize, utf8 in any::<bool>(),
         ret in prop::option::of(any::<bool>()), envid in prop::option::of(path()),
         by in prop::option::of(any::<(i32, bool, bool)>()),
         recipients in prop::collection::vec((path(), notify(), prop::option::of(path())), 0..80),
     ) -> Envelope {
         let mut envelope = Envelope::default();
         let ret = ret.map(|full| if full { Return::Full } else { Return::Headers });
-        let body = if eight { BodyKind::EightBit } else { BodyKind::SevenBit };
+        let body = [BodyKind::SevenBit, BodyKind::EightBit, BodyKind::Binary][kind];
         let by = by.map(|(seconds, returns, trace)| DeliverBy {
             seconds,
             mode: if returns { ByMode::Return } else { ByMode::Notify },

@@ -157,6 +157,21 @@ impl Connection {
         self.receiver.is_over()
     }
 
+    /// Bytes received that wait to be taken.
+    pub(super) fn held(&self) -> usize {
+        self.receiver.held()
+    }
+
+    /// So many may wait. Further ones count as lost.
+    pub(super) fn hold_at_most(&mut self, bytes: usize) {
+        self.receiver.held_max = bytes;
+    }
+
+    /// Nobody will take what waits.
+    pub(super) fn drop_held(&mut self) {
+        self.receiver.drop_held();
+    }
+
     /// What was learnt of the path.
     pub(super) fn round_trip(&self) -> RoundTrip {
         self.sender.rtt
