@@ -27,6 +27,8 @@ use crate::stage::{Setup, Stage, upstream_address};
 pub(crate) struct End(usize);
 
 pub(crate) trait Ground: Sized {
+    /// Where clients call from.
+    const CLIENT: &str = "127.0.0.1";
     fn new(setup: &Setup) -> Self;
     fn connect(&mut self) -> End;
     fn accept(&mut self, upstream: usize) -> Option<End>;
@@ -243,6 +245,8 @@ fn listen_at(network: Option<&Network>, at: Option<SocketAddr>) -> TcpListener {
 }
 
 impl<const LEGS: u8> Ground for SystemGround<LEGS> {
+    const CLIENT: &str = if LEGS > 1 { "10.66.0.2" } else { "127.0.0.1" };
+
     fn new(setup: &Setup) -> Self {
         let mut setup = setup.clone();
         let mut upstreams = Vec::new();
