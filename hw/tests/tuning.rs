@@ -179,7 +179,13 @@ fn each_card_of_a_large_machine_is_served_on_its_node() {
     let text = show_tuning(&bypass);
     assert!(text.starts_with("shard 0    CPU 32   core 32   node 1: eth1 queue 0 (IRQ 200)\n"), "{text}");
     let huge = "sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages";
-    assert_eq!(files(&bypass)[huge], "256", "for the frames of 32 queues, where the device is");
+    assert_eq!(files(&bypass)[huge], "256", "for the frames of 32 queues, where the shards are");
+    let other = huge.replace("node1", "node0");
+    assert!(!files(&bypass).contains_key(other.as_str()), "no shard is there");
+    let second = Goal { wanted: Wanted::Cpus(vec![0, 32]), ..second };
+    let bypass = tune(&machine, &second).expect("a plan");
+    let pages = [&other, huge].map(|path| files(&bypass)[path].to_owned());
+    assert_eq!(pages, ["128", "128"], "each shard's on its own node");
     assert_eq!(machine.nics[1].xdp, XdpAbility::ZeroCopy);
 }
 

@@ -201,6 +201,12 @@ impl Clock {
     pub(super) fn unix_ms(&self, at: Instant) -> u64 {
         self.unix_at_zero_ms.saturating_add(at.as_nanos() / 1_000_000)
     }
+
+    /// The instant at which the calendar says that; the first there is if that was before.
+    pub(super) fn instant(&self, unix_ms: u64) -> Instant {
+        let ms = unix_ms.saturating_sub(self.unix_at_zero_ms);
+        Instant::from_nanos(ms.saturating_mul(1_000_000))
+    }
 }
 
 impl Shared {

@@ -358,7 +358,7 @@ impl<S: Source> Replay<'_, S> {
         let entry = &mut index[slot];
         // The pools of another run were others.
         (entry.attempts, entry.pool) = (state.attempts, NO_POOL);
-        entry.flags = state.flags & (flag::SUSPENDED | flag::DELAY_WARNED);
+        entry.flags = state.flags & flag::ALL;
         entry.due = self.now + wait;
     }
 
@@ -383,16 +383,14 @@ impl<S: Source> Replay<'_, S> {
     fn put_in_place(&mut self) {
         let mut slots: Vec<u32> = self.slots.values().copied().collect();
         slots.sort_unstable();
-        let shared = &mut self.spool.shared;
         for slot in slots {
+            let shared = &mut self.spool.shared;
             self.log.segments.occupy(slot, &mut shared.index);
             self.log.segments.link(slot, &mut shared.index);
             self.log.entries += 1;
             shared.live += 1;
-            let entry = &shared.index[slot];
-            if entry.is_waiting() {
-                self.spool.schedule.push(slot, entry.pool, entry.due);
-            }
+            self.spool.recall_times(slot, self.now);
+            self.spool.wait(slot);
         }
         self.log.reclaim();
     }

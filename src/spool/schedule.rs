@@ -19,6 +19,8 @@ pub(super) struct Schedule {
     queues: Vec<Queue>,
     /// The queue that was served last.
     turn: usize,
+    /// (Tick, slot): when a sender's time is over.
+    deadlines: BinaryHeap<Reverse<(u32, u32)>>,
 }
 
 /// What waits for one pool.
@@ -40,6 +42,25 @@ impl Schedule {
         let own = self.queues.iter().position(|queue| queue.pool == pool);
         let at = own.unwrap_or_else(|| self.new_queue(pool));
         self.queues[at].heap.push(Reverse((tick(due), slot)));
+    }
+
+    /// Notes when an entry's sender's time is over, whatever it waits for otherwise.
+    pub(super) fn push_deadline(&mut self, slot: u32, at: Instant) {
+        self.deadlines.push(Reverse((tick(at), slot)));
+    }
+
+    /// The next entry whose sender's time is over, if it still is as it was.
+    pub(super) fn pop_deadline(&mut self, now: Instant) -> Option<u32> {
+        if self.next_deadline() > now {
+            return None;
+        }
+        self.deadlines.pop().map(|Reverse((_, slot))| slot)
+    }
+
+    /// When `pop_deadline` is worth calling next.
+    pub(super) fn next_deadline(&self) -> Instant {
+        let first = self.deadlines.peek();
+        first.map_or(Instant::NEVER, |Reverse((at, _))| Instant::from_nanos(u64::from(*at) * TICK_NANOS))
     }
 
     /// Pools come and go: one of which nothing waits leaves its queue to the next.
@@ -95,7 +116,8 @@ impl Schedule {
 
     /// Octets of memory.
     pub(super) fn bytes(&self) -> usize {
-        self.queues.iter().map(|queue| queue.heap.capacity() * 8).sum()
+        self.queues.iter().map(|queue| queue.heap.capacity() * 8).sum::<usize>()
+            + self.deadlines.capacity() * 8
     }
 }
 

@@ -156,8 +156,12 @@ pub struct Facts<'a> {
     pub suspended: bool,
     /// Somebody is at it.
     pub active: bool,
+    /// It may not go before then (RFC 4865).
+    pub held_until: Option<Instant>,
     /// Its sender was told of the delay.
     pub delay_warned: bool,
+    /// Its sender was told that the time it gave is over (RFC 2852).
+    pub late_told: bool,
     pub(super) remaining: &'a Remaining,
     pub(super) reply: Option<&'a [u8]>,
 }
@@ -277,6 +281,8 @@ pub struct Usage {
     pub index_bytes: u64,
     /// Writes completed so far: syncs, that is.
     pub groups: u64,
+    /// Of these, those that carried new messages.
+    pub message_groups: u64,
     /// Messages these carried.
     pub grouped_messages: u64,
     /// Writes that failed so far.

@@ -8,6 +8,7 @@ mod churn;
 mod ground;
 #[path = "../network/mod.rs"]
 mod network;
+mod path_mtu;
 mod refusals;
 mod sim;
 mod uring;

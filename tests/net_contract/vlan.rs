@@ -84,7 +84,7 @@ fn streams_go_over_a_vlan_whether_its_tag_comes_in_the_frame_or_not() {
                         let ground = XdpGround::on(network, &over_vlan(mode), 256, 16);
                         let shown = ground.shown();
                         let by = format!("AF_XDP on {} (VLAN {ID} of {INTERFACE}), queues 0,1", name());
-                        assert!(shown.starts_with(&by), "{shown}");
+                        assert!(shown.starts_with(&by) && shown.contains(", frames on "), "{shown}");
                         carry(ground, at);
                     };
                     std::thread::spawn(run).join().unwrap();

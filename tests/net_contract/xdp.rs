@@ -133,7 +133,7 @@ impl<const OPENS: bool> Ground for XdpOn<OPENS> {
     }
 
     fn listen(&mut self) -> SocketAddr {
-        self.network.far(|| self.sockets.listen(self.at))
+        self.network.last(|| self.sockets.listen(self.at))
     }
 
     /// Does not wait: it is this thread that would have to answer.

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
+mod crowd;
 mod dice;
 mod letter;
 mod memory;

@@ -10,7 +10,7 @@ use super::link::Link;
 use super::message::{GroupId, Message, Place, Slip, Word};
 use super::owner::Way;
 use super::streaming::Part;
-use super::verdict::{Fault, Retry, ours};
+use super::verdict::{Fault, Retry, ours, too_late};
 use super::{Dispatch, PoolState, Queued};
 use crate::balance::{Ask, Pick, Policy, Tried, key};
 use crate::handle::LinkId;
@@ -213,6 +213,11 @@ impl Dispatch {
     fn place(&mut self, pool: usize, id: DeliveryId, now: Instant) -> Placed {
         let random = self.random();
         let delivery = &mut self.deliveries[id.0 as usize];
+        if delivery.message.is_too_late(now) {
+            let last = delivery.last.take().map(|(reply, _)| reply);
+            self.give_up(id, too_late(last), None);
+            return Placed::Yes;
+        }
         if delivery.deadline <= now {
             // Nobody has seen it but those that cannot carry it: that is not the last word.
             let last = delivery.last.take().filter(|(reply, _)| reply.as_reply().is_temporary());

@@ -6,7 +6,8 @@ use super::super::Dispatch;
 use super::super::message::{Message, TransactionId, unshared};
 use super::super::owner::Way;
 use super::super::router::Origin;
-use super::super::verdict::ours;
+use super::super::timely::Deadline;
+use super::super::verdict::{ours, too_late};
 use super::{Keeping, Stage, has_taker, pool_of, token_of};
 use crate::handle::{Buffers, ListenerId};
 use crate::limits::{
@@ -64,6 +65,7 @@ impl Dispatch {
         if self.keeping.look_at > now {
             return;
         }
+        self.find_overdue(now);
         for _ in 0..DUE_PER_PASS {
             if !self.may_take_up() {
                 return;
@@ -101,6 +103,12 @@ impl Dispatch {
             }
         }
         self.keeping.look_at = now + WAITING_TICK;
+    }
+
+    /// What waits on disk and whose sender's time is over goes first: it comes back, or its sender is told.
+    fn find_overdue(&mut self, now: Instant) {
+        let Keeping { spool: Some(spool), doomed, .. } = &mut self.keeping else { return };
+        doomed.extend(std::iter::from_fn(|| spool.next_overdue(now)).take(DUE_PER_PASS));
     }
 
     /// What is due at pools without a healthy upstream stays where it is, but not for ever: what is too old in the
@@ -179,17 +187,28 @@ impl Dispatch {
         transaction.stage = Stage::Sending;
         let (Some(entry), Some(spool)) = (transaction.entry, &self.keeping.spool) else { return };
         let Some(facts) = spool.entry(entry) else { return };
-        split_head(unshared(&mut transaction.message), facts.head_len as usize, buffers);
+        let message = unshared(&mut transaction.message);
+        split_head(message, facts.head_len as usize, buffers);
+        message.deadline = spool.time_left_ms(entry, now).map(|left_ms| Deadline::new(left_ms, now));
+        message.release = facts.held_until.unwrap_or_default();
+        let (is_too_late, is_late) = (message.is_too_late(now), message.is_late(now));
         let (last, is_expired) = (facts.reply(), spool.is_expired(entry, now));
         self.find_ways(id, entry, buffers);
         if self.keeping.given_up.remove(&entry) {
             self.end_untried(id, GIVEN_UP.to_buf(), now, buffers);
+        } else if is_too_late {
+            self.end_untried(id, too_late(last), now, buffers);
         } else if is_expired {
             self.end_untried(id, last.unwrap_or_else(|| ours(7, "nobody took it in time")), now, buffers);
         } else if self.draining {
             self.put_back(id, now, buffers);
         } else {
-            self.send_groups(id, now);
+            if is_late {
+                self.tell_late(id, now, buffers);
+            }
+            if !self.wait_for_release(id, now, buffers) {
+                self.send_groups(id, now);
+            }
         }
     }
 

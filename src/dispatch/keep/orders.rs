@@ -44,7 +44,7 @@ impl Selection {
 pub enum Action {
     /// Only told.
     List,
-    /// Tried at once.
+    /// Tried at once, also what is held for a later time.
     Flush,
     /// Held until resumed, also over a restart.
     Suspend,
@@ -96,7 +96,7 @@ impl Answer {
 pub struct Row {
     /// Its name.
     pub id: String,
-    /// `waiting`, `sending` or `suspended`.
+    /// `waiting`, `sending`, `suspended`, or `held`: until the time that its sender has set.
     pub state: String,
     /// Who it is from.
     pub sender: String,
@@ -243,10 +243,11 @@ fn row(
 ) -> Row {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let path = |recipient: u16| text(envelope.recipient(usize::from(recipient)).path);
-    let state = match (facts.active, facts.suspended) {
-        (true, _) => "sending",
-        (false, true) => "suspended",
-        (false, false) => "waiting",
+    let state = match (facts.active, facts.suspended, facts.held_until.is_some()) {
+        (true, ..) => "sending",
+        (false, true, _) => "suspended",
+        (false, false, true) => "held",
+        (false, false, false) => "waiting",
     };
     Row {
         id: facts.message.id.to_string(),

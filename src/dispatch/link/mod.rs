@@ -151,6 +151,11 @@ impl Link {
         }
     }
 
+    /// Its place in the line.
+    pub(super) fn place_of(&self, delivery: DeliveryId) -> Option<usize> {
+        self.line.iter().position(|ride| ride.delivery == delivery)
+    }
+
     /// The current one has been answered to the end.
     fn end_current(&mut self) -> Option<Ride> {
         let current = self.line.pop_front()?;
@@ -355,11 +360,11 @@ impl Dispatch {
         let delivery_id = link.line[nth].delivery;
         let delivery = &mut self.deliveries[delivery_id.0 as usize];
         let message = &delivery.message;
-        let size = message.declared_size();
+        let terms = message.terms(now);
         let (pool, uses_chunks) = (link.pool, self.options.pools[link.pool].chunking);
         let is_binary = message.is_binary();
         let lack = (is_binary && !uses_chunks).then_some(Lack::Binary);
-        if let Some(lack) = lack.or_else(|| link.client.lacks(&message.envelope, size)) {
+        if let Some(lack) = lack.or_else(|| link.client.lacks(&message.envelope, terms)) {
             link.line.remove(nth);
             let fault = judge(Trouble::Cannot(lack), Phase::Envelope { heard: false }, false);
             self.failed(pool, delivery_id, fault, now);
@@ -369,12 +374,12 @@ impl Dispatch {
         let from = self.out.len();
         let chunked = is_binary || uses_chunks && link.takes_whole(delivery, now);
         delivery.attempt.chunked = chunked;
-        link.line[nth].whole = chunked.then_some(size);
+        link.line[nth].whole = chunked.then_some(terms.size);
         let recipients = &delivery.recipients;
         if chunked {
-            link.client.begin_chunked(&message.envelope, recipients, size, &mut self.out);
+            link.client.begin_chunked(&message.envelope, recipients, terms, &mut self.out);
         } else {
-            link.client.begin(&message.envelope, recipients, size, &mut self.out);
+            link.client.begin(&message.envelope, recipients, terms, &mut self.out);
         }
         let Some(stream) = link.stream else { return true };
         self.write_since(from, stream);

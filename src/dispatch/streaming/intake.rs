@@ -144,8 +144,10 @@ impl Dispatch {
             // It leaves by BDAT, whose size is said beforehand: it must be whole by then.
             return self.refuse_body(slot, OUT_OF_MEMORY, buffers);
         }
-        if self.options.routes.wants_header() && !has_header(message, buffers) {
-            // Where it is to go cannot be known yet; when there is no room at all, it cannot be kept until then.
+        let is_held = message.release > now;
+        if is_held || self.options.routes.wants_header() && !has_header(message, buffers) {
+            // It may not go yet, or where it is to go cannot be known: when there is no room at all, it cannot be kept until
+            // then.
             if self.is_very_short(buffers.free()) {
                 self.refuse_body(slot, OUT_OF_MEMORY, buffers);
             }

@@ -5,12 +5,14 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
+use postlane_hw::driver::Spread;
 use postlane_hw::rss::Rss;
 use postlane_hw::{Drivers, Ethtool};
 
 use super::inlets;
 use super::ports::Division;
 use super::reserve;
+use crate::sys::numa;
 use crate::sys::xdp::Error;
 use crate::sys::xdp::attachment::Attachment;
 use crate::sys::xdp::netlink::{self, Netlink, Tag};
@@ -42,9 +44,14 @@ pub struct Interface {
     mode: Mode,
     queues: Vec<u32>,
     has_huge_pages: bool,
+    /// NUMA nodes that frames lie on.
+    nodes: Vec<u32>,
     /// Frames from other interfaces of this machine have partial checksums.
     pub(super) is_virtual: bool,
+    /// How it spreads what it receives, if it says.
     pub(super) rss: Option<Rss>,
+    /// Asks it.
+    pub(super) ask_spread: fn(&str) -> Option<Spread>,
     pub(super) division: Division,
     inlets: inlets::Shared,
     /// For the cookies of all shards.
@@ -92,6 +99,19 @@ impl Interface {
     /// # Errors
     /// What is refused, in words.
     pub fn open(options: &XdpOptions, shards: usize) -> Result<(Interface, Vec<Vec<Queue>>), Error> {
+        Self::open_near(options, &vec![None; shards])
+    }
+
+    /// The same for shards of which the NUMA nodes may be known: the frames of a shard's queues lie there, and so do their
+    /// rings.
+    ///
+    /// # Errors
+    /// What is refused, in words.
+    pub fn open_near(
+        options: &XdpOptions,
+        nodes: &[Option<u32>],
+    ) -> Result<(Interface, Vec<Vec<Queue>>), Error> {
+        let shards = nodes.len();
         let name = options.interface.as_str();
         let index = netlink::index_of(name).ok_or_else(|| Error::NoInterface(name.to_owned()))?;
         let unasked = |error| Error::Other("asking for the interface", error);
@@ -108,7 +128,7 @@ impl Interface {
             Some(queues) => queues.clone(),
             None => (0..there.unwrap_or(1).max(1)).collect(),
         };
-        let bound = Self::best(options, &device, &queues);
+        let bound = Self::best(options, &device, &queues, nodes);
         let (attachment, mode, sockets) = bound.map_err(|error| match error {
             Error::Mode(_, queue, _) if there.is_some_and(|there| queue >= there) => {
                 Error::NoQueue(device.name.clone(), queue)
@@ -120,6 +140,9 @@ impl Interface {
             steered.map_err(|error| Error::Other("steering a queue to its socket", error))?;
         }
         let has_huge_pages = sockets.iter().all(|queue| queue.socket.has_huge_pages());
+        let mut frames_on: Vec<u32> = sockets.iter().filter_map(|queue| queue.socket.node()).collect();
+        frames_on.sort_unstable();
+        frames_on.dedup();
         let mut shares: Vec<Vec<Queue>> = (0..shards).map(|_| Vec::new()).collect();
         for (place, queue) in sockets.into_iter().enumerate() {
             shares[place % shards].push(queue);
@@ -132,8 +155,10 @@ impl Interface {
             mode,
             queues,
             has_huge_pages,
+            nodes: frames_on,
             is_virtual: matches!(facts.driver.as_deref(), Some("veth" | "virtio_net")),
-            rss: facts.spread.filter(|spread| spread.is_toeplitz).and_then(|s| Rss::new(s.key, s.table)),
+            rss: facts.spread.and_then(read_spread),
+            ask_spread: |name| Ethtool.facts(name).spread,
             division: Division::new(options.ports.clone(), shards),
             inlets: inlets::Shared::default(),
             cookie_secret: RandomState::new(),
@@ -146,6 +171,7 @@ impl Interface {
         options: &XdpOptions,
         device: &Device,
         queues: &[u32],
+        nodes: &[Option<u32>],
     ) -> Result<(Attachment, Mode, Vec<Queue>), Error> {
         let modes: &[Mode] = match options.mode {
             Some(Mode::ZeroCopy) => &[Mode::ZeroCopy],
@@ -174,7 +200,7 @@ impl Interface {
                 }
                 Err(error) => return Err(error),
             };
-            match Self::bind_all(device, queues, mode) {
+            match Self::bind_all(device, queues, nodes, mode) {
                 Ok(sockets) => return Ok((attachment, mode, sockets)),
                 Err(error @ Error::Mode(..)) => refusal = Some(error),
                 Err(error) => return Err(error),
@@ -185,19 +211,26 @@ impl Interface {
             .unwrap_or_else(|| Error::Other("binding", io::Error::from_raw_os_error(libc::EOPNOTSUPP))))
     }
 
-    fn bind_all(device: &Device, queues: &[u32], mode: Mode) -> Result<Vec<Queue>, Error> {
+    fn bind_all(
+        device: &Device,
+        queues: &[u32],
+        nodes: &[Option<u32>],
+        mode: Mode,
+    ) -> Result<Vec<Queue>, Error> {
         let word = match mode {
             Mode::ZeroCopy => "zero-copy",
             Mode::Copy => "copy",
             Mode::Generic => "generic",
         };
-        let bind = |&number: &u32| {
-            let mut socket = Xsk::new(RING_ENTRIES, device.mtu).map_err(Error::of_socket)?;
+        let bind = |(place, &number): (usize, &u32)| {
+            let node = nodes[place % nodes.len()];
+            let made = numa::on_node(node, || Xsk::new(RING_ENTRIES, device.mtu));
+            let mut socket = made.map_err(Error::of_socket)?;
             let bound = socket.bind(device.index, number, mode == Mode::ZeroCopy);
             bound.map_err(|error| Error::of_bind(word, number, error))?;
             Ok(Queue { number, socket })
         };
-        queues.iter().map(bind).collect()
+        queues.iter().enumerate().map(bind).collect()
     }
 
     /// Its number in the kernel.
@@ -220,9 +253,29 @@ impl Interface {
         self.mode
     }
 
+    /// The number of the device that its frames go by.
+    pub(super) fn device_index(&self) -> u32 {
+        self.device.index
+    }
+
+    /// How the interface spreads now what it receives. `None`: it does not say.
+    pub(super) fn spread_now(&self) -> Option<Option<Rss>> {
+        (self.ask_spread)(&self.device.name).map(read_spread)
+    }
+
     /// What its frames bear on the device that they go by.
     pub(super) fn tag(&self) -> Option<Tag> {
         self.device.tag
+    }
+
+    /// Whether all frames lie on huge pages that were set aside.
+    pub fn has_huge_pages(&self) -> bool {
+        self.has_huge_pages
+    }
+
+    /// The NUMA nodes that frames lie on, as far as the kernel says.
+    pub fn nodes(&self) -> &[u32] {
+        &self.nodes
     }
 
     pub(super) fn add_address(&self, address: IpAddr) -> io::Result<()> {
@@ -242,6 +295,11 @@ impl Interface {
     }
 }
 
+/// The hash that ports can be chosen by, if it is such a one.
+fn read_spread(spread: Spread) -> Option<Rss> {
+    spread.is_toeplitz.then(|| Rss::new(spread.key, spread.table)).flatten()
+}
+
 impl std::fmt::Display for Interface {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let queues: Vec<String> = self.queues.iter().map(ToString::to_string).collect();
@@ -251,8 +309,11 @@ impl std::fmt::Display for Interface {
             write!(f, " (VLAN {} of {})", tag.id, self.device.name)?;
         }
         write!(f, ", {ports} {}, {} mode", queues.join(","), self.mode)?;
-        if self.has_huge_pages {
-            write!(f, ", huge pages")?;
+        let pages = if self.has_huge_pages { "huge pages" } else { "ordinary pages" };
+        write!(f, ", frames on {pages}")?;
+        if !self.nodes.is_empty() && numa::has_several_nodes() {
+            let nodes: Vec<String> = self.nodes.iter().map(ToString::to_string).collect();
+            write!(f, " of node {}", nodes.join(" and "))?;
         }
         match &self.rss {
             Some(_) => write!(f, ", ports chosen by the interface's hash"),

@@ -161,6 +161,7 @@ impl Core {
         self.make_room();
         let (local, remote) = (packet.to, packet.from);
         let (mss, round_trip) = (self.mss_by(mtu, packet), self.paths.round_trip(remote.ip()));
+        let narrow = self.paths.narrow(remote.ip());
         let slot = self.streams.add();
         let before = self.sessions.set_head(Pair { local, remote }, Some(slot));
         self.paths.join(hop);
@@ -173,6 +174,7 @@ impl Core {
         stream.socket = slot as usize % self.watched.len();
         stream.next_of_port = before;
         stream.connection.accept(handshake, mss, round_trip, now);
+        stream.connection.follow_path(frame::header_bytes(remote.is_ipv4()), narrow, now);
         self.deliver(slot, packet, now);
     }
 

@@ -9,6 +9,7 @@ mod handover;
 mod inlets;
 mod interface;
 mod listen;
+mod notice;
 mod open;
 mod paths;
 mod ports;
@@ -27,6 +28,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use postlane_hw::rss::Rss;
+
 pub use handover::{Handover, handovers};
 pub use interface::{Interface, Queue, XdpOptions};
 
@@ -43,6 +46,7 @@ use crate::handle::{BufferId, Buffers, Extent, FileId, ListenerId, Part, ShardId
 use crate::net::uring::Uring;
 use crate::net::{Bypassed, Cause, Event, Net};
 use crate::sys::arena::BUFFER_BYTES;
+use crate::sys::xdp::errors::Errors;
 use crate::sys::xdp::netlink::Mac;
 use crate::time::{Deadlines, Instant};
 
@@ -71,6 +75,12 @@ struct Core {
     shared: Arc<Interface>,
     paths: Paths,
     ports: Ports,
+    /// How the interface spreads what it receives, as far as this shard knows.
+    rss: Option<Rss>,
+    /// When it was asked last because an answer had gone astray.
+    doubted: Instant,
+    /// The queue by which the frames came that are looked at; `None`: another shard's.
+    arrived_by: Option<u32>,
     handover: Handover,
     streams: Streams,
     /// Most streams that may be opened at a time…
@@ -106,6 +116,8 @@ struct Core {
     news: u32,
     /// And which are our sockets, in their order.
     watched: Vec<u32>,
+    /// Where others complain of packets of ours, and which of the watched files that is.
+    errors: Vec<(Errors, u32)>,
 }
 
 /// Streams of the ring have even slots, those of the interface odd ones.
@@ -133,7 +145,7 @@ impl Xdp {
     /// streams are opened over the interface at a time, and as many accepted as on the ring.
     ///
     /// # Errors
-    /// What the kernel refuses when asked for its routes and neighbours.
+    /// What the kernel refuses when asked for its routes and neighbours, and for ICMP.
     pub fn new(
         mut uring: Uring,
         shard: ShardId,
@@ -148,8 +160,12 @@ impl Xdp {
         let (cookie_secret, accepted_max) = (shared.cookie_secret.clone(), uring.accepted_max());
         let news = uring.add_watched(paths.descriptor());
         let watched = sockets.iter().map(|queue| uring.add_watched(queue.socket.descriptor())).collect();
+        let errors = notice::listen(|errors| uring.add_watched(errors.descriptor()))?;
         let core = Core {
             ports: Ports::new(&shared.division, shard),
+            rss: shared.rss.clone(),
+            doubted: Instant::default(),
+            arrived_by: None,
             uring,
             shard,
             shared,
@@ -179,6 +195,7 @@ impl Xdp {
             is_congested: false,
             news,
             watched,
+            errors,
         };
         Ok(Xdp { sockets, core })
     }

@@ -2,6 +2,7 @@
 
 use crate::protocol::envelope::Envelope;
 use crate::protocol::wire::command::{BodyKind, Offered};
+use crate::protocol::wire::later::{ByMode, DeliverBy};
 use crate::protocol::wire::text::{decimal, split_word, trim_end};
 
 /// What an upstream offers.
@@ -25,6 +26,23 @@ pub struct Capabilities {
     pub starttls: bool,
     /// SIZE (RFC 1870): most octets of a message; 0 if it names no fixed limit.
     pub size: Option<u64>,
+    /// DELIVERBY (RFC 2852): least seconds that it takes for a message to come back after; 0 if it names none.
+    pub deliver_by: Option<u32>,
+}
+
+/// What of a message is known only when it is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Terms {
+    /// Its octets; 0: not known.
+    pub size: u64,
+    /// What is left of the time that its sender gave it.
+    pub by: Option<DeliverBy>,
+}
+
+impl From<u64> for Terms {
+    fn from(size: u64) -> Terms {
+        Terms { size, by: None }
+    }
 }
 
 /// What an upstream lacks for a message.
@@ -38,18 +56,26 @@ pub enum Lack {
     Utf8,
     /// The message is larger than it takes.
     Size,
+    /// The message is to come back if it is not delivered in time, and that is not promised (RFC 2852 section 4).
+    Time,
 }
 
 impl Capabilities {
-    /// What is missing to carry this message of `size` octets.
-    pub fn lacks(&self, envelope: &Envelope, size: u64) -> Option<Lack> {
+    /// What is missing to carry this message on these terms.
+    pub fn lacks(&self, envelope: &Envelope, terms: impl Into<Terms>) -> Option<Lack> {
+        let Terms { size, by } = terms.into();
         let mail = envelope.mail();
+        let keeps_time = |by: DeliverBy| {
+            self.deliver_by.is_some_and(|least| by.seconds > 0 && i64::from(by.seconds) >= least.into())
+        };
         if mail.utf8 && !self.utf8 {
             Some(Lack::Utf8)
         } else if mail.body == BodyKind::EightBit && !self.eight_bit {
             Some(Lack::EightBit)
         } else if mail.body == BodyKind::Binary && !self.takes_binary() {
             Some(Lack::Binary)
+        } else if by.is_some_and(|by| by.mode == ByMode::Return && !keeps_time(by)) {
+            Some(Lack::Time)
         } else {
             self.size.filter(|&max| max > 0 && size > max).map(|_| Lack::Size)
         }
@@ -83,6 +109,10 @@ impl Capabilities {
             b"BINARYMIME" => self.binary = true,
             b"ENHANCEDSTATUSCODES" => self.enhanced = true,
             b"STARTTLS" => self.starttls = true,
+            b"DELIVERBY" => {
+                let least = arguments.split(|&b| b == b',').next().unwrap_or_default();
+                self.deliver_by = Some(decimal(least, 9).unwrap_or(0) as u32);
+            }
             b"SIZE" => self.size = Some(decimal(arguments, 20).unwrap_or(0)),
             _ => {}
         }
@@ -90,7 +120,8 @@ impl Capabilities {
 
     /// MAIL's parameters among it.
     pub(super) fn offered(&self) -> Offered {
-        let &Capabilities { size, eight_bit, binary, utf8, dsn, .. } = self;
-        Offered { size: size.is_some(), eight_bit, binary, utf8, dsn }
+        let &Capabilities { size, eight_bit, binary, utf8, dsn, deliver_by, .. } = self;
+        let (size, deliver_by) = (size.is_some(), deliver_by.is_some());
+        Offered { size, eight_bit, binary, utf8, dsn, deliver_by }
     }
 }

@@ -1,8 +1,9 @@
 //! The rules of a session: which command may come when, and what is said to it.
 
 use super::replies::{self, Side};
-use super::{Event, Options, write_capabilities};
+use super::{Event, FutureRelease, Options, write_capabilities};
 use crate::protocol::wire::command::{BodyKind, Chunk, Fault, Mail, Recipient, Verb};
+use crate::protocol::wire::later::ByMode;
 use crate::protocol::wire::reply::Reply;
 
 /// How far the session is.
@@ -139,6 +140,20 @@ impl Dialogue {
         due
     }
 
+    /// The message that has just ended is answered later: its transaction is over, the next one may begin.
+    pub(super) fn postponed(&mut self) {
+        debug_assert_eq!(self.due, Some(Due::End), "only a message's end is answered later");
+        self.due = None;
+        self.phase = Phase::Ready;
+    }
+
+    /// Such an answer has come.
+    pub(super) fn answered_late(&mut self, reply: Reply<'_>) {
+        if reply.is_positive() {
+            self.faults = 0;
+        }
+    }
+
     /// A line longer than any may be.
     pub(super) fn line_too_long(&mut self, options: &Options, out: &mut Vec<u8>) -> Option<Event<'static>> {
         self.fault(replies::LINE_LONG, options, out)
@@ -241,6 +256,13 @@ impl Dialogue {
         let is_binary = mail.parameters.body == BodyKind::Binary;
         if is_binary && !options.binary {
             return self.fault(replies::of(Fault::ParameterUnknown, Side::Mail), options, out);
+        }
+        if let (Some(hold), Some(by), Some(FutureRelease { unix_now, .. })) =
+            (hold, by, options.future_release)
+            && by.mode == ByMode::Return
+            && hold.release(unix_now) >= unix_now.saturating_add(by.seconds.unsigned_abs().into())
+        {
+            return say(replies::HELD_TOO_LONG, out);
         }
         // Not a fault: SIZE is there to ask before sending.
         if mail.parameters.size.is_some_and(|size| size > options.size_max) {

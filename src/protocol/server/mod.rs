@@ -84,7 +84,8 @@ pub enum Event<'a> {
     /// nothing of it may be forwarded, the answer is `violation.reply()`, and the transaction is over.
     Chunk(Result<u64, Violation>),
     /// The message is complete; its octets as they came, of [`Server::shape`]. To be answered. On a violation
-    /// nothing of it may be forwarded, and the answer is `violation.reply()`.
+    /// nothing of it may be forwarded, and the answer is `violation.reply()`. May be answered later
+    /// ([`postpone`](Server::postpone)).
     End(Result<u64, Violation>),
     /// RSET. Already answered. The transaction is over.
     Reset,
@@ -196,6 +197,18 @@ impl Server {
         if self.dialogue.answered(reply) == Some(Due::Data) && self.dialogue.in_data() {
             self.scanner = Scanner::default();
         }
+    }
+
+    /// The message that has just ended is answered later, by [`answer_late`](Server::answer_late): until then further
+    /// commands are taken. In which order replies leave is the caller's to see to (RFC 2920 section 3.2).
+    pub fn postpone(&mut self) {
+        self.dialogue.postponed();
+    }
+
+    /// Answers an `End` that was put off.
+    pub fn answer_late(&mut self, reply: Reply<'_>, out: &mut Vec<u8>) {
+        reply.write(out);
+        self.dialogue.answered_late(reply);
     }
 
     /// Is an answer due?

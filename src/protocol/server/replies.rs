@@ -21,6 +21,7 @@ replies! {
     UNKNOWN: 500 5 . 5 . 2 "Command not recognized";
     LINE_LONG: 500 5 . 5 . 2 "Line too long";
     HOLD: 501 5 . 5 . 4 "To be held for longer than offered";
+    HELD_TOO_LONG: 501 5 . 5 . 4 "To be held for longer than it may take to be delivered";
     HELLO_BAD: 501 5 . 5 . 4 "Say your name after EHLO or HELO";
     CHUNK_BAD: 501 5 . 5 . 4 "Syntax: BDAT size [LAST]; where the next command begins is unknown, closing";
     ARGUMENTS: 501 5 . 5 . 4 "Takes no arguments";

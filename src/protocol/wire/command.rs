@@ -333,13 +333,14 @@ pub(in crate::protocol) struct Offered {
     pub(in crate::protocol) binary: bool,
     pub(in crate::protocol) utf8: bool,
     pub(in crate::protocol) dsn: bool,
+    pub(in crate::protocol) deliver_by: bool,
 }
 
 impl Mail<'_> {
-    /// Writes the MAIL command with those parameters that are offered. SIZE 0 is not written, and what it says of time
-    /// is for us alone.
+    /// Writes the MAIL command with those parameters that are offered. SIZE 0 is not written, and until when it is held is
+    /// for us alone.
     pub(in crate::protocol) fn write(&self, offered: Offered, out: &mut Vec<u8>) {
-        let MailParameters { size, body, utf8, ret, envid, .. } = self.parameters;
+        let MailParameters { size, body, utf8, ret, envid, by, .. } = self.parameters;
         out.extend_from_slice(b"MAIL FROM:<");
         out.extend_from_slice(self.path);
         out.push(b'>');
@@ -365,6 +366,9 @@ impl Mail<'_> {
         if let Some(envid) = envid.filter(|_| offered.dsn) {
             out.extend_from_slice(b" ENVID=");
             out.extend_from_slice(envid);
+        }
+        if let Some(by) = by.filter(|_| offered.deliver_by) {
+            by.write(out);
         }
         out.extend_from_slice(b"\r\n");
     }

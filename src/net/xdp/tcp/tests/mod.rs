@@ -4,6 +4,7 @@
 mod ends;
 mod loss;
 mod passive;
+mod path;
 mod world;
 
 use std::time::Duration;

@@ -111,6 +111,8 @@ pub(super) struct World {
     pub(super) segments_out: u64,
     /// Larger packets are lost on the way out.
     pub(super) packet_max: usize,
+    /// Whoever loses them says so.
+    pub(super) complains: bool,
     /// Nothing gets through.
     pub(super) is_cut: bool,
     /// If it is the peer that opens.
@@ -171,6 +173,7 @@ impl World {
             we_take: true,
             segments_out: 0,
             packet_max: usize::MAX,
+            complains: false,
             is_cut: false,
             backlog: None,
             is_accepted: false,
@@ -287,6 +290,10 @@ impl World {
 
     fn throw(&mut self, to_us: bool, packet: Vec<u8>) {
         let too_large = !to_us && packet.len() > self.packet_max;
+        if too_large && self.complains {
+            let seq = u32::from_be_bytes([packet[24], packet[25], packet[26], packet[27]]);
+            self.connection.handle_too_big(seq, self.packet_max as u32, self.now);
+        }
         let loss = if to_us { self.wire.loss_back } else { self.wire.loss };
         if self.is_cut || too_large || self.roll() < loss {
             return;
