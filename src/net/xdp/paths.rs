@@ -207,10 +207,25 @@ impl Paths {
     }
 
     fn hop(&mut self, address: IpAddr) -> HopId {
-        *self.by_address.entry(address).or_insert_with(|| {
-            self.hops.push(Hop { address, mac: None, users: 0, is_awaited: false });
-            HopId(self.hops.len() as u32 - 1)
-        })
+        if let Some(&known) = self.by_address.get(&address) {
+            return known;
+        }
+        let new = Hop { address, mac: None, users: 0, is_awaited: false };
+        // Clients come from anywhere: beyond so many, one that nobody uses makes way.
+        let is_unused = |hop: &Hop| hop.users == 0 && !hop.address.is_unspecified();
+        let is_full = self.by_address.len() >= PATHS_MAX;
+        let unused = is_full.then(|| self.hops.iter().position(is_unused)).flatten();
+        let place = unused.unwrap_or(self.hops.len());
+        match self.hops.get_mut(place) {
+            Some(old) => {
+                self.by_address.remove(&old.address);
+                self.ways.clear();
+                *old = new;
+            }
+            None => self.hops.push(new),
+        }
+        self.by_address.insert(address, HopId(place as u32));
+        HopId(place as u32)
     }
 
     pub(super) fn join(&mut self, hop: HopId) {
