@@ -99,7 +99,7 @@ def test_swaks(network, ingress):
         )
     assert done.returncode == 0, done.stdout + done.stderr
     [delivery] = sink.deliveries()
-    assert b"past the kernel" in delivery.body and f"[{FAR}]".encode() in delivery.body
+    assert b"past the kernel" in delivery.body and f"[{FAR}]" in delivery.received
 
 
 @pytest.mark.parametrize("percent", [1, 3])
