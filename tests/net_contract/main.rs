@@ -15,6 +15,7 @@ mod uring;
 mod vlan;
 mod world;
 mod xdp;
+mod xdp_accepts;
 
 /// Runs each case on each ground.
 macro_rules! contract {
@@ -33,6 +34,9 @@ macro_rules! contract {
         }
         mod on_xdp {
             $(#[test] fn $case() { crate::xdp::if_there_is(crate::cases::$case::<crate::xdp::XdpGround>) })*
+        }
+        mod on_accepting_xdp {
+            $(#[test] fn $case() { crate::xdp::if_there_is(crate::cases::$case::<crate::xdp::XdpAccepts>) })*
         }
     };
 }

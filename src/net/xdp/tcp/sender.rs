@@ -122,6 +122,11 @@ impl Sender {
         *self = Sender { outbox, sent, mss, rtt, edge: 1, last_sent: now, ..Sender::default() };
     }
 
+    /// The SYN was sent and has arrived.
+    pub(super) fn begin(&mut self) {
+        (self.acknowledged, self.next, self.furthest) = (1, 1, 1);
+    }
+
     /// Nothing that was written is still needed.
     pub(super) fn is_drained(&self) -> bool {
         self.acknowledged >= self.outbox.end()
