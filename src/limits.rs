@@ -17,6 +17,14 @@ pub const APPEND_BYTES_MAX: u32 = 4 << 10;
 pub const REPLIES_HELD_MAX: Duration = Duration::from_millis(200);
 /// Octets of such replies.
 pub const REPLIES_HELD_BYTES_MAX: usize = 512;
+/// Messages that a session has sent and that are not answered yet; beyond it nothing more is taken from it.
+pub const IN_FLIGHT_MAX: usize = 8;
+/// Octets of such messages, from which on nothing more is taken from the session.
+pub const IN_FLIGHT_BYTES_MAX: u64 = 256 << 10;
+/// Octets of replies that wait for those to such messages, from which on nothing more is taken from the session.
+pub const OWED_BYTES_MAX: usize = 8 << 10;
+/// Room for such replies that a session keeps while there are none.
+pub const OWED_BYTES_KEPT_MAX: usize = 1 << 10;
 /// Replies written to a session that it has not yet taken; beyond it the session is not listened to.
 pub const REPLIES_BYTES_MAX: usize = 32 << 10;
 /// A stream that is closed in order and cannot get rid of its last octets for this long is cut.

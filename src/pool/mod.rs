@@ -22,6 +22,8 @@ pub struct Links {
     idle: Vec<LinkId>,
     /// In a transaction and able to take one more behind it, the longest busy first.
     joinable: Vec<LinkId>,
+    /// The upstream takes binary messages: so it said last.
+    binary: bool,
 }
 
 /// How a message gets onto a link.
@@ -57,6 +59,7 @@ impl Links {
             retired: 0,
             idle: Vec::with_capacity(max),
             joinable: Vec::with_capacity(max),
+            binary: false,
         }
     }
 
@@ -166,10 +169,16 @@ impl Links {
         self.may_join().then(|| Lease::Join(self.joinable.remove(0)))
     }
 
-    /// An opening link is ready.
-    pub fn opened(&mut self) {
+    /// An opening link is ready. `binary`: the upstream takes binary messages.
+    pub fn opened(&mut self, binary: bool) {
+        self.binary = binary;
         self.opening -= 1;
         self.openings.succeeded();
+    }
+
+    /// Does the upstream take binary messages, as far as is known?
+    pub fn takes_binary(&self) -> bool {
+        self.binary
     }
 
     /// An opening link is given up. `by_fault`: the upstream's. `chance`: any number.

@@ -28,6 +28,16 @@ const SINKS: usize = 3;
 /// Nothing takes this long unless something hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What clients send, and how.
+#[derive(Clone, Copy)]
+pub(crate) struct Load {
+    pub(crate) exchange: Exchange,
+    /// Unanswered messages of a client.
+    pub(crate) in_flight: usize,
+    pub(crate) size: &'static str,
+    pub(crate) recipients: usize,
+}
+
 pub(crate) struct Ground {
     shard: Shard<Uring>,
     stats: Arc<Stats>,
@@ -60,7 +70,7 @@ impl Drop for Scratch {
 const BUFFERS: usize = 4_096;
 
 impl Ground {
-    pub(crate) fn new(mode: Mode, exchange: Exchange, size: &str, recipients: usize) -> Ground {
+    pub(crate) fn new(mode: Mode, load: Load) -> Ground {
         let sinks: Vec<sink::Handle> = (0..SINKS)
             .map(|_| {
                 let listen = vec!["127.0.0.1:0".parse().unwrap()];
@@ -70,7 +80,7 @@ impl Ground {
         let stats = Arc::new(Stats::new(1, &[SINKS]));
         let arenas = Arenas::new(1, BUFFERS).unwrap();
         let mut net = Uring::new(UringOptions::default(), arenas, RingTable::new(1)).unwrap();
-        let mut dispatch = Dispatch::new(options(mode, &sinks), stats.clone(), 1_700_000_000);
+        let mut dispatch = Dispatch::new(options(mode, &sinks), stats.clone(), 1_700_000_000_000);
         let spool = (mode != Mode::Through).then(Scratch::new);
         if let Some(Scratch(root)) = &spool {
             net.use_spool(root.clone(), true);
@@ -85,9 +95,10 @@ impl Ground {
             let stop = stop.clone();
             let options = load::Options {
                 sessions: SESSIONS,
-                size: size.parse().unwrap(),
-                recipients,
-                exchange,
+                size: load.size.parse().unwrap(),
+                recipients: load.recipients,
+                exchange: load.exchange,
+                in_flight: load.in_flight,
                 ..load::Options::to(target)
             };
             std::thread::spawn(move || load::run(&options, &stop, &mut progress::Line::new()).unwrap())

@@ -8,7 +8,7 @@
 mod allocator;
 mod ground;
 
-use ground::Ground;
+use ground::{Ground, Load};
 use postlane::dispatch::Mode;
 use postlane_bench::load::Exchange;
 
@@ -19,13 +19,17 @@ const COUNTED: u64 = 4_000;
 /// A list may still grow now and then; what is allocated for each message shows twenty times as clearly.
 const ALLOCATIONS_MAX: u64 = COUNTED / 20;
 
-fn audit(name: &str, exchange: Exchange, size: &str, recipients: usize) {
-    audit_mode(Mode::Through, name, exchange, size, recipients, ALLOCATIONS_MAX);
+fn audit(name: &str, load: Load) {
+    audit_mode(Mode::Through, name, load, ALLOCATIONS_MAX);
+}
+
+fn load(exchange: Exchange, size: &'static str, recipients: usize) -> Load {
+    Load { exchange, in_flight: 1, size, recipients }
 }
 
 /// `most`: allocations.
-fn audit_mode(mode: Mode, name: &str, exchange: Exchange, size: &str, recipients: usize, most: u64) {
-    let mut ground = Ground::new(mode, exchange, size, recipients);
+fn audit_mode(mode: Mode, name: &str, load: Load, most: u64) {
+    let mut ground = Ground::new(mode, load);
     ground.take(WARM_UP);
     let enters = ground.enters();
     let mut taken = 0;
@@ -55,33 +59,39 @@ fn audit_mode(mode: Mode, name: &str, exchange: Exchange, size: &str, recipients
 /// What could not be taken by an upstream would be kept; as long as they take it all, nothing is done for that.
 #[test]
 fn a_warm_message_that_could_be_kept_allocates_nothing() {
-    let (name, exchange) = ("through-then-spool, 10 KiB", Exchange::Pipelining);
-    audit_mode(Mode::ThroughThenSpool, name, exchange, "10KiB", 1, ALLOCATIONS_MAX);
+    let load = load(Exchange::Pipelining, "10KiB", 1);
+    audit_mode(Mode::ThroughThenSpool, "through-then-spool, 10 KiB", load, ALLOCATIONS_MAX);
 }
 
 /// Its facts stay in the index for as long as it is kept; beside them only what a sync costs.
 #[test]
 fn a_warm_message_that_is_kept_allocates_its_entry() {
-    let (name, exchange) = ("spool, 10 KiB", Exchange::Pipelining);
-    audit_mode(Mode::Spool, name, exchange, "10KiB", 1, COUNTED + 4 * ALLOCATIONS_MAX);
+    let load = load(Exchange::Pipelining, "10KiB", 1);
+    audit_mode(Mode::Spool, "spool, 10 KiB", load, COUNTED + 4 * ALLOCATIONS_MAX);
 }
 
 #[test]
 fn a_warm_message_allocates_nothing_command_by_command() {
-    audit("plain, 10 KiB", Exchange::Plain, "10KiB", 1);
+    audit("plain, 10 KiB", load(Exchange::Plain, "10KiB", 1));
 }
 
 #[test]
 fn a_warm_message_allocates_nothing_pipelined() {
-    audit("pipelined, 10 KiB", Exchange::Pipelining, "10KiB", 1);
+    audit("pipelined, 10 KiB", load(Exchange::Pipelining, "10KiB", 1));
 }
 
 #[test]
 fn a_warm_message_allocates_nothing_by_chunks() {
-    audit("chunks, 10 KiB", Exchange::Chunking, "10KiB", 1);
+    audit("chunks, 10 KiB", load(Exchange::Chunking, "10KiB", 1));
+}
+
+#[test]
+fn a_warm_message_allocates_nothing_among_several_of_its_session() {
+    let load = load(Exchange::Chunking, "10KiB", 1);
+    audit("chunks, 8 in flight, 10 KiB", Load { in_flight: 8, ..load });
 }
 
 #[test]
 fn a_warm_message_allocates_nothing_large_and_for_several() {
-    audit("pipelined, 100 KiB, 5 recipients", Exchange::Pipelining, "100KiB", 5);
+    audit("pipelined, 100 KiB, 5 recipients", load(Exchange::Pipelining, "100KiB", 5));
 }

@@ -2,9 +2,11 @@
 
 import random
 import re
+import time
 
 import pytest
 
+from lab.recorder import Rules
 from lab.wire import Wire
 from test_bytes import FIXED, random_message, split_stamp
 
@@ -83,6 +85,27 @@ def test_random_both_ways(lane, recorder, lane_sink, chunking):
     assert sorted(split_stamp(message)[1] for message in arrived) == sorted(sent)
 
 
+def test_binary(lane, lane_sink):
+    """BINARYMIME once the upstream is known to take it: any octets at all."""
+    dice = random.Random(3030)
+    sink = lane_sink(contents=True)
+    server = lane([sink])
+    with Wire(server.port) as wire:
+        assert "BINARYMIME" not in wire.hello.lines
+        wire.try_message(b"Subject: x\r\n\r\nfirst\r\n").is_(250)
+    sent = [dice.randbytes(size) for size in (1, 2, 100, 20_000, 300_000)] + [b"\n.\r\n.\r\n\r", b"\0"]
+    with Wire(server.port) as wire:
+        assert "BINARYMIME" in wire.hello.lines
+        for content in sent:
+            wire.envelope(mail_options=" BODY=BINARYMIME")
+            commands = chunked(content, dice)
+            wire.send(b"".join(commands))
+            for _ in commands[:-1]:
+                wire.read().is_(250, "2.")
+            wire.read().is_(250, "2.")
+    assert [split_stamp(message)[1] for message in sink.contents()[1:]] == sent
+
+
 def test_what_is_refused_is_swallowed(lane, recorder):
     upstream = recorder()
     server = lane([upstream], listener={"max_message": "64KiB"})
@@ -108,6 +131,45 @@ def test_what_is_refused_is_swallowed(lane, recorder):
         wire.try_message(b"hello\r\n").is_(250)
     [mail] = upstream.mails()
     assert mail.content.endswith(b"hello\r\n") and not re.search(rb"smuggled", mail.content)
+
+
+def test_transactions_in_one_write(lane, recorder):
+    """A client that waits for nothing: all is on its way at once, and every reply comes in its turn."""
+    messages, codes = 60, {0: 250, 1: 552, 2: 250, 3: 550}
+    refused = {"u2": "550 5.1.1 nobody"}, {"u1": "552 5.3.4 too much"}
+    slow, fast = (recorder(rules=Rules(*refused, delay=delay)) for delay in (0.05, 0))
+    server = lane([slow, fast], pool={"balance": "round-robin"})
+    # What is to come of each lies in its recipient: taken, refused at the end, RSET in mid-message, refused at RCPT.
+    users = {0: "u0", 1: "u1", 2: "u0", 3: "u2"}
+    out, expected = [], []
+    for number in range(messages):
+        kind = number % 4
+        body = b"Subject: %d\r\n\r\n" % number + b"x" * (number * 97) + b"\r\n"
+        mail = b"MAIL FROM:<a%d@client.test>\r\nRCPT TO:<%s.%d@sink.test>\r\n"
+        mail %= (number, users[kind].encode(), number)
+        if kind == 2:
+            out.append(mail + b"RSET\r\nNOOP\r\n")
+            expected += [250] * 4
+        out.append(mail + b"BDAT %d LAST\r\n" % len(body) + body)
+        expected += [250, 250, codes[kind]]
+    with Wire(server.port) as wire:
+        begun = time.monotonic()
+        wire.send(b"".join(out) + b"QUIT\r\n")
+        replies = [wire.read() for _ in expected]
+        took = time.monotonic() - begun
+        wire.read().is_(221)
+        assert wire.closed_by_peer() and wire.buffer == b""
+    assert [reply.code for reply in replies] == expected
+    names = [re.search(r"\(id (\S+)\)", reply.text) for reply in replies]
+    names = [name[1] for name in names if name]
+    arrived = {
+        int(re.search(rb"Subject: (\d+)", mail.content)[1]): re.search(rb" id (\S+?)[\s;]", mail.content)[1].decode()
+        for mail in slow.mails() + fast.mails()
+    }
+    taken = [number for number in range(messages) if codes[number % 4] == 250]
+    assert [arrived.get(number) for number in taken] == names and sorted(arrived) == taken
+    # Some thirty wait at the slow one: not one behind the other.
+    assert took < 0.05 * len(slow.mails()), (took, len(slow.mails()))
 
 
 def test_an_unreadable_size_ends_the_session(lane, recorder):

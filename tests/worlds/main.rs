@@ -18,8 +18,10 @@ mod play;
 mod random_world;
 #[path = "../seeds/mod.rs"]
 mod seeds;
+mod sessions;
 mod stage;
 mod streams;
+mod timely;
 mod upstream;
 mod ways;
 

@@ -2,7 +2,7 @@
 
 use super::SHUTTING_DOWN;
 use crate::dispatch::message::unshared;
-use crate::dispatch::{Dispatch, Queued};
+use crate::dispatch::{Dispatch, Queued, unix_ms};
 use crate::handle::{Buffers, Extent};
 use crate::limits::{
     APPEND_BYTES_MAX, BUFFERS_RESERVED, PENDING_BYTES_MAX, PENDING_EXTENTS_MAX, REPLIES_BYTES_MAX,
@@ -45,10 +45,10 @@ impl Dispatch {
             return;
         }
         let idle_timeout = self.options.listeners[usize::from(session.listener.0)].idle_timeout;
-        if session.waiting.is_none() && !session.held_back {
+        if !session.owed.awaits() && !session.held_back {
             self.session_deadlines.set(slot as usize, now + idle_timeout);
         }
-        if session.waiting.is_some() || session.is_deaf || !session.pending.is_empty() {
+        if session.is_busy() || !session.pending.is_empty() {
             return self.keep_for_later(slot, extent, buffers);
         }
         self.consume(slot, extent, now, buffers);
@@ -75,13 +75,14 @@ impl Dispatch {
         let bytes: usize = session.pending.iter().map(|e| e.len as usize).sum();
         let much = bytes > PENDING_BYTES_MAX || session.pending.len() > PENDING_EXTENTS_MAX;
         let (paused, stream) = (session.paused, session.stream);
-        if !paused && (much || self.is_short(buffers.free())) {
+        // (It would be the next to take what room is left, and cannot go on with what it has.)
+        if !paused && (much || buffers.free() <= self.options.buffers / 2) {
             self.sessions[slot as usize].paused = true;
             self.commands.push_back(Queued::Pause(stream));
         }
     }
 
-    /// Feeds input to the protocol until it is used up or an answer has to be waited for.
+    /// Feeds input to the protocol until it is used up or a verdict has to be waited for.
     pub(super) fn consume(&mut self, slot: u32, extent: Extent, now: Instant, buffers: &mut impl Buffers) {
         let len = extent.len as usize;
         let mut at = 0;
@@ -91,7 +92,7 @@ impl Dispatch {
             if session.closing {
                 return;
             }
-            if session.waiting.is_some() || session.is_deaf {
+            if session.is_busy() {
                 if at < len {
                     buffers.retain(extent.buffer);
                     session.pending.insert(0, extent.slice(at..len));
@@ -128,8 +129,10 @@ impl Dispatch {
                     self.receiving += 1;
                     self.spares.take()
                 });
-                unshared(message).source = session.source;
-                unshared(message).envelope.set_sender(&mail);
+                let message = unshared(message);
+                message.source = session.source;
+                message.envelope.set_sender(&mail);
+                message.note_times(&mail.parameters, now, unix_ms(self.unix_at_zero_ms, now));
                 session.mail_at = now;
                 session.refusal = None;
                 Ask::Answer(MAIL_OK)
@@ -148,7 +151,7 @@ impl Dispatch {
             Some(Event::Reset) => Ask::Forget,
             Some(Event::Quit | Event::Hangup) => Ask::Close,
         };
-        self.write_to_session(slot, from);
+        self.say(slot, from);
         (used, ask)
     }
 
@@ -185,7 +188,7 @@ impl Dispatch {
     pub(in crate::dispatch) fn resume(&mut self, slot: u32, now: Instant, buffers: &mut impl Buffers) {
         loop {
             let session = &mut self.sessions[slot as usize];
-            if session.waiting.is_some() || session.is_deaf || session.closing || session.pending.is_empty() {
+            if session.is_busy() || session.closing || session.pending.is_empty() {
                 break;
             }
             let extent = session.pending.remove(0);

@@ -2,6 +2,7 @@
 
 mod body;
 mod input;
+mod owed;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::limits::{LINGER, REPLIES_BYTES_MAX, REPLIES_HELD_BYTES_MAX};
 use crate::protocol::server::{Server, Violation};
 use crate::protocol::wire::reply::{Enhanced, Reply, ReplyBuf};
 use crate::time::Instant;
+use owed::Owed;
 
 /// A downstream dialogue.
 #[derive(Debug)]
@@ -39,22 +41,20 @@ pub(in crate::dispatch) struct Session {
     /// In which line of `Dispatch::queues` it waits for room.
     pub(in crate::dispatch) line: Line,
     pub(in crate::dispatch) mail_at: Instant,
-    /// The message whose verdict it waits for.
-    waiting: Option<TransactionId>,
-    /// Input that came while an answer was due.
+    /// What it is still to be told, the verdicts on its messages among it.
+    owed: Owed,
+    /// Input that came while no more could be taken.
     pub(in crate::dispatch) pending: Vec<Extent>,
     pub(in crate::dispatch) paused: bool,
     /// Octets of replies written since it was last known to have taken all.
     said: usize,
     /// So many of them stand before a mark that it has not yet passed; 0: there is none.
     marked: usize,
-    /// Replies to the commands of the message that it waits for, kept for that one's answer.
-    held: Vec<u8>,
     /// It has not taken enough of them: nothing more is taken from it until then.
     pub(in crate::dispatch) is_deaf: bool,
     /// Input that came while it waited had to be thrown away: it is sent away after its answer.
     overrun: bool,
-    /// Its stream is being closed; what still comes is ignored.
+    /// Its stream is being closed, as soon as it has been told all; what still comes is ignored.
     pub(in crate::dispatch) closing: bool,
 }
 
@@ -68,7 +68,17 @@ pub(in crate::dispatch) const OUT_OF_MEMORY: Reply<'static> =
 impl Session {
     /// It has sent a message, and has not been told what became of it.
     pub(in crate::dispatch) fn awaits_verdict(&self) -> bool {
-        self.waiting.is_some()
+        self.owed.awaits()
+    }
+
+    /// Nothing more is taken from it for now.
+    fn is_busy(&self) -> bool {
+        self.is_deaf || self.owed.is_full()
+    }
+
+    /// It is in the middle of a message.
+    fn is_midway(&self) -> bool {
+        self.message.is_some() || self.streaming.is_some()
     }
 
     /// The answer to a chunk or message that is not taken.
@@ -112,12 +122,11 @@ impl Dispatch {
             held_back: false,
             line: Line::None,
             mail_at: now,
-            waiting: None,
+            owed: Owed::default(),
             pending: Vec::new(),
             paused: false,
             said: 0,
             marked: 0,
-            held: Vec::new(),
             is_deaf: false,
             overrun: false,
             closing: false,
@@ -135,6 +144,17 @@ impl Dispatch {
             self.write_since(from, stream);
             self.session_deadlines.set(slot as usize, now + idle_timeout);
             self.line_up(slot);
+        }
+    }
+
+    /// Writes what was added to `out` since it was `from` long, or keeps it until what it comes behind is known.
+    fn say(&mut self, slot: u32, from: usize) {
+        let owed = &mut self.sessions[slot as usize].owed;
+        if owed.awaits() {
+            owed.push(&self.out[from..]);
+            self.out.truncate(from);
+        } else {
+            self.write_to_session(slot, from);
         }
     }
 
@@ -164,9 +184,8 @@ impl Dispatch {
         if session.closing {
             return;
         }
-        self.out.append(&mut session.held);
         session.server.answer(reply, &mut self.out);
-        self.write_to_session(slot, from);
+        self.say(slot, from);
     }
 
     /// Keeps back the replies that were about to leave, to go with the answer to the message that came with their
@@ -178,7 +197,7 @@ impl Dispatch {
             && to - from <= REPLIES_HELD_BYTES_MAX
         {
             self.commands.pop_back();
-            session.held.extend_from_slice(&self.out[from..to]);
+            session.owed.push(&self.out[from..to]);
             session.said -= to - from;
         }
     }
@@ -186,20 +205,19 @@ impl Dispatch {
     /// The answer takes long: what was kept back for it leaves.
     fn release_replies(&mut self, slot: u32) {
         let from = self.out.len();
-        self.out.append(&mut self.sessions[slot as usize].held);
+        self.sessions[slot as usize].owed.release(&mut self.out);
         self.write_to_session(slot, from);
         self.session_deadlines.set(slot as usize, Instant::NEVER);
     }
 
+    /// Says that and closes, when all that it comes behind has been said.
     fn say_goodbye(&mut self, slot: u32, reply: Reply<'static>, now: Instant) {
-        let session = &mut self.sessions[slot as usize];
-        if session.closing {
+        if self.sessions[slot as usize].closing {
             return;
         }
-        let (from, stream) = (self.out.len(), session.stream);
-        self.out.append(&mut session.held);
+        let from = self.out.len();
         reply.write(&mut self.out);
-        self.write_since(from, stream);
+        self.say(slot, from);
         self.close_session(slot, now);
     }
 
@@ -207,30 +225,36 @@ impl Dispatch {
         let session = &mut self.sessions[slot as usize];
         if !session.closing {
             session.closing = true;
-            self.commands.push_back(Queued::Close(session.stream));
             let streaming = session.streaming.take();
             streaming.into_iter().for_each(|id| self.withdraw(id));
+            self.close_when_told(slot, now);
+        }
+    }
+
+    /// Closes the stream of a session that is to be closed, if all has been said.
+    fn close_when_told(&mut self, slot: u32, now: Instant) {
+        let session = &self.sessions[slot as usize];
+        if session.closing && !session.owed.awaits() {
+            self.commands.push_back(Queued::Close(session.stream));
             self.session_deadlines.set(slot as usize, now + LINGER);
         }
     }
 
-    /// The stream is gone. A message already complete goes on without it.
+    /// The stream is gone. Messages already complete go on without it.
     pub(in crate::dispatch) fn session_closed(&mut self, slot: u32, buffers: &mut impl Buffers) {
         self.forget_message(slot, buffers);
         let session = self.sessions.remove(slot as usize);
         session.pending.iter().for_each(|extent| buffers.release(extent.buffer));
-        if let Some(transaction) = session.waiting {
-            self.abandon_transaction(transaction);
-        }
+        session.owed.messages().for_each(|transaction| self.abandon_transaction(transaction));
         self.session_deadlines.set(slot as usize, Instant::NEVER);
         self.stats.listeners[usize::from(session.listener.0)].sessions.sub(1);
     }
 
     pub(in crate::dispatch) fn session_expired(&mut self, slot: u32, now: Instant) {
         match self.sessions.get(slot as usize) {
+            Some(session) if session.owed.awaits() => self.release_replies(slot),
             // It does not take our last words.
             Some(session) if session.closing => self.commands.push_back(Queued::Abort(session.stream)),
-            Some(session) if session.waiting.is_some() => self.release_replies(slot),
             Some(_) => self.say_goodbye(slot, SILENT_TOO_LONG, now),
             None => {}
         }
@@ -238,8 +262,7 @@ impl Dispatch {
 
     /// Takes leave of all sessions that do not wait for an answer; in `haste`, of those in mid-message too.
     pub(in crate::dispatch) fn dismiss_sessions(&mut self, haste: bool, now: Instant) {
-        let idle =
-            |s: &Session| s.waiting.is_none() && (haste || s.message.is_none() && s.streaming.is_none());
+        let idle = |s: &Session| !s.owed.awaits() && (haste || !s.is_midway());
         let slots: Vec<u32> = self.sessions.iter().filter(|(_, s)| idle(s)).map(|(i, _)| i as u32).collect();
         slots.into_iter().for_each(|slot| self.say_goodbye(slot, SHUTTING_DOWN, now));
     }

@@ -26,6 +26,8 @@ pub struct Options {
     pub future_release: Option<FutureRelease>,
     /// A message may say by when it is wanted: DELIVERBY is offered (RFC 2852).
     pub deliver_by: bool,
+    /// Messages may be binary: BINARYMIME is offered (RFC 3030).
+    pub binary: bool,
     /// Protocol errors, since the start or the last message taken, that are answered; the next one gets 421.
     pub faults_max: u32,
 }
@@ -53,6 +55,7 @@ impl Default for Options {
             recipients_max: 100,
             future_release: None,
             deliver_by: false,
+            binary: false,
             faults_max: 20,
         }
     }
@@ -81,7 +84,8 @@ pub enum Event<'a> {
     /// nothing of it may be forwarded, the answer is `violation.reply()`, and the transaction is over.
     Chunk(Result<u64, Violation>),
     /// The message is complete; its octets as they came, of [`Server::shape`]. To be answered. On a violation
-    /// nothing of it may be forwarded, and the answer is `violation.reply()`.
+    /// nothing of it may be forwarded, and the answer is `violation.reply()`. May be answered later
+    /// ([`postpone`](Server::postpone)).
     End(Result<u64, Violation>),
     /// RSET. Already answered. The transaction is over.
     Reset,
@@ -151,6 +155,7 @@ impl Server {
             if let Some(left) = dialogue.chunk_left() {
                 if dialogue.take_begin() {
                     *scanner = Scanner::of(Form::Plain);
+                    scanner.allow_any(dialogue.is_binary());
                 }
                 if at == input.len() && left > 0 {
                     return (at, None);
@@ -192,6 +197,18 @@ impl Server {
         if self.dialogue.answered(reply) == Some(Due::Data) && self.dialogue.in_data() {
             self.scanner = Scanner::default();
         }
+    }
+
+    /// The message that has just ended is answered later, by [`answer_late`](Server::answer_late): until then further
+    /// commands are taken. In which order replies leave is the caller's to see to (RFC 2920 section 3.2).
+    pub fn postpone(&mut self) {
+        self.dialogue.postponed();
+    }
+
+    /// Answers an `End` that was put off.
+    pub fn answer_late(&mut self, reply: Reply<'_>, out: &mut Vec<u8>) {
+        reply.write(out);
+        self.dialogue.answered_late(reply);
     }
 
     /// Is an answer due?
@@ -287,6 +304,9 @@ fn write_capabilities(options: &Options, out: &mut Vec<u8>) {
     }
     if options.deliver_by {
         out.extend_from_slice(b"\r\n250-DELIVERBY");
+    }
+    if options.binary {
+        out.extend_from_slice(b"\r\n250-BINARYMIME");
     }
     out.extend_from_slice(
         b"\r\n250-8BITMIME\r\n250-CHUNKING\r\n250-SMTPUTF8\r\n250-DSN\r\n250 ENHANCEDSTATUSCODES\r\n",
