@@ -10,7 +10,7 @@ clients' leg, by kernel TCP, is in both sums. Kernel TCP has virtio's checksum, 
 Before anything is counted: both queues must have bound in zero-copy mode, and random messages must arrive byte for
 byte. A round counts only if smtp-source saw no error, every message arrived, both shards sent, and none passed segments on.
 
-    scripts/qemu.sh                          fetches nothing: says what is missing, or runs this
+    scripts/qemu.sh                          says what is missing, or runs this
     scripts/qemu.sh --install                fetches QEMU, busybox and a kernel by apt first
     bench/compare/qemu.py --sizes 1024 --rounds 5
     bench/compare/qemu.py --no-tso           kernel TCP as on a NIC without segmentation offload
@@ -235,9 +235,11 @@ def check_bound(lane, options):
     want = rf"queues {queues}, {options.mode} mode"
     if not re.search(want, lane.mode) or "chosen by the interface's hash" not in lane.mode:
         raise Failed(f"bound otherwise than asked for: {lane.mode}")
-    status = lane.guest.run(f"postlane status --admin http://{ADMIN}")
-    if options.mode not in status:
-        raise Failed(f"`postlane status` does not show the mode:\n{status}")
+    deadline = time.monotonic() + 10
+    while options.mode not in (status := lane.guest.run(f"postlane status --admin http://{ADMIN} 2>&1 || true")):
+        if time.monotonic() > deadline:
+            raise Failed(f"`postlane status` does not show the mode:\n{status}")
+        time.sleep(0.2)
 
 
 def check_whole(guest, sinks, options):
