@@ -38,7 +38,11 @@ from ground.sinks import Sinks
 from ground.source import send
 
 MODES = ("through", "through-then-spool", "spool")
-SYNCS = ("postlane_spool_syncs_total", "postlane_spool_synced_messages_total")
+SYNCS = (
+    "postlane_spool_syncs_total",
+    "postlane_spool_message_syncs_total",
+    "postlane_spool_synced_messages_total",
+)
 
 
 def arguments():
@@ -67,7 +71,7 @@ def arguments():
 
 
 def syncs(admin):
-    """Writes that made something durable, and messages in them."""
+    """Writes that made something durable, those of them that carried messages, and how many."""
     with urllib.request.urlopen(f"http://127.0.0.1:{admin}/metrics", timeout=10) as answer:
         page = answer.read().decode()
     return [int(re.search(rf"^{name} (\d+)", page, re.M)[1]) for name in SYNCS]
@@ -87,22 +91,23 @@ def one_round(name, size, sessions, sinks, options):
             expected = sinks.taken() + warm_up
             send(relay.port, warm_up, size, options, sessions)
             settle(sinks, expected)
-            cpu, before = relay.cpu_seconds(), [0, 0] if is_postfix else syncs(admin)
+            cpu, before = relay.cpu_seconds(), None if is_postfix else syncs(admin)
             begin = time.monotonic()
             seconds = send(relay.port, messages, size, options, sessions)
             settle(sinks, expected + messages)
             whole = time.monotonic() - begin
             time.sleep(0.2)  # what is over is written down, and the numbers are told
             cpu = relay.cpu_seconds() - cpu
-            writes, written = [0, 0] if is_postfix else [now - then for now, then in zip(syncs(admin), before)]
+            counts = before and [now - then for now, then in zip(syncs(admin), before)]
+            writes, carrying, written = counts or [None, 0, 0]
         finally:
             relay.stop()
     return {
         "cpu_us_per_message": cpu / messages * 1e6,
         "messages_per_second": messages / seconds,
         "delivered_per_second": messages / whole,
-        "syncs": None if is_postfix else writes,
-        "messages_per_sync": written / writes if writes else None,
+        "syncs": writes,
+        "messages_per_sync": written / carrying if carrying else None,
     }
 
 

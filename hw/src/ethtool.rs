@@ -28,8 +28,8 @@ const NAME_BYTES: usize = 32;
 const FEATURES_MAX: usize = 1024;
 /// ETH_RSS_HASH_TOP.
 const TOEPLITZ: u8 = 1;
-/// Bytes of `struct ethtool_rxfh` before the table and the key, in words.
-const SPREAD_HEAD: usize = 7;
+/// Words of `struct ethtool_rxfh` before the table and the key.
+const SPREAD_HEAD: usize = 6;
 
 /// The kernel's drivers, of the network namespace this runs in.
 #[derive(Clone, Copy, Debug)]
@@ -138,8 +138,8 @@ fn set_offload(nic: &str, name: &str, on: bool) -> io::Result<()> {
     call(nic, &mut words)
 }
 
-/// struct ethtool_rxfh: cmd, rss_context, indir_size, key_size, hfunc and three bytes, reserved, reserved, then the
-/// table (a word each) and the key's bytes.
+/// struct ethtool_rxfh: cmd, rss_context, indir_size, key_size, hfunc and three bytes, reserved, then the table (a word
+/// each) and the key's bytes.
 fn spread(nic: &str) -> io::Result<Spread> {
     let sizes: [u32; SPREAD_HEAD] = asked(nic, GET_SPREAD)?;
     let (entries, key_bytes) = (sizes[2] as usize, sizes[3] as usize);
@@ -149,12 +149,19 @@ fn spread(nic: &str) -> io::Result<Spread> {
     let mut words = vec![0; SPREAD_HEAD + entries + key_bytes.div_ceil(4)];
     words[..SPREAD_HEAD].copy_from_slice(&sizes);
     call(nic, &mut words)?;
-    let key = words[SPREAD_HEAD + entries..].iter().flat_map(|word| word.to_ne_bytes());
-    Ok(Spread {
-        key: key.take(key_bytes).collect(),
-        table: words[SPREAD_HEAD..SPREAD_HEAD + entries].to_vec(),
-        is_toeplitz: words[4].to_ne_bytes()[0] & TOEPLITZ != 0,
-    })
+    Ok(spread_of(&words))
+}
+
+/// What `words`, as long as their head says, tell.
+fn spread_of(words: &[u32]) -> Spread {
+    let (head, rest) = words.split_at(SPREAD_HEAD);
+    let (table, key) = rest.split_at(head[2] as usize);
+    let key = key.iter().flat_map(|word| word.to_ne_bytes());
+    Spread {
+        key: key.take(head[3] as usize).collect(),
+        table: table.to_vec(),
+        is_toeplitz: head[4].to_ne_bytes()[0] & TOEPLITZ != 0,
+    }
 }
 
 fn set_spread(nic: &str, table: &[u32]) -> io::Result<()> {
@@ -221,5 +228,22 @@ impl Drivers for Ethtool {
             DriverSetting::Offload { name, on } => set_offload(nic, name, *on),
             DriverSetting::Spread { table } => set_spread(nic, table),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As virtio_net answered, with a table of four: byte for byte what comes after the head is the table, then the key.
+    #[test]
+    fn table_and_key_begin_where_the_kernel_puts_them() {
+        let mut words = vec![GET_SPREAD, 0, 4, 6, u32::from_ne_bytes([TOEPLITZ, 0, 0, 0]), 0];
+        words.extend([0, 1, 0, 1]);
+        words.extend([u32::from_ne_bytes([1, 2, 3, 4]), u32::from_ne_bytes([5, 6, 0, 0])]);
+        let spread = spread_of(&words);
+        assert_eq!(spread.table, [0, 1, 0, 1]);
+        assert_eq!(spread.key, [1, 2, 3, 4, 5, 6]);
+        assert!(spread.is_toeplitz);
     }
 }

@@ -76,13 +76,19 @@ impl Machine {
         self.cpus.iter().find(|cpu| cpu.id == id)
     }
 
-    /// The interfaces of these names; or, if none is named, all those that mail may go by and that there is something
+    /// The interfaces of these names, and of a VLAN's the one that has its device; or, if none is named, all those that mail may go by and that there is something
     /// to tune about: with a device, not down, not by radio.
     pub fn nics_of(&self, names: &[String]) -> impl Iterator<Item = &Nic> {
         self.nics.iter().filter(move |nic| match names {
             [] => nic.driver.is_some() && nic.state != "down" && !nic.wireless,
-            names => names.contains(&nic.name),
+            names => names.iter().any(|name| self.device_of(name) == nic.name),
         })
+    }
+
+    /// The interface whose device carries that one's frames: itself, unless it is a VLAN of another.
+    fn device_of<'a>(&'a self, name: &'a str) -> &'a str {
+        let vlan_of = self.nics.iter().find(|nic| nic.name == name).and_then(|nic| nic.vlan_of.as_deref());
+        vlan_of.unwrap_or(name)
     }
 
     /// Memory this process can count on, in bytes: the machine's, or what the control group grants if that is less.

@@ -14,6 +14,8 @@ use crate::irq::{self, Irq};
 pub struct Nic {
     /// Its name, like `eth0`.
     pub name: String,
+    /// The interface that it is a VLAN of, if it is one: that has the device.
+    pub vlan_of: Option<String>,
     /// The kernel's driver; `None` for interfaces without a device, like `lo`.
     pub driver: Option<String>,
     /// The NUMA node its device is attached to, if the machine says.
@@ -111,6 +113,7 @@ fn one(root: &Path, drivers: &dyn Drivers, folder: &Path, irq_names: &HashMap<u3
     let facts = drivers.facts(&name);
     let irqs = irq::all(root, &device, &name, irq_names);
     Nic {
+        vlan_of: text("uevent").contains("DEVTYPE=vlan").then(|| lower(folder)).flatten(),
         xdp: driver.as_deref().or(facts.driver.as_deref()).map(XdpAbility::of_driver).unwrap_or_default(),
         driver,
         // A device of no particular node says -1.
@@ -130,6 +133,12 @@ fn one(root: &Path, drivers: &dyn Drivers, folder: &Path, irq_names: &HashMap<u3
         facts,
         name,
     }
+}
+
+/// The interface that one stands on.
+fn lower(folder: &Path) -> Option<String> {
+    let mut names = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.file_name());
+    names.find_map(|name| name.to_str()?.strip_prefix("lower_").map(str::to_owned))
 }
 
 /// The last part of what a symbolic link points to.

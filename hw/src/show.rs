@@ -107,6 +107,9 @@ fn draw_system(text: &mut String, system: &System) -> std::fmt::Result {
 fn draw_nic(text: &mut String, nic: &Nic) -> std::fmt::Result {
     let driver = nic.driver.as_deref().or(nic.facts.driver.as_deref()).unwrap_or("no device");
     write!(text, "NIC        {} ({driver}, {})", nic.name, nic.state)?;
+    if let Some(of) = &nic.vlan_of {
+        return writeln!(text, ", VLAN of {of}");
+    }
     if let Some(node) = nic.node {
         write!(text, " on node {node}")?;
     }

@@ -100,7 +100,7 @@ pub fn tune(machine: &Machine, goal: &Goal) -> Result<Tuning, PlanError> {
     }
     tuning.clear_isolated(machine);
     tuning.cpus(machine);
-    tuning.system(machine, goal, &nics);
+    tuning.system(machine, goal);
     tuning.judge(machine, goal, &nics);
     // Numbers of queues first, for interrupts follow from them.
     tuning.steps.sort_by_key(|step| !step.setting.moves_queues());
@@ -299,7 +299,7 @@ impl Tuning {
         }
     }
 
-    fn system(&mut self, machine: &Machine, goal: &Goal, nics: &[&Nic]) {
+    fn system(&mut self, machine: &Machine, goal: &Goal) {
         let system = &machine.system;
         if let Some(now) = system.somaxconn {
             self.want(
@@ -325,10 +325,11 @@ impl Tuning {
             );
         }
         // Last: memory in pieces may not yield as many as are asked for.
-        for nic in nics {
-            let queues: usize = self.shards.iter().map(|shard| shard.queues.len()).sum();
-            let node = nic.node.unwrap_or(0);
-            if let Some(pages) = system.huge_pages.iter().find(|pages| pages.node == node) {
+        for pages in &system.huge_pages {
+            let node = pages.node;
+            let here = self.shards.iter().filter(|shard| shard.place.node == node);
+            let queues: usize = here.map(|shard| shard.queues.len()).sum();
+            if queues > 0 {
                 let total = pages.total.max(queues as u64 * PAGES_PER_QUEUE);
                 let path =
                     format!("sys/devices/system/node/node{node}/hugepages/hugepages-2048kB/nr_hugepages");

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 
 use postlane_hw::driver::{DriverSetting, Facts, Offload, Queues, Spread};
 use postlane_hw::{
-    Backend, CpuSet, Goal, Machine, Nic, PlanError, Setting, Tuning, Wanted, XdpAbility, show_tuning, tune,
+    Backend, CpuSet, Goal, Machine, Nic, PlanError, Setting, Tuning, Wanted, XdpAbility, show, show_tuning,
+    tune,
 };
 use proptest::prelude::*;
 use trees::{isolating, laptop, large, small, two_sockets};
@@ -178,8 +179,33 @@ fn each_card_of_a_large_machine_is_served_on_its_node() {
     let text = show_tuning(&bypass);
     assert!(text.starts_with("shard 0    CPU 32   core 32   node 1: eth1 queue 0 (IRQ 200)\n"), "{text}");
     let huge = "sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages";
-    assert_eq!(files(&bypass)[huge], "256", "for the frames of 32 queues, where the device is");
+    assert_eq!(files(&bypass)[huge], "256", "for the frames of 32 queues, where the shards are");
+    let other = huge.replace("node1", "node0");
+    assert!(!files(&bypass).contains_key(other.as_str()), "no shard is there");
+    let second = Goal { wanted: Wanted::Cpus(vec![0, 32]), ..second };
+    let bypass = tune(&machine, &second).expect("a plan");
+    let pages = [&other, huge].map(|path| files(&bypass)[path].to_owned());
+    assert_eq!(pages, ["128", "128"], "each shard's on its own node");
     assert_eq!(machine.nics[1].xdp, XdpAbility::ZeroCopy);
+}
+
+#[test]
+fn a_vlan_is_planned_by_the_interface_that_carries_it() {
+    let tree = large("vlan");
+    tree.file("sys/devices/virtual/net/eth1.100/uevent", "DEVTYPE=vlan\nINTERFACE=eth1.100\nIFINDEX=9\n");
+    tree.file("sys/devices/virtual/net/eth1.100/operstate", "up\n");
+    tree.link("sys/devices/virtual/net/eth1.100/lower_eth1", "../../../pci0/0000:af:00.0/net/eth1");
+    tree.link("sys/class/net/eth1.100", "../../devices/virtual/net/eth1.100");
+    let machine = tree.machine();
+    assert!(show(&machine).contains("eth1.100 (no device, up), VLAN of eth1\n"), "{}", show(&machine));
+    let by = |nic: &str| {
+        let goal = goal(&machine, Backend::Xdp, Wanted::Count(32));
+        tune(&machine, &Goal { nics: vec![nic.to_owned()], ..goal }).expect("a plan")
+    };
+    assert_eq!(by("eth1.100"), by("eth1"));
+    assert_ne!(by("eth1.100"), by("eth0"));
+    let all = tune(&machine, &goal(&machine, Backend::Uring, Wanted::Auto)).expect("a plan");
+    assert!(files(&all).keys().all(|path| !path.contains("eth1.100")), "by itself it has nothing to tune");
 }
 
 #[test]

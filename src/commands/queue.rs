@@ -91,11 +91,6 @@ impl Selected {
             older_than: self.older_than.map(|age| age.as_secs_f64()),
         }
     }
-
-    fn narrows(&self) -> bool {
-        let Selected { id, domain, sender, pool, older_than, .. } = self;
-        id.is_some() || domain.is_some() || sender.is_some() || pool.is_some() || older_than.is_some()
-    }
 }
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
@@ -113,10 +108,11 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Verb::Bounce(selected) => (Action::Bounce, selected, "to be bounced"),
         Verb::Delete(selected) => (Action::Delete, selected, "deleted"),
     };
-    if !selected.narrows() && !selected.everything {
+    let selection = selected.selection();
+    if !selection.narrows() && !selected.everything {
         return fail(USAGE, "this would be every message: narrow it, or say --everything");
     }
-    match ask(&arguments.admin, action, &selected.selection(), selected.everything, 0) {
+    match ask(&arguments.admin, action, &selection, selected.everything, 0) {
         Ok(answer) => {
             if arguments.json {
                 super::check::print_json(&answer);

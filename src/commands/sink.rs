@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
     /// Fall silent at a stage, with a probability
     #[arg(long, value_name = "STAGE:P")]
     hang: Vec<DropRule>,
-    /// Extensions not to offer: pipelining,size,8bitmime,smtputf8,dsn,chunking
+    /// Extensions not to offer: pipelining,size,8bitmime,smtputf8,dsn,chunking,binarymime
     #[arg(long, value_name = "LIST")]
     no: Option<String>,
     /// Keep each message here, as a maildir

@@ -17,8 +17,9 @@ pub(super) struct Bypass {
     pub(super) handover: Handover,
 }
 
-/// Sets the interface up, if the configuration wants it: each shard's share.
-pub(super) fn all(config: &Config, shards: usize) -> Result<Vec<Option<Bypass>>, Failure> {
+/// Sets the interface up, if the configuration wants it: the share of each shard, which are on those CPUs.
+pub(super) fn all(config: &Config, cpus: &[u32]) -> Result<Vec<Option<Bypass>>, Failure> {
+    let shards = cpus.len();
     let none = || (0..shards).map(|_| None).collect();
     let Some(xdp) = config.xdp.as_ref().filter(|_| config.backend == Backend::Xdp) else {
         return Ok(none());
@@ -33,9 +34,9 @@ pub(super) fn all(config: &Config, shards: usize) -> Result<Vec<Option<Bypass>>,
         }),
         ports: xdp.ports.clone(),
     };
-    // Frames lie where the device is.
-    let node = numa::node_of_interface(&options.interface);
-    match numa::on_node(node, || Interface::open(&options, shards)) {
+    // Frames lie where the shard is that reads and writes them; the plan puts it where the device is.
+    let nodes: Vec<Option<u32>> = cpus.iter().map(|&cpu| numa::node_of_cpu(cpu)).collect();
+    match Interface::open_near(&options, &nodes) {
         Ok((interface, shares)) => {
             let interface = Arc::new(interface);
             let all = shares.into_iter().zip(xdp::handovers(shards));
@@ -57,6 +58,8 @@ pub(super) fn shown(interface: &Interface) -> observe::Bypass {
         interface: interface.name().to_owned(),
         mode: interface.mode().to_string(),
         queues: interface.queues().to_vec(),
+        huge_pages: interface.has_huge_pages(),
+        nodes: interface.nodes().to_vec(),
     }
 }
 

@@ -28,7 +28,7 @@ use crate::shard::{Desks, Order, Orders, Shard};
 use crate::spool::Spool;
 use crate::sys::arena::Arenas;
 use crate::sys::ring_table::RingTable;
-use crate::sys::{clock, files, numa};
+use crate::sys::{files, numa};
 
 /// How often the wall clock is compared with the shards' own.
 const WALL_CLOCK_EVERY: Duration = Duration::from_secs(5);
@@ -171,7 +171,7 @@ pub fn launch(config: &Config, machine: &Machine) -> Result<Running, Failure> {
         }
         None => (None, (0..shards).map(|_| None).collect::<Vec<_>>()),
     };
-    let bypasses = bypass::all(config, usize::from(shards))?;
+    let bypasses = bypass::all(config, &cpus)?;
     let interface = bypasses.iter().flatten().next().map(|bypass| bypass.interface.clone());
     let shown = interface.as_deref().map(bypass::shown);
     let mut running = Running {
@@ -289,7 +289,8 @@ impl Seat {
         ready: Ready,
         tell: &mpsc::Sender<Result<Ready, Failure>>,
     ) -> Result<(), Failure> {
-        let mut dispatch = Dispatch::new(self.options, self.stats[self.id.index()].clone(), unix_at_zero());
+        let mut dispatch =
+            Dispatch::new(self.options, self.stats[self.id.index()].clone(), unix_at_zero_ms());
         dispatch.set_scoreboard(self.scoreboard);
         if let Some((spool, ..)) = self.spool {
             dispatch.set_spool(spool);
@@ -327,14 +328,13 @@ fn work<N: Net + Disk>(mut shard: Shard<N>, orders: &Orders) {
         // The wall clock may be set; dates follow within seconds.
         if shard.now() >= look_at {
             look_at = shard.now() + WALL_CLOCK_EVERY;
-            shard.set_unix_at_zero(unix_at_zero());
+            shard.set_unix_at_zero_ms(unix_at_zero_ms());
         }
     }
 }
 
-fn unix_at_zero() -> i64 {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    unix.as_secs() as i64 - (clock::now().as_nanos() / 1_000_000_000) as i64
+fn unix_at_zero_ms() -> i64 {
+    super::spool::unix_at_zero_ms() as i64
 }
 
 /// How many streams each shard has room for: made at the start, so a reload has to fit into it.

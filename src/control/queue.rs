@@ -37,11 +37,7 @@ pub(super) fn parse(body: &[u8]) -> Result<Order, String> {
              \"selection\": {{...}} or \"everything\": true, \"limit\": 100}}"
         )
     })?;
-    let narrows = {
-        let Selection { id, domain, sender, pool, older_than } = &wish.selection;
-        id.is_some() || domain.is_some() || sender.is_some() || pool.is_some() || older_than.is_some()
-    };
-    if wish.action != Action::List && !narrows && !wish.everything {
+    if wish.action != Action::List && !wish.selection.narrows() && !wish.everything {
         return Err("a selection that leaves nothing out needs \"everything\": true".to_owned());
     }
     Ok(Order {

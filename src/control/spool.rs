@@ -129,8 +129,7 @@ fn tell(store: &Store, sum: &Report, took: Duration) {
             Ok(path) => format!("a copy is in {}", path.display()),
             Err(error) => format!("it could not be copied: {error}"),
         };
-        let message = damage.message.map(|id| format!(", message {id}")).unwrap_or_default();
-        eprintln!("postlane: the spool is damaged: {damage}{message}; {copy}");
+        eprintln!("postlane: the spool is damaged: {damage}; {copy}");
     }
 }
 

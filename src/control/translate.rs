@@ -10,7 +10,7 @@ use crate::dispatch::owner;
 use crate::dispatch::{KeepOptions, Mode};
 use crate::handle::ShardId;
 use crate::net::uring::UringOptions;
-use crate::protocol::server;
+use crate::protocol::server::{self, FutureRelease};
 use crate::route::{Routes, Rule};
 use crate::sys::arena::BUFFER_BYTES;
 
@@ -71,11 +71,21 @@ pub(super) fn listener_options(listener: &crate::config::Listener, config: &Conf
             size_max: listener.max_message,
             recipients_max: listener.max_recipients,
             faults_max: FAULTS_MAX,
-            ..server::Options::default()
+            future_release: future_release(&config.delivery),
+            deliver_by: true,
+            binary: false,
         },
         sessions_max: u64::from(listener.max_sessions),
         idle_timeout: listener.idle_timeout,
     }
+}
+
+/// Where there is a spool, messages may wait in it before their first attempt, for three quarters of the time that they are
+/// tried afterwards.
+fn future_release(delivery: &config::Delivery) -> Option<FutureRelease> {
+    let seconds_max = (delivery.max_age / 4 * 3).as_secs() as u32;
+    let is_kept = delivery.mode != config::Mode::Through && seconds_max > 0;
+    is_kept.then_some(FutureRelease { seconds_max, unix_now: 0 })
 }
 
 /// `place_of`: a pool's, by its name.

@@ -1,6 +1,7 @@
 //! What there is and how it stands: shared by the control thread's tasks, and by whoever wants to look.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -20,6 +21,8 @@ pub struct View {
     pub orders: Arc<Orders>,
     started: Instant,
     bypass: Option<Bypass>,
+    /// That answers come by other queues than they should was told.
+    told_astray: AtomicBool,
     shared: Mutex<Shared>,
 }
 
@@ -54,7 +57,8 @@ impl View {
         bypass: Option<Bypass>,
     ) -> View {
         let shared = Shared { layout, stats, edition: 0, watched: HashMap::new(), pools: HashMap::new() };
-        let view = View { orders, started: Instant::now(), bypass, shared: Mutex::new(shared) };
+        let told_astray = AtomicBool::new(false);
+        let view = View { orders, started: Instant::now(), bypass, told_astray, shared: Mutex::new(shared) };
         view.lock().welcome("it has been so since the start");
         view
     }
@@ -91,7 +95,19 @@ impl View {
 
     /// Sees what has changed by itself, and tells of it.
     pub(super) fn look(&self) {
-        self.lock().look(None);
+        let mut shared = self.lock();
+        shared.look(None);
+        if let Some(bypass) = &self.bypass
+            && let shards = shared.stats.iter().filter(|stats| stats.astray() > 0).count()
+            && shards > 0
+            && !self.told_astray.swap(true, Ordering::Relaxed)
+        {
+            eprintln!(
+                "postlane: answers to {shards} of {} shards come by other queues of {} than its hash says, so that shards                  pass them on to each other: compare `ethtool -x` (key, table) and `ethtool -n … rx-flow-hash tcp4` (it                  should be of addresses and ports, `sdfn`)",
+                shared.stats.len(),
+                bypass.interface
+            );
+        }
     }
 
     /// Notes what has been delivered. To be called every second.

@@ -7,12 +7,15 @@ use std::sync::Arc;
 use super::delivery::DeliveryId;
 use super::owner::Way;
 use super::streaming::Part;
+use super::timely::Deadline;
 pub use crate::handle::MessageId;
 use crate::handle::{Buffers, Extent, ListenerId, ShardId};
 use crate::limits::HEAD_KEPT_BYTES_MAX;
 use crate::protocol::envelope::Envelope;
+use crate::protocol::wire::command::BodyKind;
 use crate::protocol::wire::data::{Form, Shape};
 use crate::protocol::wire::reply::ReplyBuf;
+use crate::time::Instant;
 
 /// A message, complete once it is shared.
 #[derive(Debug, Default)]
@@ -35,6 +38,10 @@ pub struct Message {
     pub origin: Option<IpAddr>,
     /// See `origin`.
     pub listener: Option<ListenerId>,
+    /// From when on it may go.
+    pub release: Instant,
+    /// By when it is wanted, if its sender said so.
+    pub deadline: Option<Deadline>,
     /// Octets of the body as it came.
     pub size: u64,
     /// How they stand.
@@ -65,6 +72,11 @@ impl Message {
         if self.streamed && self.envelope.mail().size.is_none() { 0 } else { self.plain_size() }
     }
 
+    /// May it hold any octets (RFC 3030 section 3)? Then it goes by BDAT alone.
+    pub fn is_binary(&self) -> bool {
+        self.envelope.mail().body == BodyKind::Binary
+    }
+
     /// Adds a piece of the body; the buffer is retained.
     pub(super) fn push_body(&mut self, piece: Extent, buffers: &mut impl Buffers) {
         self.size += u64::from(piece.len);
@@ -86,6 +98,7 @@ impl Message {
         self.source = 0;
         self.origin = None;
         self.kept = false;
+        (self.release, self.deadline) = (Instant::default(), None);
         self.listener = None;
         self.size = 0;
         self.shape = Shape::default();
@@ -264,7 +277,7 @@ pub enum Letter {
         /// Which part.
         number: u32,
     },
-    /// "No more of it comes: nobody is to get it." The verdict follows all the same.
+    /// "Nobody is to get it any more": no more of it comes, or it is too late. The verdict follows all the same.
     Withdraw {
         /// For whom.
         group: GroupId,

@@ -19,6 +19,7 @@ mod router;
 mod session;
 mod streaming;
 mod tend;
+mod timely;
 mod transaction;
 mod verdict;
 
@@ -51,6 +52,8 @@ use router::Router;
 use session::Session;
 pub use streaming::Part;
 use streaming::Queues;
+pub use timely::Deadline;
+use timely::Timers;
 use transaction::Transaction;
 
 /// What the shard is to do, in this order.
@@ -195,8 +198,8 @@ pub struct Dispatch {
     /// For each shard and pool whether it is among them; all false in between.
     seen: Vec<bool>,
     date: DateLine,
-    /// Seconds since 1970 at the clock's zero.
-    unix_at_zero: i64,
+    /// Milliseconds since 1970 at the clock's zero.
+    unix_at_zero_ms: i64,
     numbers: u64,
     generation: u32,
     random: u64,
@@ -209,6 +212,7 @@ pub struct Dispatch {
     /// Sessions between MAIL and the final dot.
     receiving: usize,
     keeping: Keeping,
+    timers: Timers,
     next_tick: Instant,
     /// When it is looked at the latest whether upstreams are overdue.
     overdue_look: Instant,
@@ -217,8 +221,8 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
-    /// A shard with nothing in it. `unix_at_zero`: seconds since 1970 when the clock read zero.
-    pub fn new(options: Options, stats: Arc<Stats>, unix_at_zero: i64) -> Self {
+    /// A shard with nothing in it. `unix_at_zero_ms`: milliseconds since 1970 when the clock read zero.
+    pub fn new(options: Options, stats: Arc<Stats>, unix_at_zero_ms: i64) -> Self {
         Dispatch {
             router: Router::new(Owners::new(options.shards, options.shard_by, &options.hostname)),
             pools: options.pools.iter().map(PoolState::new).collect(),
@@ -247,12 +251,13 @@ impl Dispatch {
             groups: Vec::new(),
             seen: Vec::new(),
             date: DateLine::default(),
-            unix_at_zero,
+            unix_at_zero_ms,
             numbers: 0,
             generation: 0,
             lookout: None,
             receiving: 0,
             keeping: Keeping::default(),
+            timers: Timers::default(),
             next_tick: Instant::NEVER,
             overdue_look: Instant::NEVER,
             draining: false,
@@ -371,13 +376,14 @@ impl Dispatch {
             (0..self.pools.len()).for_each(|pool| self.stir(pool));
             self.make_room(now, buffers);
         }
+        self.mind_timers(now, buffers);
         self.handle_kept_deadlines(now, buffers);
         self.settle(now, buffers);
     }
 
     /// When `handle_deadlines` is to be called at the latest.
     pub fn next_deadline(&self, now: Instant) -> Instant {
-        let ours = self.next_tick.min(self.overdue_look).min(self.next_kept(now));
+        let ours = self.next_tick.min(self.overdue_look).min(self.next_kept(now)).min(self.timers.next());
         self.session_deadlines.next().min(self.link_deadlines.next()).min(ours)
     }
 
@@ -439,9 +445,9 @@ impl Dispatch {
         idle.into_iter().for_each(|link| self.retire_link(LinkId(link), now));
     }
 
-    /// Sets the wall clock: seconds since 1970 at the shard clock's zero.
-    pub fn set_unix_at_zero(&mut self, seconds: i64) {
-        self.unix_at_zero = seconds;
+    /// Sets the wall clock: milliseconds since 1970 at the shard clock's zero.
+    pub fn set_unix_at_zero_ms(&mut self, unix_at_zero_ms: i64) {
+        self.unix_at_zero_ms = unix_at_zero_ms;
         self.tell_spool_the_time();
     }
 
@@ -534,7 +540,16 @@ impl Dispatch {
         self.generation
     }
 
-    fn unix_seconds(&self, now: Instant) -> u64 {
-        u64::try_from(self.unix_at_zero + (now.as_nanos() / 1_000_000_000) as i64).unwrap_or(0)
+    fn unix_ms(&self, now: Instant) -> u64 {
+        unix_ms(self.unix_at_zero_ms, now)
     }
+
+    fn unix_seconds(&self, now: Instant) -> u64 {
+        self.unix_ms(now) / 1000
+    }
+}
+
+/// Milliseconds since 1970, from those at the clock's zero.
+fn unix_ms(at_zero: i64, now: Instant) -> u64 {
+    u64::try_from(at_zero.saturating_add((now.as_nanos() / 1_000_000) as i64)).unwrap_or(0)
 }

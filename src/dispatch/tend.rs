@@ -33,6 +33,13 @@ impl PoolState {
         }
     }
 
+    /// Do all upstreams that may get mail take binary messages?
+    fn takes_binary(&self) -> bool {
+        let mut open =
+            self.links.iter().zip(self.fleet.members()).filter(|(_, member)| !member.health().is_closed());
+        open.all(|(links, _)| links.takes_binary())
+    }
+
     /// The pool's options have changed. Upstreams keep their links and what is known of them; a place that somebody
     /// else had is begun anew, and nothing of that one is left.
     fn refit(&mut self, pool: &options::Pool, before: &options::Pool, now: Instant) {
@@ -82,7 +89,7 @@ impl Dispatch {
         }
         self.refit_kept();
         self.set_scoreboard(scoreboard);
-        self.tell_time(now);
+        self.tell_listeners(now);
         self.heed_marks(now);
         self.publish(now);
         self.settle(now, buffers);
@@ -135,8 +142,11 @@ impl Dispatch {
         idle.into_iter().take(beyond).for_each(|link| self.retire_link(link, now));
     }
 
-    /// Tells listeners that hold messages what time it is.
-    fn tell_time(&mut self, now: Instant) {
+    /// Brings up to date what listeners offer: the time that messages are held against, and BINARYMIME only while every
+    /// upstream takes it.
+    pub(super) fn tell_listeners(&mut self, now: Instant) {
+        let binary = self.pools.iter().all(PoolState::takes_binary);
+        self.options.listeners.iter_mut().for_each(|listener| listener.server.binary = binary);
         let unix_now = self.unix_seconds(now);
         let offers =
             self.options.listeners.iter_mut().filter_map(|listener| listener.server.future_release.as_mut());
@@ -145,7 +155,7 @@ impl Dispatch {
 
     /// Looks after what time alone changes. To be called several times a second.
     pub fn tend(&mut self, now: Instant) {
-        self.tell_time(now);
+        self.tell_listeners(now);
         if self.ease_at > now {
             return;
         }

@@ -11,6 +11,7 @@ use super::options::Options;
 use super::owner::Way;
 use super::router::Origin;
 use super::streaming::Streaming;
+use super::verdict::says_too_late;
 use crate::handle::Buffers;
 use crate::limits::NOTICE_RETURNED_BYTES_MAX;
 use crate::protocol::wire::reply::{Enhanced, Reply, ReplyBuf};
@@ -97,6 +98,7 @@ impl Dispatch {
     /// Sends the message's groups on their ways.
     pub(super) fn send_groups(&mut self, id: TransactionId, now: Instant) {
         self.count_groups(id);
+        self.note_deadline(id);
         for i in 0..self.groups.len() {
             self.ask_group(id, self.groups[i], now);
         }
@@ -147,7 +149,7 @@ impl Dispatch {
     }
 
     /// The ways that recipients of the message go, each once.
-    fn note_groups(&mut self, id: TransactionId) {
+    pub(super) fn note_groups(&mut self, id: TransactionId) {
         let Dispatch { transactions, groups, seen, .. } = self;
         let ways = &transactions[id.slot as usize].message.ways;
         groups.clear();
@@ -223,7 +225,9 @@ impl Dispatch {
         if transaction.accepted.is_some() && !transaction.message.internal {
             let refused = std::mem::take(&mut transaction.refused);
             let relayed = std::mem::take(&mut transaction.relayed);
-            let failed = self.notify(Kind::Failed, id, &refused, now, buffers);
+            let are_late = refused.iter().all(|word| says_too_late(word.reply.as_reply()));
+            let kind = if are_late { Kind::Overdue } else { Kind::Failed };
+            let failed = self.notify(kind, id, &refused, now, buffers);
             self.notify(Kind::Relayed, id, &relayed, now, buffers);
             self.transactions[id.slot as usize].refused = refused;
             if self.wait_for(id, failed) {
@@ -298,12 +302,14 @@ impl Dispatch {
         if words.is_empty() || transaction.message.internal {
             return Notice::Done;
         }
-        let is_bounce = matches!(kind, Kind::Failed | Kind::Expired);
+        let is_bounce = matches!(kind, Kind::Failed | Kind::Expired | Kind::Overdue);
         let is_its_end = transaction.entry.is_some() && is_bounce;
         let message = transaction.message.clone();
         let arrived = transaction.again.unwrap_or_else(|| self.unix_seconds(transaction.mail_at));
         let unix = self.unix_seconds(now);
-        let until = (kind == Kind::Delayed).then(|| arrived + self.options.keep.max_age.as_secs());
+        let released =
+            message.envelope.mail().hold.map_or(arrived, |hold| hold.release(arrived).max(arrived));
+        let until = (kind == Kind::Delayed).then(|| released + self.options.keep.max_age.as_secs());
         let times = Times { now: unix, arrived, tried: Some(unix), until };
         let id = self.new_message_id();
         let told: Vec<Told<'_>> = words.iter().map(|word| told(word, &self.options)).collect();

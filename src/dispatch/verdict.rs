@@ -175,6 +175,23 @@ pub(super) fn ours(detail: u16, text: &'static str) -> ReplyBuf {
     Reply::new(451, Enhanced(4, 4, detail), text).to_buf()
 }
 
+const TOO_LATE: &[u8] = b"not delivered in the time that its sender gave it";
+
+/// What is to come back is not delivered in time (RFC 2852 section 4); `last`: what was said of it last.
+pub(super) fn too_late(last: Option<ReplyBuf>) -> ReplyBuf {
+    let mut text = TOO_LATE.to_vec();
+    if let Some(last) = last {
+        text.extend_from_slice(b"; last: ");
+        text.extend_from_slice(last.as_reply().text);
+    }
+    Reply { code: 554, enhanced: Some(Enhanced(5, 4, 7)), text: &text }.to_buf()
+}
+
+/// Is that what it says?
+pub(super) fn says_too_late(reply: Reply<'_>) -> bool {
+    reply.enhanced == Some(Enhanced(5, 4, 7)) && reply.text.starts_with(TOO_LATE)
+}
+
 /// Goes before what an upstream said, where the answer is ours.
 const PASSED_ON: &str = "upstream said: ";
 
@@ -204,7 +221,11 @@ fn refused(reply: Reply<'_>) -> ReplyBuf {
 fn unable(lack: Lack) -> ReplyBuf {
     match lack {
         Lack::EightBit => Reply::new(554, Enhanced(5, 6, 3), "no upstream takes 8-bit messages"),
+        Lack::Binary => Reply::new(554, Enhanced(5, 6, 3), "no upstream takes binary messages"),
         Lack::Utf8 => Reply::new(554, Enhanced(5, 6, 7), "no upstream takes internationalised addresses"),
+        Lack::Time => {
+            Reply::new(554, Enhanced(5, 4, 7), "no upstream promises to deliver in the time that is left")
+        }
         Lack::Size => Reply::new(552, Enhanced(5, 3, 4), "the message is larger than any upstream takes"),
     }
     .to_buf()

@@ -87,6 +87,8 @@ pub struct Bypassed {
     pub strangers: u64,
     /// Frames that arrived at a shard they were not for.
     pub handed_over: u64,
+    /// Streams of which the first answer came by another queue than the interface's hash says.
+    pub astray: u64,
 }
 
 /// A shard's hands towards the network. `Buffers` because received bytes lie in its arena.

@@ -283,8 +283,9 @@ pub struct Totals {
     pub out_of_buffers: Counter,
     /// Messages that left while they were still arriving.
     pub streamed: Counter,
-    /// TCP segments that bypassed the kernel: received, sent, sent again; of nobody's; passed on to their shard.
-    pub segments: [Counter; 5],
+    /// TCP segments that bypassed the kernel: received, sent, sent again; of nobody's; passed on to their shard; and
+    /// the first answers that came by another queue than the interface's hash says.
+    pub segments: [Counter; 6],
     /// Turns of the loop.
     pub turns: Counter,
     /// Nanoseconds not spent waiting.
@@ -302,6 +303,11 @@ pub struct Totals {
 }
 
 impl Stats {
+    /// Streams of which the first answer came by another queue than the interface's hash says.
+    pub fn astray(&self) -> u64 {
+        self.segments[5].get()
+    }
+
     /// For so many listeners, and pools of so many upstreams.
     pub fn new(listeners: usize, pools: &[usize]) -> Self {
         let upstreams = |n: &usize| (0..*n).map(|_| Arc::new(UpstreamStats::healthy())).collect();

@@ -13,6 +13,22 @@ pub struct Bypass {
     pub mode: String,
     /// Its queues that are used.
     pub queues: Vec<u32>,
+    /// Whether frames lie on huge pages.
+    pub huge_pages: bool,
+    /// The NUMA nodes that they lie on.
+    pub nodes: Vec<u32>,
+}
+
+impl Bypass {
+    /// What frames lie on, in words.
+    pub(super) fn frames(&self) -> String {
+        let pages = if self.huge_pages { "huge pages" } else { "ordinary pages" };
+        let nodes: Vec<String> = self.nodes.iter().map(ToString::to_string).collect();
+        match nodes.as_slice() {
+            [] => pages.to_owned(),
+            nodes => format!("{pages} of node {}", nodes.join(" and ")),
+        }
+    }
 }
 
 /// Everything that has a name, in configuration order.

@@ -23,7 +23,7 @@ pub fn text(names: &Names, shards: &[Arc<Stats>], busy: &[f64]) -> String {
             "counter",
             "TCP segments and frames that bypassed the kernel.",
         );
-        let kinds = ["received", "sent", "sent_again", "of_nobody", "handed_over"];
+        let kinds = ["received", "sent", "sent_again", "of_nobody", "handed_over", "astray"];
         for (shard, stats) in shards.iter().enumerate() {
             for (kind, counter) in kinds.iter().zip(&stats.segments) {
                 let label = format!("shard=\"{shard}\",kind=\"{kind}\"");
@@ -302,6 +302,8 @@ mod tests {
                 interface: "eth1".into(),
                 mode: "copy".into(),
                 queues: vec![0],
+                huge_pages: false,
+                nodes: vec![0],
             }),
             listeners: vec![super::super::ListenerName { name: "apps".into(), place: 0 }],
             pools: vec![super::super::PoolName {

@@ -30,6 +30,8 @@ pub struct SpoolStats {
     pub damaged: Counter,
     /// Times the disk made something durable.
     pub syncs: Counter,
+    /// Of these, times when new messages were in it.
+    pub message_syncs: Counter,
     /// Messages in them.
     pub synced: Counter,
     /// Times it failed to.
@@ -41,7 +43,7 @@ pub struct SpoolStats {
 /// The spool's metrics.
 pub(super) fn write(page: &mut Page, shards: &[Arc<Stats>]) {
     type Of = fn(&SpoolStats) -> &Counter;
-    let numbers: [(&str, &str, &str, Of); 13] = [
+    let numbers: [(&str, &str, &str, Of); 14] = [
         ("postlane_spool_messages", "gauge", "Messages kept now.", |s| &s.messages),
         ("postlane_spool_bytes", "gauge", "Octets of messages kept now.", |s| &s.bytes),
         ("postlane_spool_file_bytes", "gauge", "Octets of the spool's files.", |s| &s.file_bytes),
@@ -55,7 +57,10 @@ pub(super) fn write(page: &mut Page, shards: &[Arc<Stats>]) {
         ("postlane_spool_expired_total", "counter", "Messages that became too old.", |s| &s.expired),
         ("postlane_spool_damaged_total", "counter", "Messages not read back as written.", |s| &s.damaged),
         ("postlane_spool_syncs_total", "counter", "Times the disk made something durable.", |s| &s.syncs),
-        ("postlane_spool_synced_messages_total", "counter", "Messages in them.", |s| &s.synced),
+        ("postlane_spool_message_syncs_total", "counter", "Of these, those with new messages.", |s| {
+            &s.message_syncs
+        }),
+        ("postlane_spool_synced_messages_total", "counter", "New messages in them.", |s| &s.synced),
         ("postlane_spool_sync_failures_total", "counter", "Times the disk failed to.", |s| &s.sync_failures),
     ];
     for (name, kind, help, of) in numbers {

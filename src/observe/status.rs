@@ -50,6 +50,8 @@ pub struct BypassStatus {
     pub frames_of_nobody: u64,
     /// Frames that arrived at a shard they were not for.
     pub frames_handed_over: u64,
+    /// Streams of which the first answer came by another queue than the interface's hash says.
+    pub answers_astray: u64,
 }
 
 /// One listener.
@@ -177,6 +179,7 @@ fn bypass_status(by: Bypass, shards: &[Arc<Stats>]) -> BypassStatus {
         segments_sent_again: sum(2),
         frames_of_nobody: sum(3),
         frames_handed_over: sum(4),
+        answers_astray: sum(5),
     }
 }
 
@@ -251,9 +254,11 @@ impl std::fmt::Display for Status {
         {
             writeln!(
                 f,
-                "bypass {}, {} mode: {segments_received} segments received, {segments_sent} sent, {segments_sent_again} \
+                "bypass {}, {} mode, frames on {}: {segments_received} segments received, {segments_sent} sent, {segments_sent_again} \
                  of them again",
-                by.interface, by.mode
+                by.interface,
+                by.mode,
+                by.frames()
             )?;
         }
         for l in &self.listeners {

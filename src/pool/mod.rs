@@ -27,6 +27,8 @@ pub struct Links {
     /// The link that a whole message was written to last, and when: more of that turn would leave in the same send.
     departing: Option<(LinkId, Instant)>,
     company: Company,
+    /// The upstream takes binary messages: so it said last.
+    binary: bool,
 }
 
 /// How a message gets onto a link.
@@ -64,6 +66,7 @@ impl Links {
             joinable: Vec::with_capacity(max),
             departing: None,
             company: Company::new(),
+            binary: false,
         }
     }
 
@@ -197,10 +200,16 @@ impl Links {
         self.may_join().then(|| Lease::Join(self.joinable.remove(0)))
     }
 
-    /// An opening link is ready.
-    pub fn opened(&mut self) {
+    /// An opening link is ready. `binary`: the upstream takes binary messages.
+    pub fn opened(&mut self, binary: bool) {
+        self.binary = binary;
         self.opening -= 1;
         self.openings.succeeded();
+    }
+
+    /// Does the upstream take binary messages, as far as is known?
+    pub fn takes_binary(&self) -> bool {
+        self.binary
     }
 
     /// An opening link is given up. `by_fault`: the upstream's. `chance`: any number.

@@ -16,7 +16,7 @@ fn standing(max: usize, n: usize) -> Links {
     let mut links = Links::new(max, 0);
     for _ in 0..n {
         assert_eq!(lease(&mut links), Some(Lease::Open));
-        links.opened();
+        links.opened(false);
     }
     links
 }
@@ -26,10 +26,10 @@ fn pressure_halves_and_passes() {
     let mut links = Links::new(8, 0);
     assert_eq!(lease(&mut links), Some(Lease::Open));
     assert!(!links.press(), "none stands yet");
-    links.opened();
+    links.opened(false);
     for _ in 0..5 {
         assert_eq!(lease(&mut links), Some(Lease::Open));
-        links.opened();
+        links.opened(false);
     }
     assert_eq!((lease(&mut links), lease(&mut links)), (Some(Lease::Open), Some(Lease::Open)));
     assert!(links.press());
@@ -51,13 +51,13 @@ fn pressure_halves_and_passes() {
 fn idle_before_new_before_joining() {
     let mut links = Links::new(2, 0);
     assert_eq!(lease(&mut links), Some(Lease::Open));
-    links.opened();
+    links.opened(false);
     links.joinable(LinkId(1));
     assert_eq!(lease(&mut links), Some(Lease::Open));
     assert_eq!(links.counts(), (0, 1, 2));
     assert_eq!(lease(&mut links), Some(Lease::Join(LinkId(1))));
     assert!(!links.has_room());
-    links.opened();
+    links.opened(false);
     links.idle(LinkId(2));
     assert_eq!(lease(&mut links), Some(Lease::Idle(LinkId(2))));
     links.idle(LinkId(2));
@@ -77,7 +77,7 @@ fn openings_double() {
     while stands < 64 {
         let opening =
             std::iter::from_fn(|| lease(&mut links)).take_while(|lease| *lease == Lease::Open).count();
-        (0..opening).for_each(|_| links.opened());
+        (0..opening).for_each(|_| links.opened(false));
         rounds.push(opening);
         stands += opening;
     }
@@ -109,7 +109,7 @@ fn openings_that_fail_wait_longer_and_longer_but_not_for_ever() {
     assert!(waits[6..].iter().all(|ms| (500..=1001).contains(ms)), "{waits:?}");
     // One that succeeds makes up for all.
     assert_eq!(lease(&mut links), Some(Lease::Open));
-    links.opened();
+    links.opened(false);
     assert_eq!(links.rest(), Rest::No);
     assert_eq!(
         [lease(&mut links), lease(&mut links), lease(&mut links)],

@@ -51,6 +51,11 @@ impl Envelope {
         (self.hold, self.by) = (hold, by);
     }
 
+    /// Sets until when it is held.
+    pub fn set_hold(&mut self, hold: Hold) {
+        self.hold = Some(hold);
+    }
+
     /// Adds a recipient.
     pub fn push_recipient(&mut self, rcpt: &Recipient<'_>) {
         let path = self.keep(rcpt.path);

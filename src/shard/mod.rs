@@ -245,9 +245,9 @@ impl<N: Net + Disk> Shard<N> {
         self.net
     }
 
-    /// Tells the wall clock: seconds since 1970 at this clock's zero.
-    pub fn set_unix_at_zero(&mut self, seconds: i64) {
-        self.dispatch.set_unix_at_zero(seconds);
+    /// Tells the wall clock: milliseconds since 1970 at this clock's zero.
+    pub fn set_unix_at_zero_ms(&mut self, unix_at_zero_ms: i64) {
+        self.dispatch.set_unix_at_zero_ms(unix_at_zero_ms);
     }
 
     fn handle(&mut self, event: Event) {
@@ -273,7 +273,7 @@ impl<N: Net + Disk> Shard<N> {
 
     fn publish_bypassed(&self) {
         let now = self.net.bypassed();
-        let all = [now.received, now.sent, now.sent_again, now.strangers, now.handed_over];
+        let all = [now.received, now.sent, now.sent_again, now.strangers, now.handed_over, now.astray];
         let counters = &self.stats[self.id.index()].segments;
         counters.iter().zip(all).for_each(|(counter, count)| counter.set(count));
     }

@@ -44,6 +44,8 @@ pub(super) struct Group {
     pub(super) bytes: u64,
     /// Segments of a lower sequence are of no more use, it says.
     pub(super) tail: u64,
+    /// It takes no records.
+    is_closed: bool,
     pub(super) members: Vec<Member>,
     staging: Vec<u8>,
     pieces: Vec<Piece>,
@@ -61,6 +63,7 @@ impl Group {
     pub(super) fn begin(&mut self, segment: u32, at: u64) {
         debug_assert!(at.is_multiple_of(BLOCK) && self.members.is_empty());
         (self.segment, self.at, self.bytes) = (segment, at, 0);
+        self.is_closed = false;
         self.staging.clear();
         self.staging.shrink_to(STAGING_KEPT);
         self.pieces.clear();
@@ -68,14 +71,22 @@ impl Group {
 
     /// Has it room for a record with so many extents?
     pub(super) fn takes(&self, extents: usize) -> bool {
-        self.members.is_empty() || self.pieces.len() + extents + 2 <= PIECES_MAX && self.bytes < BYTES_MAX
+        !self.is_closed
+            && (self.members.is_empty()
+                || self.pieces.len() + extents + 2 <= PIECES_MAX && self.bytes < BYTES_MAX)
     }
 
     /// Begins a segment: its first block.
     pub(super) fn put_segment_header(&mut self, header: &super::record::SegmentHeader) {
+        self.tail = header.tail;
         let before = self.staging.len();
         header.encode(&mut self.staging);
         self.staged(before);
+    }
+
+    /// What is in it so far is all.
+    pub(super) fn close(&mut self) {
+        self.is_closed = true;
     }
 
     /// Adds a message's record: where it lies (in units of 8 octets) and how long its meta is.
@@ -189,6 +200,12 @@ pub(super) struct Clock {
 impl Clock {
     pub(super) fn unix_ms(&self, at: Instant) -> u64 {
         self.unix_at_zero_ms.saturating_add(at.as_nanos() / 1_000_000)
+    }
+
+    /// The instant at which the calendar says that; the first there is if that was before.
+    pub(super) fn instant(&self, unix_ms: u64) -> Instant {
+        let ms = unix_ms.saturating_sub(self.unix_at_zero_ms);
+        Instant::from_nanos(ms.saturating_mul(1_000_000))
     }
 }
 

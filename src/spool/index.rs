@@ -12,6 +12,10 @@ pub(super) const NIL: u32 = u32::MAX;
 pub(super) mod flag {
     pub(in crate::spool) const SUSPENDED: u8 = 1;
     pub(in crate::spool) const DELAY_WARNED: u8 = 2;
+    /// An operator has let it go before its time.
+    pub(in crate::spool) const RELEASED: u8 = 4;
+    pub(in crate::spool) const LATE_TOLD: u8 = 8;
+    pub(in crate::spool) const ALL: u8 = 15;
 }
 
 /// How far an entry's record is.
@@ -28,6 +32,15 @@ pub(super) enum Life {
     Kept,
     /// Over; that it is has to be on disk before its place may be used again.
     Gone,
+}
+
+/// Whether its sender has given a time by which it is wanted, and something is to be done then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Timed {
+    No,
+    Yes,
+    /// And it is in the queue for that.
+    Queued,
 }
 
 /// One message. What is rarely looked at is behind the two boxes.
@@ -59,6 +72,9 @@ pub(super) struct Entry {
     pub(super) life: Life,
     /// Somebody is at it; it is in no due queue.
     pub(super) active: bool,
+    /// It waits for the time from which on it may go.
+    pub(super) held: bool,
+    pub(super) timed: Timed,
     /// Its state has changed since it was last written.
     pub(super) dirty: bool,
     /// Its record is on the way to another segment.
@@ -67,6 +83,8 @@ pub(super) struct Entry {
     pub(super) unread: u8,
     /// Its record cannot be read back.
     pub(super) damaged: bool,
+    /// And nobody was told, as somebody was at it when that was found.
+    pub(super) untold: bool,
     /// Its end is on disk.
     pub(super) over: bool,
 }
@@ -122,10 +140,13 @@ impl Default for Entry {
             flags: 0,
             life: Life::Free,
             active: false,
+            held: false,
+            timed: Timed::No,
             dirty: false,
             moving: false,
             unread: 0,
             damaged: false,
+            untold: false,
             over: false,
         }
     }

@@ -9,7 +9,7 @@ use super::remaining::Remaining;
 use super::{Kept, MessageFacts};
 use crate::handle::{MessageId, ShardId};
 use crate::protocol::wire::data::{Form, Shape};
-use crate::protocol::wire::later::{ByMode, DeliverBy};
+use crate::protocol::wire::later::{ByMode, DeliverBy, Hold};
 use crate::protocol::{
     BodyKind, Enhanced, Envelope, Mail, MailParameters, Notify, Recipient, Reply, ReplyBuf, Return,
 };
@@ -101,6 +101,7 @@ fn encode_envelope(envelope: &Envelope, out: &mut Vec<u8>) {
     let body = match mail.body {
         BodyKind::SevenBit => 0,
         BodyKind::EightBit => 1,
+        BodyKind::Binary => 2,
     };
     let ret = match mail.ret {
         None => 0,
@@ -111,11 +112,11 @@ fn encode_envelope(envelope: &Envelope, out: &mut Vec<u8>) {
     put_bytes(envelope.sender(), out);
     put_number(mail.size.map_or(0, |size| size.saturating_add(1)), out);
     put_option(mail.envid, out);
-    // HOLDFOR and HOLDUNTIL are in the due time.
+    let held = u8::from(mail.hold.is_some()) << 3;
     match mail.by {
-        None => out.push(0),
+        None => out.push(held),
         Some(by) => {
-            out.push(1 | u8::from(by.mode == ByMode::Return) << 1 | u8::from(by.trace) << 2);
+            out.push(1 | u8::from(by.mode == ByMode::Return) << 1 | u8::from(by.trace) << 2 | held);
             out.extend_from_slice(&by.seconds.to_le_bytes());
         }
     }
@@ -127,6 +128,18 @@ fn encode_envelope(envelope: &Envelope, out: &mut Vec<u8>) {
             1 | u8::from(never) << 1 | u8::from(success) << 2 | u8::from(failure) << 3 | u8::from(delay) << 4
         }));
         put_option(recipient.orcpt, out);
+    }
+    // Behind all that was there before it, where nobody looks who does not know of it.
+    match mail.hold {
+        None => {}
+        Some(Hold::For(seconds)) => {
+            out.push(0);
+            put_number(seconds.into(), out);
+        }
+        Some(Hold::Until(unix)) => {
+            out.push(1);
+            put_number(unix, out);
+        }
     }
 }
 
@@ -162,18 +175,36 @@ impl EncodedEnvelope<'_> {
         decode_envelope(self.0, into).is_some()
     }
 
+    /// By when it is wanted.
+    pub fn by(&self) -> Option<DeliverBy> {
+        let (mail, ..) = mail_of(&mut Reader(self.0))?;
+        mail.parameters.by
+    }
+
+    /// From when on it may go.
+    pub fn hold(&self) -> Option<Hold> {
+        let mut read = Reader(self.0);
+        let (_, recipients, is_held) = mail_of(&mut read)?;
+        if !is_held {
+            return None;
+        }
+        (0..recipients).try_for_each(|_| recipient_of(&mut read).map(drop))?;
+        hold_of(&mut read)
+    }
+
     /// How many recipients it has, those done with among them.
     pub fn recipients(&self) -> usize {
-        mail_of(&mut Reader(self.0)).map_or(0, |(_, recipients)| recipients as usize)
+        mail_of(&mut Reader(self.0)).map_or(0, |(_, recipients, _)| recipients as usize)
     }
 }
 
-/// Sender and parameters, and how many recipients follow.
-fn mail_of<'a>(read: &mut Reader<'a>) -> Option<(Mail<'a>, u64)> {
+/// Sender and parameters, how many recipients follow, and whether until when it is held follows these.
+fn mail_of<'a>(read: &mut Reader<'a>) -> Option<(Mail<'a>, u64, bool)> {
     let bits = read.byte()?;
     let body = match bits & 3 {
         0 => BodyKind::SevenBit,
         1 => BodyKind::EightBit,
+        2 => BodyKind::Binary,
         _ => return None,
     };
     let ret = match bits >> 2 & 3 {
@@ -191,20 +222,34 @@ fn mail_of<'a>(read: &mut Reader<'a>) -> Option<(Mail<'a>, u64)> {
     let mode = if bits & 2 != 0 { ByMode::Return } else { ByMode::Notify };
     let by = (bits & 1 != 0).then_some(DeliverBy { seconds, mode, trace: bits & 4 != 0 });
     let parameters = MailParameters { size, body, utf8, ret, envid, by, hold: None };
-    Some((Mail { path, parameters }, read.number()?))
+    Some((Mail { path, parameters }, read.number()?, bits & 8 != 0))
+}
+
+fn recipient_of<'a>(read: &mut Reader<'a>) -> Option<Recipient<'a>> {
+    let path = read.bytes()?;
+    let bits = read.byte()?;
+    let bit = |n: u8| bits & 1 << n != 0;
+    let notify = bit(0).then(|| Notify { never: bit(1), success: bit(2), failure: bit(3), delay: bit(4) });
+    Some(Recipient { path, notify, orcpt: read.option()? })
+}
+
+fn hold_of(read: &mut Reader<'_>) -> Option<Hold> {
+    match read.byte()? {
+        0 => read.number()?.try_into().ok().map(Hold::For),
+        1 => read.number().map(Hold::Until),
+        _ => None,
+    }
 }
 
 fn decode_envelope(bytes: &[u8], into: &mut Envelope) -> Option<()> {
     let mut read = Reader(bytes);
-    let (mail, recipients) = mail_of(&mut read)?;
+    let (mail, recipients, is_held) = mail_of(&mut read)?;
     into.set_sender(&mail);
     for _ in 0..recipients {
-        let path = read.bytes()?;
-        let bits = read.byte()?;
-        let bit = |n: u8| bits & 1 << n != 0;
-        let notify =
-            bit(0).then(|| Notify { never: bit(1), success: bit(2), failure: bit(3), delay: bit(4) });
-        into.push_recipient(&Recipient { path, notify, orcpt: read.option()? });
+        into.push_recipient(&recipient_of(&mut read)?);
+    }
+    if is_held {
+        into.set_hold(hold_of(&mut read)?);
     }
     Some(())
 }

@@ -19,6 +19,7 @@ mod replay;
 mod scan;
 mod schedule;
 mod segment;
+mod times;
 mod words;
 
 use std::collections::VecDeque;
@@ -51,8 +52,10 @@ struct Shared {
     /// Messages that are not over.
     live: usize,
     groups: u64,
+    message_groups: u64,
     messages: u64,
     failures: u64,
+    damaged: u64,
 }
 
 /// A shard's spool.
@@ -80,8 +83,10 @@ impl Spool {
             unix_at_zero_ms,
             live: 0,
             groups: 0,
+            message_groups: 0,
             messages: 0,
             failures: 0,
+            damaged: 0,
         };
         Spool {
             options,
@@ -132,6 +137,7 @@ impl Spool {
             pool: kept.pool,
             attempts: kept.attempts,
             life: Life::Queued,
+            timed: times::timed(kept.envelope.mail().by, 0),
             active: true,
             ..Entry::default()
         };
@@ -217,21 +223,18 @@ impl Spool {
 
     fn put_off(&mut self, slot: u32, due: Instant) {
         let entry = &mut self.shared.index[slot];
-        entry.due = due;
-        if entry.damaged {
-            // It was said, and nobody is done with it.
+        entry.due = if entry.held { due.max(entry.due) } else { due };
+        if std::mem::take(&mut entry.untold) {
             let id = EntryId { slot, generation: entry.generation };
             return self.shared.events.push_back(Event::Damaged { entry: id, token: None });
         }
         entry.active = false;
-        if entry.is_waiting() {
-            self.schedule.push(slot, entry.pool, due);
-        }
+        self.wait(slot);
     }
 
     /// Is it too old to be tried again?
     pub fn is_expired(&self, id: EntryId, now: Instant) -> bool {
-        self.age(id, now).is_some_and(|age| age > self.options.max_age)
+        self.tried_for(id, now).is_some_and(|age| age > self.options.max_age)
     }
 
     /// How long ago it came, by the calendar.
@@ -252,9 +255,9 @@ impl Spool {
 
     /// The next message that is due, of a pool that may; it is active from now on. Pools take turns.
     pub fn next_due(&mut self, now: Instant, may: impl FnMut(u16) -> bool) -> Option<EntryId> {
-        let slot = self.schedule.pop(now, &self.shared.index, may)?;
+        let slot = self.pop_due(now, may)?;
         let entry = &mut self.shared.index[slot];
-        entry.active = true;
+        (entry.active, entry.held) = (true, false);
         Some(EntryId { slot, generation: entry.generation })
     }
 
@@ -277,7 +280,9 @@ impl Spool {
             due: entry.is_waiting().then_some(entry.due),
             suspended: entry.flags & flag::SUSPENDED != 0,
             active: entry.active,
+            held_until: entry.held.then_some(entry.due),
             delay_warned: entry.flags & flag::DELAY_WARNED != 0,
+            late_told: entry.flags & flag::LATE_TOLD != 0,
             remaining: &entry.remaining,
             reply: entry.reply.as_deref().map(Vec::as_slice),
         })
@@ -313,16 +318,18 @@ impl Spool {
         if let Some(slot) = self.find(id) {
             self.shared.index[slot].flags &= !flag::SUSPENDED;
             self.changed(slot, now);
-            let entry = &self.shared.index[slot];
-            if entry.is_waiting() {
-                self.schedule.push(slot, entry.pool, entry.due);
-            }
+            self.wait(slot);
         }
     }
 
-    /// It is due now, if nobody is at it.
+    /// It is due now, if nobody is at it; also what is held until later.
     pub fn flush(&mut self, id: EntryId, now: Instant) {
         if let Some(slot) = self.find(id).filter(|&slot| !self.shared.index[slot].active) {
+            let entry = &mut self.shared.index[slot];
+            if std::mem::take(&mut entry.held) {
+                entry.flags |= flag::RELEASED;
+                self.changed(slot, now);
+            }
             self.put_off(slot, now);
         }
     }
@@ -345,8 +352,10 @@ impl Spool {
             segments: sum(|log| log.segments.len() as u64),
             index_bytes: (self.shared.index.bytes() + self.schedule.bytes()) as u64,
             groups: self.shared.groups,
+            message_groups: self.shared.message_groups,
             grouped_messages: self.shared.messages,
             failures: self.shared.failures,
+            damaged: self.shared.damaged,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::index::{Life, NIL};
 use super::log::{Log, Read};
-use super::{EntryId, Event, Request, Spool, data_crc};
+use super::{EntryId, Event, Request, Shared, Spool, data_crc};
 use crate::handle::{Buffers, Extent, FileId, Ticket};
 use crate::time::Instant;
 
@@ -169,12 +169,14 @@ impl Spool {
             (Some((entry, token)), Ok(())) if sound => {
                 self.shared.events.push_back(Event::Loaded { entry, token });
             }
-            (Some((entry, token)), Err(errno)) => {
+            // What could not be read for long to be moved is no better now.
+            (Some((entry, token)), Err(errno)) if !wanted || !self.shared.index[entry.slot].damaged => {
                 self.shared.events.push_back(Event::Unreadable { entry, token, errno });
             }
-            (Some((entry, token)), Ok(())) => {
+            (Some((entry, token)), _) => {
                 if wanted {
-                    self.shared.index[reading.slot].damaged = true;
+                    self.shared.note_damage(entry.slot);
+                    self.shared.index[entry.slot].untold = false;
                 }
                 self.shared.events.push_back(Event::Damaged { entry, token: Some(token) });
             }
@@ -187,7 +189,8 @@ impl Spool {
     }
 
     /// A message that was to be moved cannot be read. It stays where it is. If the disk said so it may say otherwise
-    /// later; else, or when it has said so for long, the message is told of.
+    /// later; else, or when it has said so for long, the message is told of; if somebody is at it, when they put it off:
+    /// an attempt with what was read before may still end well.
     fn not_moved(
         &mut self,
         at: usize,
@@ -206,10 +209,12 @@ impl Spool {
             return log.after_move(slot, &mut self.shared);
         }
         entry.moving = false;
-        entry.damaged = true;
-        entry.active = true;
-        let entry = EntryId { slot, generation: entry.generation };
-        self.shared.events.push_back(Event::Damaged { entry, token: None });
+        entry.untold = std::mem::replace(&mut entry.active, true);
+        let (untold, entry) = (entry.untold, EntryId { slot, generation: entry.generation });
+        self.shared.note_damage(slot);
+        if !untold {
+            self.shared.events.push_back(Event::Damaged { entry, token: None });
+        }
     }
 
     /// Has survivors read that are to be moved, as far as there are buffers.
@@ -234,6 +239,13 @@ impl Spool {
             log.moving_bytes += bytes;
             self.read(at, slot, None, extents);
         }
+    }
+}
+
+impl Shared {
+    fn note_damage(&mut self, slot: u32) {
+        let entry = &mut self.index[slot];
+        self.damaged += u64::from(!std::mem::replace(&mut entry.damaged, true));
     }
 }
 

@@ -20,7 +20,7 @@ use super::record::{BLOCK, Kind, Life, SegmentHeader};
 use super::scan::{Fault, Record, Scan, life_of, scan};
 use super::segment::Segment;
 use super::{NO_POOL, Options, Spool};
-use crate::handle::{FileId, MessageId};
+use crate::handle::FileId;
 use crate::protocol::Envelope;
 use crate::time::Instant;
 
@@ -62,10 +62,8 @@ pub struct Damage {
     pub file: FileId,
     /// Where in it.
     pub range: Range<u64>,
-    /// What it was, in words.
+    /// What it was, in words; with the message that is lost by it, where that is known.
     pub what: String,
-    /// The message that is lost by it, where that is known.
-    pub message: Option<MessageId>,
 }
 
 impl fmt::Display for Damage {
@@ -184,13 +182,12 @@ impl<S: Source> Replay<'_, S> {
         self.log.sequence_next += SEQUENCE_LEAP;
         self.log.number_next = number_max.max(1) + NUMBER_LEAP;
         self.drop_before_tail();
-        let (tail, log) = (self.tail, &self.log);
-        let sequence = |file: FileId| segments.iter().find(|segment| segment.found.file == file);
-        let in_use =
-            |damage: &Damage| sequence(damage.file).is_some_and(|segment| segment.life.sequence >= tail);
+        let in_use = |damage: &Damage| {
+            let its = segments.iter().find(|segment| segment.found.file == damage.file);
+            its.is_some_and(|segment| segment.life.sequence >= self.tail)
+        };
         damages.retain(in_use);
         self.report.damages.append(&mut damages);
-        let _ = log;
         self.log.tail_durable = self.tail;
         self.put_in_place();
     }
@@ -216,25 +213,20 @@ impl<S: Source> Replay<'_, S> {
         }
         let unreadable = self.read_all(found);
         if let Some(life) = life_of(&self.bytes, file.log).filter(|_| !blank || !unreadable.is_empty()) {
-            self.damage(
-                file,
-                0..BLOCK,
-                "the segment's header; its records were found without it".into(),
-                None,
-            );
+            self.damage(file, 0..BLOCK, "the segment's header; its records were found without it");
             return Some(Candidate { found, header: None, life });
         }
         if blank && unreadable.is_empty() {
             let at = self.log.segments.insert(Segment::new(file.number, found.bytes, 0));
             self.log.segments.free.push_back(at);
         } else {
-            self.damage(file, 0..found.bytes, "no segment of this spool; it is left alone".into(), None);
+            self.damage(file, 0..found.bytes, "no segment of this spool; it is left alone");
         }
         None
     }
 
-    fn damage(&mut self, file: FileId, range: Range<u64>, what: String, message: Option<MessageId>) {
-        self.report.damages.push(Damage { file, range, what, message });
+    fn damage(&mut self, file: FileId, range: Range<u64>, what: &str) {
+        self.report.damages.push(Damage { file, range, what: what.to_owned() });
     }
 
     /// Reads a whole file; what cannot be read is zero, and told.
@@ -308,7 +300,7 @@ impl<S: Source> Replay<'_, S> {
         for (range, errno) in unreadable {
             self.log.segments.get_mut(place).suspect = true;
             let what = format!("cannot be read (errno {errno})");
-            damages.push(Damage { file, range, what, message: None });
+            damages.push(Damage { file, range, what });
         }
         for (range, fault) in faults.into_iter().filter(|(range, _)| range.start < acknowledged) {
             let known = lost.iter().find(|(at, _)| *at == range).and_then(|(_, what)| what.clone());
@@ -366,7 +358,7 @@ impl<S: Source> Replay<'_, S> {
         let entry = &mut index[slot];
         // The pools of another run were others.
         (entry.attempts, entry.pool) = (state.attempts, NO_POOL);
-        entry.flags = state.flags & (flag::SUSPENDED | flag::DELAY_WARNED);
+        entry.flags = state.flags & flag::ALL;
         entry.due = self.now + wait;
     }
 
@@ -391,40 +383,37 @@ impl<S: Source> Replay<'_, S> {
     fn put_in_place(&mut self) {
         let mut slots: Vec<u32> = self.slots.values().copied().collect();
         slots.sort_unstable();
-        let shared = &mut self.spool.shared;
         for slot in slots {
+            let shared = &mut self.spool.shared;
             self.log.segments.occupy(slot, &mut shared.index);
             self.log.segments.link(slot, &mut shared.index);
             self.log.entries += 1;
             shared.live += 1;
-            let entry = &shared.index[slot];
-            if entry.is_waiting() {
-                self.spool.schedule.push(slot, entry.pool, entry.due);
-            }
+            self.spool.recall_times(slot, self.now);
+            self.spool.wait(slot);
         }
         self.log.reclaim();
     }
 }
 
-/// The message's name, and what it was, of a record whose octets are damaged.
-fn what_of(record: Record<'_>) -> Option<(MessageId, String)> {
+/// The message whose octets in that record are damaged.
+fn what_of(record: Record<'_>) -> Option<String> {
     let (_, facts) = meta::decode_state(record.meta)?;
     let (facts, envelope) = meta::decode_facts(facts)?;
     let mut unpacked = Envelope::default();
     super::EncodedEnvelope(envelope).decode(&mut unpacked);
     let sender = String::from_utf8_lossy(unpacked.sender()).into_owned();
-    Some((facts.id, format!("message {} from <{sender}>, {} octets", facts.id, facts.size)))
+    Some(format!("message {} from <{sender}>, {} octets", facts.id, facts.size))
 }
 
-fn describe(file: FileId, range: Range<u64>, fault: Fault, known: Option<(MessageId, String)>) -> Damage {
-    let (message, name) = known.map_or((None, String::new()), |(id, what)| (Some(id), what));
+fn describe(file: FileId, range: Range<u64>, fault: Fault, known: Option<String>) -> Damage {
     let what = match fault {
         Fault::NoHeader => "records without a sound header".to_owned(),
         Fault::Meta(Kind::Message, number) => format!("the envelope of message number {number:#x}"),
         Fault::Meta(Kind::State, number) => {
             format!("a note on message number {number:#x}: it may be sent again")
         }
-        Fault::Data(_) => format!("the octets of {name}"),
+        Fault::Data(_) => format!("the octets of {}", known.unwrap_or_default()),
     };
-    Damage { file, range, what, message }
+    Damage { file, range, what }
 }

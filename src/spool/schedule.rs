@@ -1,7 +1,7 @@
 //! When what is put off is tried again: per pool a queue by due time, lazily kept.
 //!
 //! An entry's place in its queue is not looked for when the entry changes: what comes up and is not due at that
-//! second any more is thrown away. So what is not due costs nothing, and a change costs one push.
+//! tick any more is thrown away. So what is not due costs nothing, and a change costs one push.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::index::Index;
 use crate::time::Instant;
 
-const NANOS: u64 = 1_000_000_000;
+/// What due times are counted in: a sixteenth of a second, so that 32 bits last for eight years.
+const TICK_NANOS: u64 = 62_500_000;
 
 /// The due queues.
 #[derive(Debug, Default)]
@@ -18,19 +19,21 @@ pub(super) struct Schedule {
     queues: Vec<Queue>,
     /// The queue that was served last.
     turn: usize,
+    /// (Tick, slot): when a sender's time is over.
+    deadlines: BinaryHeap<Reverse<(u32, u32)>>,
 }
 
 /// What waits for one pool.
 #[derive(Debug)]
 struct Queue {
     pool: u16,
-    /// (Second, slot), the earliest first.
+    /// (Tick, slot), the earliest first.
     heap: BinaryHeap<Reverse<(u32, u32)>>,
 }
 
-/// The second in which an instant lies, the next one if it is not its start: never early.
-fn second(at: Instant) -> u32 {
-    u32::try_from(at.as_nanos().div_ceil(NANOS)).unwrap_or(u32::MAX)
+/// The tick in which an instant lies, the next one if it is not its start: never early.
+fn tick(at: Instant) -> u32 {
+    u32::try_from(at.as_nanos().div_ceil(TICK_NANOS)).unwrap_or(u32::MAX)
 }
 
 impl Schedule {
@@ -38,7 +41,26 @@ impl Schedule {
     pub(super) fn push(&mut self, slot: u32, pool: u16, due: Instant) {
         let own = self.queues.iter().position(|queue| queue.pool == pool);
         let at = own.unwrap_or_else(|| self.new_queue(pool));
-        self.queues[at].heap.push(Reverse((second(due), slot)));
+        self.queues[at].heap.push(Reverse((tick(due), slot)));
+    }
+
+    /// Notes when an entry's sender's time is over, whatever it waits for otherwise.
+    pub(super) fn push_deadline(&mut self, slot: u32, at: Instant) {
+        self.deadlines.push(Reverse((tick(at), slot)));
+    }
+
+    /// The next entry whose sender's time is over, if it still is as it was.
+    pub(super) fn pop_deadline(&mut self, now: Instant) -> Option<u32> {
+        if self.next_deadline() > now {
+            return None;
+        }
+        self.deadlines.pop().map(|Reverse((_, slot))| slot)
+    }
+
+    /// When `pop_deadline` is worth calling next.
+    pub(super) fn next_deadline(&self) -> Instant {
+        let first = self.deadlines.peek();
+        first.map_or(Instant::NEVER, |Reverse((at, _))| Instant::from_nanos(u64::from(*at) * TICK_NANOS))
     }
 
     /// Pools come and go: one of which nothing waits leaves its queue to the next.
@@ -64,7 +86,8 @@ impl Schedule {
             let at = (self.turn + step) % count;
             self.drop_stale(at, index);
             let Queue { pool, heap } = &mut self.queues[at];
-            let is_due = |Reverse((at, _)): &Reverse<(u32, u32)>| u64::from(*at) * NANOS <= now.as_nanos();
+            let is_due =
+                |Reverse((at, _)): &Reverse<(u32, u32)>| u64::from(*at) * TICK_NANOS <= now.as_nanos();
             if heap.peek().is_some_and(is_due) && may(*pool) {
                 self.turn = at;
                 return heap.pop().map(|Reverse((_, slot))| slot);
@@ -77,14 +100,14 @@ impl Schedule {
     pub(super) fn next(&self, mut may: impl FnMut(u16) -> bool) -> Instant {
         let queues = self.queues.iter().filter(|queue| may(queue.pool));
         let first = queues.filter_map(|queue| queue.heap.peek()).map(|Reverse((at, _))| *at).min();
-        first.map_or(Instant::NEVER, |at| Instant::from_nanos(u64::from(at) * NANOS))
+        first.map_or(Instant::NEVER, |at| Instant::from_nanos(u64::from(at) * TICK_NANOS))
     }
 
     fn drop_stale(&mut self, at: usize, index: &Index) {
         let Queue { pool, heap } = &mut self.queues[at];
         while let Some(&Reverse((at, slot))) = heap.peek() {
             let entry = &index[slot];
-            if entry.is_waiting() && entry.pool == *pool && second(entry.due) == at {
+            if entry.is_waiting() && entry.pool == *pool && tick(entry.due) == at {
                 return;
             }
             heap.pop();
@@ -93,7 +116,8 @@ impl Schedule {
 
     /// Octets of memory.
     pub(super) fn bytes(&self) -> usize {
-        self.queues.iter().map(|queue| queue.heap.capacity() * 8).sum()
+        self.queues.iter().map(|queue| queue.heap.capacity() * 8).sum::<usize>()
+            + self.deadlines.capacity() * 8
     }
 }
 
@@ -110,6 +134,8 @@ pub(super) fn wait(steps: &[Duration], attempts: u8, number: u64) -> Duration {
 mod tests {
     use super::*;
     use crate::spool::index::{Entry, Life};
+
+    const NANOS: u64 = 1_000_000_000;
 
     fn at(seconds: u64) -> Instant {
         Instant::from_nanos(seconds * NANOS)
@@ -150,6 +176,17 @@ mod tests {
         assert_eq!(schedule.pop(at(7), &index, |_| true), Some(slot));
         index.remove(slot);
         assert_eq!(schedule.pop(at(99), &index, |_| true), None);
+    }
+
+    #[test]
+    fn what_is_due_now_is_so_within_a_tick() {
+        let (mut index, mut schedule) = (Index::default(), Schedule::default());
+        let due = Instant::from_nanos(7 * NANOS + 1);
+        let slot = waiting(&mut index, 0, due);
+        schedule.push(slot, 0, due);
+        let next = schedule.next(|_| true);
+        assert!(next >= due && next.nanos_since(due) < TICK_NANOS);
+        assert_eq!(schedule.pop(next, &index, |_| true), Some(slot));
     }
 
     #[test]

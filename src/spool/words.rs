@@ -156,8 +156,12 @@ pub struct Facts<'a> {
     pub suspended: bool,
     /// Somebody is at it.
     pub active: bool,
+    /// It may not go before then (RFC 4865).
+    pub held_until: Option<Instant>,
     /// Its sender was told of the delay.
     pub delay_warned: bool,
+    /// Its sender was told that the time it gave is over (RFC 2852).
+    pub late_told: bool,
     pub(super) remaining: &'a Remaining,
     pub(super) reply: Option<&'a [u8]>,
 }
@@ -253,7 +257,7 @@ pub enum Event {
         errno: i32,
     },
     /// What is read back is not what was written, or it cannot be read for good. The entry is active; what is left
-    /// to do is to be done with it.
+    /// to do is to be done with it. Put off, it will be found damaged again.
     Damaged {
         /// Which.
         entry: EntryId,
@@ -277,8 +281,12 @@ pub struct Usage {
     pub index_bytes: u64,
     /// Writes completed so far: syncs, that is.
     pub groups: u64,
+    /// Of these, those that carried new messages.
+    pub message_groups: u64,
     /// Messages these carried.
     pub grouped_messages: u64,
     /// Writes that failed so far.
     pub failures: u64,
+    /// Messages found damaged so far.
+    pub damaged: u64,
 }

@@ -9,6 +9,9 @@ use std::ptr;
 const MPOL_DEFAULT: libc::c_int = 0;
 /// Rather there than anywhere else; if that node is full, elsewhere.
 const MPOL_PREFERRED: libc::c_int = 1;
+/// Of get_mempolicy(2): not a policy, but the node of a page.
+const MPOL_F_NODE: libc::c_ulong = 1 << 0;
+const MPOL_F_ADDR: libc::c_ulong = 1 << 1;
 /// Nodes there may be: the kernel's `MAX_NUMNODES` is 1024 at most.
 const NODES_MAX: usize = 1024;
 const WORD_BITS: usize = libc::c_ulong::BITS as usize;
@@ -23,12 +26,28 @@ pub fn has_several_nodes() -> bool {
     has_several(&fs::read_to_string("/sys/devices/system/node/online").unwrap_or_default())
 }
 
-/// The node of an interface's device, if the machine says: `/sys/class/net/NAME/device/numa_node`.
-pub fn node_of_interface(name: &str) -> Option<u32> {
-    // A virtio device's node is its parent's.
-    let paths = ["device/numa_node", "device/../numa_node"];
-    let read = |path| fs::read_to_string(format!("/sys/class/net/{name}/{path}")).ok()?.trim().parse().ok();
-    paths.into_iter().find_map(read)
+/// The node of a CPU, if the machine says: `/sys/devices/system/cpu/cpuN/nodeM`.
+pub fn node_of_cpu(cpu: u32) -> Option<u32> {
+    let entries = fs::read_dir(format!("/sys/devices/system/cpu/cpu{cpu}")).ok()?;
+    let mut names = entries.flatten().map(|entry| entry.file_name());
+    names.find_map(|name| name.to_str()?.strip_prefix("node")?.parse().ok())
+}
+
+/// The node that a page lies on, where it is there (get_mempolicy(2)).
+pub(super) fn node_of_page(start: *const u8) -> Option<u32> {
+    let mut node: libc::c_int = -1;
+    // SAFETY: the node is valid to write to, no mask is asked for, and the page is not touched.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_get_mempolicy,
+            &raw mut node,
+            ptr::null_mut::<libc::c_ulong>(),
+            0_usize,
+            start,
+            MPOL_F_NODE | MPOL_F_ADDR,
+        )
+    };
+    (result == 0).then(|| u32::try_from(node).ok()).flatten()
 }
 
 /// The node of the CPU that the caller runs on.
@@ -105,6 +124,12 @@ mod tests {
         };
         assert!(prefer(ptr::null_mut(), 4096, 1 << 20).is_err(), "no such node");
         assert_eq!(on_node(Some(node), || 7), 7);
+        let said = node_of_cpu(0);
+        assert!(said.is_none_or(|node| node < NODES_MAX as u32), "{said:?}");
+        assert_eq!(node_of_cpu(1 << 20), None, "no such CPU");
+        let page = vec![1_u8; 64 << 10];
+        assert!(node_of_page(page.as_ptr()).is_none_or(|node| node < NODES_MAX as u32));
+        assert_eq!(node_of_page(ptr::null()), None, "nothing is there");
         let arenas = crate::sys::arena::Arenas::new(1, 200).expect("an arena");
         match arenas.settle(crate::handle::ShardId(0)) {
             Ok(()) => {}

@@ -80,7 +80,7 @@ impl Ground {
         let stats = Arc::new(Stats::new(1, &[SINKS]));
         let arenas = Arenas::new(1, BUFFERS).unwrap();
         let mut net = Uring::new(UringOptions::default(), arenas, RingTable::new(1)).unwrap();
-        let mut dispatch = Dispatch::new(options(mode, &sinks), stats.clone(), 1_700_000_000);
+        let mut dispatch = Dispatch::new(options(mode, &sinks), stats.clone(), 1_700_000_000_000);
         let spool = (mode != Mode::Through).then(Scratch::new);
         if let Some(Scratch(root)) = &spool {
             net.use_spool(root.clone(), true);

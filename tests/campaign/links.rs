@@ -289,7 +289,7 @@ impl Play {
                     continue;
                 }
                 self.shards[shard].open[place].ready_at = None;
-                self.shards[shard].links[upstream].opened();
+                self.shards[shard].links[upstream].opened(false);
                 self.begin(shard, id);
                 self.refresh(shard, upstream);
                 if let Some((_, to)) = self.setup.dead.filter(|(_, to)| self.now >= *to) {

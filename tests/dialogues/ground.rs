@@ -266,7 +266,7 @@ impl<const BYPASS: bool> Ground for SystemGround<BYPASS> {
         let mut threads = Vec::new();
         for (n, mailbox) in mailboxes(setup.shards).into_iter().enumerate() {
             let id = ShardId(n as u16);
-            let dispatch = Dispatch::new(setup.options(id), stats[n].clone(), 1_700_000_000);
+            let dispatch = Dispatch::new(setup.options(id), stats[n].clone(), 1_700_000_000_000);
             let (arenas, rings) = (arenas.clone(), rings.clone());
             let seat = Seat { id, dispatch, mailbox, orders: orders.clone(), stats: stats.clone() };
             let share = shares.next();

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use postlane::balance::Policy;
+use postlane::dispatch::Mode;
 use postlane::protocol::server::FutureRelease;
 
+use crate::disk::Keep;
 use crate::stage::Setup;
 
 /// Who speaks or hears: a client, or an upstream's link (0: its newest).
@@ -68,11 +70,12 @@ impl Script {
     }
 
     pub(crate) fn is_for_sim_only(&self) -> bool {
-        self.steps.iter().any(|(_, step)| match step {
-            Step::Wait(time) => *time > WAIT_MAX,
-            Step::Vanish(_) => true,
-            _ => false,
-        })
+        self.setup.keep.is_some()
+            || self.steps.iter().any(|(_, step)| match step {
+                Step::Wait(time) => *time > WAIT_MAX,
+                Step::Vanish(_) => true,
+                _ => false,
+            })
     }
 
     fn line(&mut self, n: usize, line: &str) -> Option<()> {
@@ -177,6 +180,14 @@ impl Script {
                 let seconds_max = value.parse().ok()?;
                 setup.listener.server.future_release = Some(FutureRelease { seconds_max, unix_now: 0 });
             }
+            "mode" => {
+                let mode = match value {
+                    "spool" => Mode::Spool,
+                    "through-then-spool" => Mode::ThroughThenSpool,
+                    _ => return None,
+                };
+                setup.keep = Some(Keep::plain(mode));
+            }
             "deliver_by" => setup.listener.server.deliver_by = value.parse().ok()?,
             "max_message" => setup.listener.server.size_max = value.parse().ok()?,
             "trusted" => setup.listener.trusted = vec![value.parse().ok()?],
@@ -216,7 +227,7 @@ fn short(first: &str, rest: &str) -> Option<Vec<Step>> {
         (Who::Upstream(n, _), "greets", offers) => {
             let offers = match offers {
                 ["with", offers @ ..] => offers.to_vec(),
-                _ => vec!["PIPELINING", "8BITMIME", "SMTPUTF8", "DSN"],
+                _ => vec!["PIPELINING", "8BITMIME", "SMTPUTF8", "DSN", "DELIVERBY"],
             };
             let mut lines = vec![own("250-mta.example")];
             lines.extend(offers.iter().map(|offer| format!("250-{offer}")));

@@ -78,7 +78,10 @@ impl<G: Ground> Stage<G> {
     }
 
     pub(crate) fn with_buffers(buffers: usize, lent_max: u16) -> Self {
-        let mut ground = G::with_buffers(buffers, lent_max);
+        Self::on(G::with_buffers(buffers, lent_max))
+    }
+
+    pub(crate) fn on(mut ground: G) -> Self {
         let listener = ground.net().listen(ListenerId(3), "127.0.0.1:0".parse().unwrap()).unwrap();
         assert_ne!(listener.port(), 0);
         Stage {

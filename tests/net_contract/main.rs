@@ -8,9 +8,11 @@ mod churn;
 mod ground;
 #[path = "../network/mod.rs"]
 mod network;
+mod path_mtu;
 mod refusals;
 mod sim;
 mod uring;
+mod vlan;
 mod world;
 mod xdp;
 

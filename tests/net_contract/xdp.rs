@@ -33,10 +33,10 @@ pub(crate) fn options() -> XdpOptions {
 pub(crate) struct XdpGround {
     // Dropped before its network.
     net: Xdp,
-    sockets: Sockets,
-    network: Network,
-    /// Listens and opens by IPv6.
-    ipv6: bool,
+    pub(crate) sockets: Sockets,
+    pub(crate) network: Network,
+    /// Where the far end listens.
+    pub(crate) at: SocketAddr,
 }
 
 fn ring(shard: u16, arenas: &Arc<Arenas>, rings: &Arc<RingTable>, receive_buffers: u16) -> Uring {
@@ -52,14 +52,26 @@ fn ring(shard: u16, arenas: &Arc<Arenas>, rings: &Arc<RingTable>, receive_buffer
 }
 
 impl XdpGround {
-    fn on(network: Network, options: &XdpOptions, buffers: usize, receive_buffers: u16) -> XdpGround {
+    pub(crate) fn on(
+        network: Network,
+        options: &XdpOptions,
+        buffers: usize,
+        receive_buffers: u16,
+    ) -> XdpGround {
         let (interface, mut shares) = Interface::open(options, 1).unwrap();
         // Those that the ring is lent are no use to the interface.
         let arenas = Arenas::new(1, buffers + usize::from(receive_buffers)).unwrap();
         let ring = ring(0, &arenas, &RingTable::new(1), receive_buffers);
         let (queues, handover) = (shares.remove(0), handovers(1).remove(0));
         let net = Xdp::new(ring, ShardId(0), Arc::new(interface), queues, handover, 32).unwrap();
-        XdpGround { net, sockets: Sockets::default(), network, ipv6: false }
+        XdpGround { net, sockets: Sockets::default(), at: network.far_address(), network }
+    }
+}
+
+impl XdpGround {
+    /// How the interface is shown.
+    pub(crate) fn shown(&self) -> String {
+        self.net.interface().to_string()
     }
 }
 
@@ -104,8 +116,7 @@ impl Ground for XdpGround {
     }
 
     fn listen(&mut self) -> SocketAddr {
-        let at = if self.ipv6 { self.network.far_address_ipv6() } else { self.network.far_address() };
-        self.network.far(|| self.sockets.listen(at))
+        self.network.last(|| self.sockets.listen(self.at))
     }
 
     by_sockets!();
@@ -117,7 +128,9 @@ fn the_route_decides_which_way_a_stream_goes() {
     if_there_is(|| {
         for ipv6 in [false, true] {
             let mut stage = Stage::<XdpGround>::new();
-            stage.ground.ipv6 = ipv6;
+            if ipv6 {
+                stage.ground.at = stage.ground.network.far_address_ipv6();
+            }
             let at = stage.ground.listen();
             let (stream, far) = stage.open_one(at);
             assert!(stage.net().is_bypassed(stream));

@@ -17,6 +17,14 @@ pub(crate) const FAR_INTERFACE: &str = "xdpfar";
 pub(crate) struct Network {
     near: File,
     far: File,
+    /// Behind the far one, which then is a router to it.
+    beyond: Option<File>,
+}
+
+/// The name of a new namespace: nobody else's.
+fn new_name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("xdp-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 fn ip(arguments: &str) -> Result<(), String> {
@@ -29,11 +37,10 @@ fn ip(arguments: &str) -> Result<(), String> {
 impl Network {
     /// With so many queues at each end; or why there is none here.
     pub(crate) fn new(queues: u32) -> Result<Network, String> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         if !nix::unistd::Uid::effective().is_root() {
             return Err("network namespaces need root".to_owned());
         }
-        let name = format!("xdp-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = new_name();
         ip(&format!("netns add {name}"))?;
         let made = Self::make(&name, queues);
         // It lives on by what is open in it.
@@ -62,12 +69,65 @@ impl Network {
         ] {
             ip(&format!("-n {name} {command}"))?;
         }
-        Ok(Network { near, far })
+        Ok(Network { near, far, beyond: None })
+    }
+
+    /// Makes the far end a router to a third namespace, by a link that carries packets of `mtu` bytes; there is
+    /// [`beyond_address`](Self::beyond_address).
+    #[allow(dead_code, reason = "not every user needs it")]
+    pub(crate) fn route_beyond(&mut self, mtu: u32) {
+        let name = new_name();
+        ip(&format!("netns add {name}")).expect("there is one already");
+        let beyond = File::open(format!("/run/netns/{name}"));
+        for command in [
+            format!("link add xdprouter mtu {mtu} type veth peer name xdpbeyond mtu {mtu} netns {name}"),
+            "addr add 10.68.0.1/24 dev xdprouter".to_owned(),
+            "addr add fd68::1/64 dev xdprouter nodad".to_owned(),
+            "link set xdprouter up".to_owned(),
+        ] {
+            self.run_far("ip", &command).expect("ip(8) can");
+        }
+        for command in [
+            "link set lo up",
+            "addr add 10.68.0.2/24 dev xdpbeyond",
+            "addr add fd68::2/64 dev xdpbeyond nodad",
+            "link set xdpbeyond up",
+            "route add default via 10.68.0.1",
+            "route add default via fd68::1",
+        ] {
+            ip(&format!("-n {name} {command}")).expect("ip(8) can");
+        }
+        ip(&format!("netns del {name}")).expect("it lives on by what is open in it");
+        self.far(|| {
+            for forwarding in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+                std::fs::write(format!("/proc/sys/net/{forwarding}"), "1").expect("it is ours");
+            }
+        });
+        self.ip("route add 10.68.0.0/24 via 10.66.0.2");
+        self.ip("route add fd68::/64 via fd66::2");
+        self.beyond = Some(beyond.expect("it was just made"));
+    }
+
+    /// Does something in the last namespace there is.
+    #[allow(dead_code, reason = "not every user needs it")]
+    pub(crate) fn last<T>(&self, what: impl FnOnce() -> T) -> T {
+        self.within(self.beyond.as_ref().unwrap_or(&self.far), what)
+    }
+
+    /// The address behind the router, any port.
+    #[allow(dead_code, reason = "not every user needs it")]
+    pub(crate) fn beyond_address(&self, ipv6: bool) -> SocketAddr {
+        let at = if ipv6 { "[fd68::2]:0" } else { "10.68.0.2:0" };
+        at.parse().expect("an address")
     }
 
     /// Does something in the far namespace; sockets made there stay there.
     pub(crate) fn far<T>(&self, what: impl FnOnce() -> T) -> T {
-        setns(&self.far, CloneFlags::CLONE_NEWNET).expect("it is open");
+        self.within(&self.far, what)
+    }
+
+    fn within<T>(&self, namespace: &File, what: impl FnOnce() -> T) -> T {
+        setns(namespace, CloneFlags::CLONE_NEWNET).expect("it is open");
         let done = what();
         setns(&self.near, CloneFlags::CLONE_NEWNET).expect("it is open");
         done
@@ -99,7 +159,13 @@ impl Network {
         })
     }
 
-    /// The same on this side.
+    /// The same with ip(8) on this side, where it may be that it cannot.
+    #[allow(dead_code, reason = "not every user needs it")]
+    pub(crate) fn try_ip(&self, arguments: &str) -> Result<(), String> {
+        ip(arguments)
+    }
+
+    /// And where it can.
     #[allow(dead_code, reason = "not every user needs it")]
     pub(crate) fn ip(&self, arguments: &str) {
         ip(arguments).expect("ip(8) can");

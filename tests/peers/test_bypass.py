@@ -173,6 +173,7 @@ def test_response_times_count_from_the_last_byte(network, lane_sink, bypass):
     admin = f"127.0.0.1:{free_port()}"
     server = bypass([f"{FAR}:{sink.port}"], top={**XDP["top"], "admin.listen": admin})
     assert_clean(smtp_source(server.port, 100, 256, sessions=1))
+    assert "copy mode, frames on " in postlane("status", "--admin", f"http://{admin}").stdout
     metrics = urllib.request.urlopen(f"http://{admin}/metrics", timeout=10).read().decode()
     name = 'postlane_upstream_response_seconds_{}{{pool="farm",upstream="mta1",stage="eod"}} (\\S+)'
     total, count = (float(re.search(name.format(of), metrics)[1]) for of in ("sum", "count"))

@@ -85,6 +85,27 @@ def test_random_both_ways(lane, recorder, lane_sink, chunking):
     assert sorted(split_stamp(message)[1] for message in arrived) == sorted(sent)
 
 
+def test_binary(lane, lane_sink):
+    """BINARYMIME once the upstream is known to take it: any octets at all."""
+    dice = random.Random(3030)
+    sink = lane_sink(contents=True)
+    server = lane([sink])
+    with Wire(server.port) as wire:
+        assert "BINARYMIME" not in wire.hello.lines
+        wire.try_message(b"Subject: x\r\n\r\nfirst\r\n").is_(250)
+    sent = [dice.randbytes(size) for size in (1, 2, 100, 20_000, 300_000)] + [b"\n.\r\n.\r\n\r", b"\0"]
+    with Wire(server.port) as wire:
+        assert "BINARYMIME" in wire.hello.lines
+        for content in sent:
+            wire.envelope(mail_options=" BODY=BINARYMIME")
+            commands = chunked(content, dice)
+            wire.send(b"".join(commands))
+            for _ in commands[:-1]:
+                wire.read().is_(250, "2.")
+            wire.read().is_(250, "2.")
+    assert [split_stamp(message)[1] for message in sink.contents()[1:]] == sent
+
+
 def test_what_is_refused_is_swallowed(lane, recorder):
     upstream = recorder()
     server = lane([upstream], listener={"max_message": "64KiB"})

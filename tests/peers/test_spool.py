@@ -86,7 +86,7 @@ class TestSpoolMode:
         assert lane.send(content(1), ["late@sink.test"])[0] == 250
         soon(lambda: lane.listed() and lane.listed()[0]["attempts"] == 1, "a first attempt")
         [row] = lane.listed()
-        assert "451 4.7.1 not now" in row["reply"] and row["state"] == "waiting" and 0 <= row["due_in"] <= 1.2
+        assert row["reply"] == "451 4.7.1 not now" and row["state"] == "waiting" and 0 <= row["due_in"] <= 1.2
         soon(lambda: lane.listed()[0]["attempts"] == 3, "three attempts")
         took = time.monotonic() - began
         assert 2.5 < took < 8, took  # 1 s and 2 s, give or take a tenth
@@ -257,7 +257,7 @@ class TestQueue:
         rows = lane.listed()
         assert len(rows) == 6 and len({row["id"] for row in rows}) == 6
         for row in rows:
-            assert row["attempts"] == 1 and row["pool"] == "farm" and "451 4.7.1 not now" in row["reply"]
+            assert row["attempts"] == 1 and row["pool"] == "farm" and row["reply"] == "451 4.7.1 not now"
             assert 0 <= row["age"] < 60 and 3000 < row["due_in"] < 4000
         assert len(lane.listed("--domain", "ODD.test")) == 3
         assert len(lane.listed("--sender", "s1@client.test")) == 2

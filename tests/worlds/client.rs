@@ -58,6 +58,7 @@ impl Habits {
 enum What {
     Greeting,
     Other,
+    Mail(usize),
     Data(usize),
     Final(usize),
 }
@@ -208,7 +209,7 @@ impl Client {
                 return true;
             }
         }
-        self.queue_ops(messages);
+        self.queue_ops(now, messages);
         if self.ops.is_empty() && self.out.is_empty() && self.due.is_empty() {
             world.close(peer);
             self.session_lost(now);
@@ -244,7 +245,7 @@ impl Client {
                 }
                 self.ops.push_back(op("RSET\r\n", What::Other, true));
             }
-            self.ops.push_back(op(&mail, What::Other, !eager || !pipelining));
+            self.ops.push_back(op(&mail, What::Mail(message.number), !eager || !pipelining));
             for recipient in &message.recipients {
                 let line = format!("RCPT TO:<{recipient}>{}\r\n", message.notify);
                 self.ops.push_back(op(&line, What::Other, !pipelining));
@@ -295,7 +296,7 @@ impl Client {
     }
 
     /// Moves on what may be said now.
-    fn queue_ops(&mut self, messages: &mut [Message]) {
+    fn queue_ops(&mut self, now: Instant, messages: &mut [Message]) {
         while let Some(op) = self.ops.front() {
             if op.sync && !(self.due.is_empty() && self.out.is_empty()) {
                 break;
@@ -305,6 +306,9 @@ impl Client {
             if let What::Final(message) = op.what {
                 debug_assert_eq!(messages[message].fate, Fate::Unsent);
                 self.dots.push_back((self.queued, message));
+            }
+            if let What::Mail(message) = op.what {
+                messages[message].asked.mailed_at = now;
             }
             self.out.extend(op.bytes);
             self.due.push_back(op.what);
@@ -409,6 +413,7 @@ impl Client {
                 }
                 self.finals.push((message, text));
             }
+            What::Mail(message) => messages[message].asked.taken_on_at = Some(now),
             What::Greeting | What::Other | What::Data(_) => {}
         }
     }

@@ -1,7 +1,9 @@
 //! A stage's disk: how messages are kept on it, and what a start finds there.
 
+use std::time::Duration;
+
 use postlane::disk::sim::Faults;
-use postlane::dispatch::KeepOptions;
+use postlane::dispatch::{KeepOptions, Mode};
 use postlane::handle::ShardId;
 use postlane::spool::{Found, Options, Spool};
 
@@ -16,6 +18,25 @@ pub(crate) struct Keep {
     pub(crate) faults: Faults,
 }
 
+impl Keep {
+    /// A good disk, and steps of retry that grow.
+    pub(crate) fn plain(mode: Mode) -> Keep {
+        let seconds = |n: &u64| Duration::from_secs(*n);
+        Keep {
+            options: KeepOptions {
+                mode,
+                through_timeout: Duration::from_millis(200),
+                delay_warning: seconds(&3_600),
+                retry: [1, 5, 60].iter().map(seconds).collect(),
+                max_age: seconds(&86_400),
+            },
+            segment_bytes: 256 << 10,
+            bytes_max: 4 << 20,
+            faults: Faults::default(),
+        }
+    }
+}
+
 impl Stage {
     /// Each shard's spool, of what is on the disk.
     pub(crate) fn recover(&mut self) -> Vec<Option<Spool>> {
@@ -26,7 +47,7 @@ impl Stage {
         self.platter.settle();
         let files = self.platter.files().into_iter();
         let found: Vec<Found> = files.map(|(file, bytes)| Found { file, bytes }).collect();
-        let unix_ms = self.unix_at_zero as u64 * 1000;
+        let unix_ms = self.unix_at_zero_ms as u64;
         let start = |shard| {
             let options = Options {
                 shard: ShardId(shard),

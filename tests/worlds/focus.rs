@@ -410,7 +410,7 @@ fn upstreams_that_cannot_carry_it_are_passed_over() {
     manners.push(Manner::slow(30 * MS));
     let mut play = world(&setup, manners);
     play.add_clients(1, &Habits::plain(10), 10, 500);
-    play.messages.iter_mut().for_each(|message| message.parameters = " BODY=8BITMIME");
+    play.messages.iter_mut().for_each(|message| message.parameters = " BODY=8BITMIME".into());
     play.serve_all();
     play.finish();
     play.all_are(Fate::Answered(250));
@@ -422,7 +422,7 @@ fn upstreams_that_cannot_carry_it_are_passed_over() {
     manners.push(busy);
     let mut play = world(&setup, manners);
     play.add_clients(1, &Habits::plain(10), 10, 500);
-    play.messages.iter_mut().for_each(|message| message.parameters = " BODY=8BITMIME");
+    play.messages.iter_mut().for_each(|message| message.parameters = " BODY=8BITMIME".into());
     play.serve_all();
     play.finish();
     play.all_are(Fate::Answered(451));

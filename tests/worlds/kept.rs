@@ -15,8 +15,8 @@ use crate::upstream::Taken;
 impl Stage {
     /// The wall clock leaps.
     pub(crate) fn leap(&mut self, seconds: i64) {
-        self.unix_at_zero += seconds;
-        self.shards.iter_mut().for_each(|shard| shard.set_unix_at_zero(self.unix_at_zero));
+        self.unix_at_zero_ms += seconds * 1000;
+        self.shards.iter_mut().for_each(|shard| shard.set_unix_at_zero_ms(self.unix_at_zero_ms));
     }
 
     /// Messages kept by all shards.
@@ -80,6 +80,9 @@ impl Play {
 
     /// Gives all shards the order; notes what it deleted.
     pub(crate) fn manage(&mut self, order: Order) {
+        if order.action == Action::Flush {
+            self.flushes.push(self.now());
+        }
         self.stage.order += 1;
         let number = self.stage.order;
         for desk in &self.stage.desks {
@@ -121,7 +124,7 @@ impl Play {
         let what = "an order that a stop overtakes";
         self.run(Duration::from_secs(600), what, |play| !play.stage.is_leaving());
         self.manage(Order { action: Action::Resume, selection: Default::default(), limit: 0 });
-        self.run(Duration::from_secs(120), "the spool does not empty", |play| {
+        self.run(Duration::from_secs(300), "the spool does not empty", |play| {
             play.stage.kept() == 0 && play.stage.under_way() == 0
         });
         self.stage.check_disk();

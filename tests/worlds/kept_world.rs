@@ -13,6 +13,7 @@ use crate::play::{Count, Play, Turn};
 use crate::random_world::{draw_habits, draw_manner, draw_setup};
 use crate::seeds::Seeds;
 use crate::stage::{Setup, Stage, upstream_address};
+use crate::timely;
 use crate::upstream::Upstream;
 use crate::ways::{Ways, colour};
 
@@ -28,6 +29,7 @@ pub(crate) fn build(seed: u64, trace: bool) -> Play {
     let fleet = dice.between(1, 4);
     let mut setup = draw_setup(seed, fleet, &mut dice);
     draw_keep(&mut setup, &mut dice);
+    timely::offer(&mut setup);
     let ways = Ways::draw(&mut setup, &mut dice);
     let stage = Stage::new(&setup);
     let upstreams = (0..fleet).map(|n| {
@@ -54,6 +56,7 @@ pub(crate) fn build(seed: u64, trace: bool) -> Play {
     let mut turns = draw_turns(fleet, &mut dice);
     turns.sort_by_key(|(at, _)| *at);
     play.turns = turns.into_iter().map(|(at, turn)| (start + at, turn)).collect();
+    timely::draw(&mut play, seed);
     play
 }
 
@@ -179,6 +182,10 @@ fn kept_seeds() {
         total.bounces,
         total.in_doubt,
         total.streamed,
+        total.held,
+        total.timed,
+        total.late,
+        total.overdue,
     ];
     assert!(seen.iter().all(|count| *count > 0), "something never happens: {total:?}");
 }

@@ -21,6 +21,7 @@ mod seeds;
 mod sessions;
 mod stage;
 mod streams;
+mod timely;
 mod upstream;
 mod ways;
 

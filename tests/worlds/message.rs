@@ -3,6 +3,7 @@
 use postlane::time::Instant;
 
 use crate::dice::Dice;
+use crate::timely::Asked;
 
 /// What is known of a message at its sender's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,7 +21,9 @@ pub(crate) struct Message {
     pub(crate) number: usize,
     pub(crate) sender: String,
     /// MAIL's parameters.
-    pub(crate) parameters: &'static str,
+    pub(crate) parameters: String,
+    /// What they say of time.
+    pub(crate) asked: Asked,
     pub(crate) recipients: Vec<String>,
     /// The parameter of each RCPT.
     pub(crate) notify: &'static str,
@@ -75,6 +78,7 @@ impl Message {
             (false, 1) => " SMTPUTF8",
             _ => "",
         };
+        let parameters = parameters.to_owned();
         let notify = match number % 5 {
             0 => " NOTIFY=SUCCESS,FAILURE",
             1 => " NOTIFY=NEVER",
@@ -89,7 +93,8 @@ impl Message {
         Message {
             number,
             sender: format!("m{number}@sender.example"),
-            parameters: "",
+            parameters: String::new(),
+            asked: Asked::default(),
             recipients: vec![format!("m{number}.r0@d{}.example", dice.below(50))],
             notify: "",
             data: lines(len, false, dice),

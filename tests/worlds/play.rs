@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use postlane::disk::sim::Faults;
-use postlane::dispatch;
+use postlane::dispatch::{self, Row, Selection, list_kept};
 use postlane::observe::{FailedAt, Stats, UpstreamStats};
 use postlane::shard::Order;
 use postlane::time::Instant;
@@ -54,6 +54,9 @@ pub(crate) struct Play {
     pub(crate) crashes: Vec<Instant>,
     /// Recipients whose mail an operator has deleted.
     pub(crate) deleted: HashSet<String>,
+    /// When an operator had messages tried at once; and how often the wall clock leapt.
+    pub(crate) flushes: Vec<Instant>,
+    pub(crate) leaps: usize,
     /// Outcomes need not be on disk soon.
     pub(crate) has_failing_disk: bool,
     /// It does not start again when it stops.
@@ -89,6 +92,12 @@ pub(crate) struct Count {
     pub(crate) sync_failures: u64,
     /// Taken once more because of a crash.
     pub(crate) repeats_by_crash: u64,
+    /// Takings of messages that were held, and of those that were wanted by a time; recipients told to be late, and returned
+    /// for it.
+    pub(crate) held: u64,
+    pub(crate) timed: u64,
+    pub(crate) late: u64,
+    pub(crate) overdue: u64,
 }
 
 impl Count {
@@ -116,6 +125,10 @@ impl Count {
         self.deleted += other.deleted;
         self.sync_failures += other.sync_failures;
         self.repeats_by_crash += other.repeats_by_crash;
+        self.held += other.held;
+        self.timed += other.timed;
+        self.late += other.late;
+        self.overdue += other.overdue;
     }
 }
 
@@ -132,6 +145,8 @@ impl Play {
             trace,
             crashes: Vec::new(),
             deleted: HashSet::new(),
+            flushes: Vec::new(),
+            leaps: 0,
             has_failing_disk: false,
             is_ending: false,
         }
@@ -193,7 +208,11 @@ impl Play {
         let clients = self.clients.iter().filter(|client| !client.done);
         let clients: Vec<String> = clients.map(|client| client.state(&self.stage.world)).collect();
         let links: Vec<usize> = self.upstreams.iter().map(Upstream::links).collect();
-        format!("{}\nlinks {links:?}, under way {}", clients.join("\n"), self.stage.under_way())
+        let spools = self.stage.shards.iter().filter_map(|shard| shard.dispatch().spool());
+        let kept: Vec<Row> =
+            spools.flat_map(|spool| list_kept(spool, &Selection::default(), 5, self.now()).rows).collect();
+        let under_way = self.stage.under_way();
+        format!("{}\nlinks {links:?}, under way {under_way}, kept {kept:#?}", clients.join("\n"))
     }
 
     fn turn(&mut self, turn: Turn) {
@@ -219,7 +238,10 @@ impl Play {
                 self.stage.platter.set_faults(faults);
             }
             Turn::Manage(order) => self.manage(*order),
-            Turn::Leap(seconds) => self.stage.leap(seconds),
+            Turn::Leap(seconds) => {
+                self.leaps += 1;
+                self.stage.leap(seconds);
+            }
         }
     }
 
@@ -302,7 +324,7 @@ impl Play {
         for message in &self.messages {
             let (unexplained, missing) = self.judge_message(message, &by_recipient, &repeated, &mut count);
             refused_but_taken += unexplained;
-            excused += missing + self.judge_notices(message, &by_recipient);
+            excused += missing + self.judge_notices(message, &by_recipient, &mut count);
         }
         let dropped = stage.sum(|stats| stats.bounces_dropped.get());
         assert!(
@@ -399,7 +421,8 @@ impl Play {
         let its = self.upstreams.iter().enumerate().filter(|(n, _)| self.ways.pool_of(*n) == pool);
         let lacks = |upstream: &Upstream| {
             let manner = &upstream.manner;
-            !manner.eight_bit || !manner.utf8 || manner.only_helo || manner.size.is_some()
+            let is_hasty = self.has_hurry() && manner.deliver_by != Some(0);
+            is_hasty || !manner.eight_bit || !manner.utf8 || manner.only_helo || manner.size.is_some()
         };
         let failures = |stats: &Stats| {
             let failed = |upstream: &UpstreamStats| FailedAt::ALL.map(|at| upstream.failures(at).get());
@@ -430,6 +453,7 @@ impl Play {
         takings.dedup_by_key(|taken| std::ptr::from_ref(*taken) as usize);
         for taken in &takings {
             check_taken(message, taken);
+            self.judge_time(message, taken, count);
         }
         if message.violation {
             assert!(takings.is_empty(), "message {n} is a violation and was taken");
@@ -488,23 +512,25 @@ impl Play {
     }
 
     /// What the sender was told: nothing it did not ask for or that is not so. 1 if it was not told all that it asked for.
-    fn judge_notices(&self, message: &Message, taken: &HashMap<&str, Vec<&Taken>>) -> u64 {
+    fn judge_notices(&self, message: &Message, taken: &HashMap<&str, Vec<&Taken>>, count: &mut Count) -> u64 {
         let n = message.number;
         let mut untold = false;
         for recipient in &message.recipients {
             let noticed = |action| is_noticed(message, recipient, action, taken);
             let takings = taken.get(recipient.as_str()).map_or(&[][..], |list| list);
-            let by = |dsn: bool| takings.iter().any(|taken| taken.dsn == dsn);
+            let notices = taken.get(message.sender.as_str()).map_or(&[][..], |list| list);
+            untold |= self.judge_lateness(message, recipient, takings, notices, count);
             let is_asked = message.notify.contains("SUCCESS");
+            let is_ours = |taken: &&&Taken| is_asked && !taken.dsn || self.is_told_for_time(message, taken);
+            let are_ours = takings.iter().filter(is_ours).count();
             if noticed("relayed") {
-                assert!(is_asked, "message {n}: its sender did not ask to hear of {recipient}");
-                assert!(by(false), "message {n}: it was not taken without DSN for {recipient}");
-            } else if is_asked && !message.sender.is_empty() && message.fate == Fate::Answered(250) {
+                assert!(are_ours > 0, "message {n}: its sender did not ask to hear of {recipient} from us");
+            } else if are_ours > 0 && !message.sender.is_empty() && message.fate == Fate::Answered(250) {
                 // In doubt it may be with one and fail elsewhere; then it was said to have failed.
                 // What a cut of the power leaves may be that it was taken, and not the notice written with that.
                 let is_lost = takings.iter().any(|taken| self.has_crashed(taken.at, Instant::NEVER))
                     || self.is_deleted(recipient, message);
-                untold |= by(false) && !by(true) && !noticed("failed") && !is_lost;
+                untold |= are_ours == takings.len() && !noticed("failed") && !is_lost;
             }
             let is_never = message.notify.contains("NEVER");
             assert!(!is_never || !noticed("failed"), "message {n}: NEVER, and told of {recipient}");

@@ -11,6 +11,7 @@ use crate::dice::Dice;
 use crate::message::Message;
 use crate::play::{Play, Turn};
 use crate::stage::{Setup, Stage, upstream_address};
+use crate::timely;
 use crate::upstream::{Deed, Manner, Moment, Upstream};
 use crate::ways::{Ways, colour};
 
@@ -23,6 +24,7 @@ pub(crate) fn build(seed: u64, trace: bool) -> Play {
     let mut dice = Dice::new(seed);
     let fleet = dice.between(1, 6);
     let mut setup = draw_setup(seed, fleet, &mut dice);
+    timely::offer(&mut setup);
     let ways = Ways::draw(&mut setup, &mut dice);
     let stage = Stage::new(&setup);
     let upstreams = (0..fleet)
@@ -66,7 +68,9 @@ pub(crate) fn build(seed: u64, trace: bool) -> Play {
         }
     }
     turns.sort_by_key(|(at, _)| *at);
-    Play { clients, messages, turns, ..Play::new(stage, ways, upstreams, trace) }
+    let mut play = Play { clients, messages, turns, ..Play::new(stage, ways, upstreams, trace) };
+    timely::draw(&mut play, seed);
+    play
 }
 
 pub(crate) fn draw_setup(seed: u64, fleet: usize, dice: &mut Dice) -> Setup {
@@ -119,6 +123,7 @@ pub(crate) fn draw_manner(dice: &mut Dice) -> Manner {
         utf8: dice.chance(0.8),
         dsn: dice.chance(0.5),
         size: dice.pick(&[None, None, Some(0), Some(30_000)]),
+        deliver_by: None,
         only_helo: dice.chance(0.05),
         data_for_nobody: dice.chance(0.3),
         multi_line: dice.chance(0.2),

@@ -118,8 +118,8 @@ pub(crate) struct Stage {
     past: Vec<Arc<[Arc<Stats>]>>,
     /// Where messages are kept.
     pub(crate) platter: Platter,
-    /// Seconds since 1970 at the clock's zero.
-    pub(crate) unix_at_zero: i64,
+    /// Milliseconds since 1970 at the clock's zero.
+    pub(crate) unix_at_zero_ms: i64,
     pub(crate) inlet: SocketAddr,
     orders: Arc<Orders>,
     pub(crate) desks: Vec<Arc<Desks>>,
@@ -141,7 +141,7 @@ impl Stage {
             stats: Arc::default(),
             past: Vec::new(),
             platter: Platter::new(setup.seed, faults),
-            unix_at_zero: 1_700_000_000,
+            unix_at_zero_ms: 1_700_000_000_000,
             inlet: SocketAddr::from(([127, 0, 0, 1], 2525)),
             orders: Arc::default(),
             desks: Vec::new(),
@@ -167,7 +167,7 @@ impl Stage {
         let all = all.map(|(n, (mailbox, spool))| {
             let id = ShardId(n as u16);
             let options = self.setup.options(id);
-            let mut dispatch = Dispatch::new(options, self.stats[n].clone(), self.unix_at_zero);
+            let mut dispatch = Dispatch::new(options, self.stats[n].clone(), self.unix_at_zero_ms);
             dispatch.set_scoreboard(scoreboard.clone());
             let mut net = self.world.net(id);
             if let Some(spool) = spool {

@@ -62,6 +62,8 @@ pub(crate) struct Manner {
     pub(crate) utf8: bool,
     pub(crate) dsn: bool,
     pub(crate) size: Option<u64>,
+    /// DELIVERBY, and the least seconds for what is to come back.
+    pub(crate) deliver_by: Option<u32>,
     /// EHLO is unknown to it.
     pub(crate) only_helo: bool,
     /// DATA without a recipient is answered 354 all the same.
@@ -94,6 +96,7 @@ impl Manner {
             utf8: true,
             dsn: true,
             size: None,
+            deliver_by: None,
             only_helo: false,
             data_for_nobody: false,
             multi_line: false,
@@ -117,6 +120,8 @@ pub(crate) struct Taken {
     pub(crate) at: Instant,
     /// It may have lain unread since then.
     pub(crate) since: Instant,
+    /// When its MAIL came, or may have come.
+    pub(crate) begun: Instant,
     /// It has been answered by then, or given up on.
     pub(crate) settled_by: Instant,
     pub(crate) mail: String,
@@ -126,6 +131,9 @@ pub(crate) struct Taken {
     pub(crate) data: Vec<u8>,
     /// On a link that DSN had been offered on.
     pub(crate) dsn: bool,
+    /// On one that DELIVERBY had been offered on, and what MAIL said of that.
+    pub(crate) heeds_time: bool,
+    pub(crate) by: Option<String>,
 }
 
 enum Act {
@@ -149,9 +157,12 @@ struct Link {
     /// What it will say and do, in order.
     acts: VecDeque<(Instant, Act)>,
     phase: Phase,
-    /// DSN was offered.
+    /// DSN was offered, and DELIVERBY.
     dsn: bool,
+    heeds_time: bool,
     mail: String,
+    begun: Instant,
+    by: Option<String>,
     recipients: Vec<String>,
     /// What is being taken by BDAT.
     chunk: Option<Chunk>,
@@ -297,7 +308,10 @@ impl Upstream {
             acts: VecDeque::new(),
             phase: Phase::Hello,
             dsn: false,
+            heeds_time: false,
             mail: String::new(),
+            begun: now,
+            by: None,
             recipients: Vec::new(),
             chunk: None,
             went_ahead: false,
@@ -414,6 +428,7 @@ impl Upstream {
                     link.phase = Phase::Ready;
                     let extended = upper.starts_with("EHLO");
                     link.dsn = extended && self.manner.dsn;
+                    link.heeds_time = extended && self.manner.deliver_by.is_some();
                     let reply = self.hello(extended);
                     self.say(link, now, &reply);
                 }
@@ -454,6 +469,7 @@ impl Upstream {
             ];
             lines.extend(offers.iter().filter(|(has, _)| *has).map(|(_, word)| (*word).to_owned()));
             lines.extend(manner.size.map(|size| format!("SIZE {size}")));
+            lines.extend(manner.deliver_by.map(|least| format!("DELIVERBY {least}")));
         }
         let last = lines.len() - 1;
         let marked = lines.iter().enumerate();
@@ -474,13 +490,20 @@ impl Upstream {
             offered(self.manner.utf8, " smtputf8"),
             offered(self.manner.dsn, " ret="),
             offered(self.manner.dsn, " envid="),
+            offered(self.manner.deliver_by.is_some(), " by="),
+            !lower.contains(" hold"),
         ];
         if fits.contains(&false) || !lower.starts_with("mail from:<") {
             self.breaches.push(format!("not offered, or no MAIL: {line:?}"));
         }
         if !self.misbehave(link, Moment::Mail, now) {
             link.phase = Phase::Mail;
-            link.mail = line["MAIL FROM:".len()..].to_owned();
+            // What is left of the time differs from one attempt to the next.
+            let mail = &line["MAIL FROM:".len()..];
+            let (before, by) = mail.split_once(" BY=").map_or((mail, None), |(mail, by)| (mail, Some(by)));
+            link.mail = before.to_owned();
+            link.by = by.map(str::to_owned);
+            link.begun = self.unread_since(now);
             link.recipients.clear();
             self.say(link, now, "250 2.1.0 sender ok");
         }
@@ -552,6 +575,11 @@ impl Upstream {
         true
     }
 
+    /// What comes up now may have lain unread since then.
+    fn unread_since(&self, now: Instant) -> Instant {
+        if now <= self.woke_at + WAKING { self.slept_at } else { now }
+    }
+
     /// A whole message has come, in the form of DATA without its final dot.
     fn end_message(&mut self, link: &mut Link, data: Vec<u8>, now: Instant) {
         if !self.manner.eight_bit && data.iter().any(|b| *b >= 0x80) {
@@ -559,12 +587,15 @@ impl Upstream {
         }
         let mut taken = Taken {
             at: now,
-            since: if now <= self.woke_at + WAKING { self.slept_at } else { now },
+            since: self.unread_since(now),
+            begun: link.begun,
             settled_by: now + ANSWERED,
             mail: std::mem::take(&mut link.mail),
             recipients: std::mem::take(&mut link.recipients),
             data,
             dsn: link.dsn,
+            heeds_time: link.heeds_time,
+            by: link.by.take(),
         };
         let begun = if self.manner.serial { now.max(self.busy_until) } else { now };
         let now = begun + self.manner.dot_delay;

@@ -91,6 +91,7 @@ impl Desk<'_> {
             (offers.smtputf8, "SMTPUTF8"),
             (offers.dsn, "DSN"),
             (offers.chunking, "CHUNKING"),
+            (offers.chunking && offers.binary, "BINARYMIME"),
         ];
         self.out.extend_from_slice(b"250-sink.postlane.example\r\n");
         for (_, line) in lines.into_iter().filter(|(offered, _)| *offered) {

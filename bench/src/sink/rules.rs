@@ -82,16 +82,26 @@ pub struct Offers {
     pub dsn: bool,
     /// RFC 3030, BDAT.
     pub chunking: bool,
+    /// RFC 3030, BODY=BINARYMIME.
+    pub binary: bool,
 }
 
 impl Default for Offers {
     fn default() -> Self {
-        Offers { pipelining: true, size: true, eight_bit: true, smtputf8: true, dsn: true, chunking: true }
+        Offers {
+            pipelining: true,
+            size: true,
+            eight_bit: true,
+            smtputf8: true,
+            dsn: true,
+            chunking: true,
+            binary: true,
+        }
     }
 }
 
 impl Offers {
-    /// Takes one extension away by its name: `chunking`, `pipelining`, `8bitmime`, `smtputf8`, `size` or `dsn`.
+    /// Takes one extension away by its name: `chunking`, `binarymime`, `pipelining`, `8bitmime`, `smtputf8`, `size` or `dsn`.
     ///
     /// # Errors
     /// A sentence that names the unknown extension and those that are known.
@@ -103,10 +113,11 @@ impl Offers {
             "smtputf8" => &mut self.smtputf8,
             "dsn" => &mut self.dsn,
             "chunking" => &mut self.chunking,
+            "binarymime" => &mut self.binary,
             _ => {
                 return Err(format!(
-                    "`{name}` is not an extension of the sink: expected chunking, pipelining, 8bitmime, \
-                     smtputf8, size or dsn"
+                    "`{name}` is not an extension of the sink: expected chunking, binarymime, pipelining, \
+                     8bitmime, smtputf8, size or dsn"
                 ));
             }
         };

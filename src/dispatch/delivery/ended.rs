@@ -5,21 +5,27 @@ use crate::balance::Tried;
 use crate::dispatch::Dispatch;
 use crate::dispatch::message::{GroupId, Letter, Outcome, Place, Word};
 use crate::dispatch::streaming::lost_halfway;
-use crate::dispatch::verdict::{Blame, Fault, Retry, ours};
+use crate::dispatch::verdict::{Blame, Fault, Retry, ours, too_late};
 use crate::limits::{EASE_EVERY, STALE_LINKS_MAX};
 use crate::observe::FailedAt;
+use crate::protocol::client::Capabilities;
+use crate::protocol::wire::later::ByMode;
 use crate::protocol::wire::reply::ReplyBuf;
 use crate::time::Instant;
 
 impl Dispatch {
-    /// The upstream took it for `accepted` of the recipients; `dsn`: and offers DSN.
-    pub(in crate::dispatch) fn taken(&mut self, pool: usize, id: DeliveryId, reply: ReplyBuf, dsn: bool) {
+    /// The upstream, which offers that, took it for `accepted` of the recipients.
+    pub(in crate::dispatch) fn taken(
+        &mut self,
+        pool: usize,
+        id: DeliveryId,
+        reply: ReplyBuf,
+        offers: Capabilities,
+    ) {
         let upstream = self.leave(pool, id);
         let by = place(pool, upstream);
         let delivery = &mut self.deliveries[id.0 as usize];
-        if !dsn {
-            delivery.note_relayed(&reply, by);
-        }
+        delivery.note_relayed(&reply, by, offers);
         self.stats.pools[pool][upstream].delivered.add(u64::from(delivery.attempt.accepted));
         if delivery.attempt.refused.is_empty() {
             delivery.recipients.clear();
@@ -57,7 +63,11 @@ impl Dispatch {
         now: Instant,
     ) {
         let upstream = self.leave(pool, id);
-        if self.deliveries[id.0 as usize].is_withdrawn {
+        let delivery = &self.deliveries[id.0 as usize];
+        let is_streamed = delivery.message.streamed;
+        if delivery.is_withdrawn && (is_streamed || fault.retry != Retry::Never) {
+            let is_in_doubt = fault.retry == Retry::InDoubt && !is_streamed;
+            self.stats.in_doubt.add(u64::from(is_in_doubt));
             return self.give_up_withdrawn(id);
         }
         let stats = self.stats.pools[pool][upstream].clone();
@@ -173,7 +183,8 @@ impl Dispatch {
 
     /// Nobody is to get it any more.
     pub(in crate::dispatch) fn give_up_withdrawn(&mut self, id: DeliveryId) {
-        self.give_up(id, lost_halfway(), None);
+        let is_streamed = self.deliveries[id.0 as usize].message.streamed;
+        self.give_up(id, if is_streamed { lost_halfway() } else { too_late(None) }, None);
     }
 
     /// Nobody takes it for the recipients that are left.
@@ -211,12 +222,23 @@ impl Dispatch {
 }
 
 impl Delivery {
-    /// Notes those that an upstream without DSN has just taken and whose sender asked to hear of it.
-    fn note_relayed(&mut self, reply: &ReplyBuf, by: Place) {
+    /// Notes those that an upstream has just taken and whose sender is to hear of it from us: it asked to hear of success,
+    /// and the upstream does not offer DSN (RFC 3461 5.2.2); of each relay on the way; or of what is late, and the upstream
+    /// does not heed time (RFC 2852 4.1.4).
+    fn note_relayed(&mut self, reply: &ReplyBuf, by: Place, offers: Capabilities) {
         let Delivery { message, recipients, attempt, relayed, .. } = self;
+        let is_timed = message
+            .envelope
+            .mail()
+            .by
+            .is_some_and(|by| by.trace || by.mode == ByMode::Notify && offers.deliver_by.is_none());
+        if offers.dsn && !is_timed {
+            return;
+        }
         for &recipient in recipients.iter() {
             let notify = message.envelope.recipient(usize::from(recipient)).notify;
-            if notify.is_some_and(|notify| notify.success)
+            let is_asked = !offers.dsn && notify.is_some_and(|notify| notify.success);
+            if (is_asked || is_timed && notify.is_none_or(|notify| !notify.never))
                 && attempt.refused.iter().all(|(refused, _)| *refused != recipient)
             {
                 relayed.push(Word { recipient, reply: reply.clone(), by: Some(by) });

@@ -10,7 +10,7 @@ use super::link::Link;
 use super::message::{GroupId, Message, Place, Slip, Word};
 use super::owner::Way;
 use super::streaming::Part;
-use super::verdict::{Fault, Retry, ours};
+use super::verdict::{Fault, Retry, ours, too_late};
 use super::{Dispatch, PoolState, Queued};
 use crate::balance::{Ask, Pick, Policy, Tried, key};
 use crate::handle::LinkId;
@@ -157,6 +157,8 @@ impl Dispatch {
         let mut recipients = self.spare_lists.pop().unwrap_or_default();
         let way = Way { shard: self.options.shard, pool };
         recipients.extend((0..message.ways.len() as u16).filter(|i| message.ways[usize::from(*i)] == way));
+        // A binary message goes with its commands in any case: then the refusal of one cannot keep it from the others.
+        let whole = whole && (recipients.len() == 1 || !message.is_binary());
         let id = self.deliveries.insert(Delivery {
             message,
             group,
@@ -211,6 +213,11 @@ impl Dispatch {
     fn place(&mut self, pool: usize, id: DeliveryId, now: Instant) -> Placed {
         let random = self.random();
         let delivery = &mut self.deliveries[id.0 as usize];
+        if delivery.message.is_too_late(now) {
+            let last = delivery.last.take().map(|(reply, _)| reply);
+            self.give_up(id, too_late(last), None);
+            return Placed::Yes;
+        }
         if delivery.deadline <= now {
             // Nobody has seen it but those that cannot carry it: that is not the last word.
             let last = delivery.last.take().filter(|(reply, _)| reply.as_reply().is_temporary());

@@ -5,6 +5,7 @@ use super::super::message::{TransactionId, Word};
 use super::super::notice::Kind;
 use super::super::owner::Way;
 use super::super::transaction::{EVERYBODY, Transaction, worst};
+use super::super::verdict::{ours, says_too_late};
 use super::lane_of;
 use super::telling::{Notice, Telling};
 use crate::handle::Buffers;
@@ -81,7 +82,11 @@ impl Dispatch {
         self.notify(Kind::Relayed, id, &relayed, now, buffers);
         let mut telling = Telling { later: fates.later, ..Telling::default() };
         let mut notices = Vec::new();
-        for (kind, mut words) in [(Kind::Failed, fates.failed), (Kind::Expired, expired)] {
+        let (overdue, failed): (Vec<Word>, Vec<Word>) =
+            fates.failed.into_iter().partition(|word| says_too_late(word.reply.as_reply()));
+        self.stats.spool.expired.add(u64::from(!overdue.is_empty()));
+        for (kind, mut words) in [(Kind::Failed, failed), (Kind::Expired, expired), (Kind::Overdue, overdue)]
+        {
             if internal {
                 self.stats.bounces_dropped.add(u64::from(!words.is_empty()));
                 telling.told.append(&mut words);
@@ -147,19 +152,54 @@ impl Dispatch {
         let lane = lane_of(&self.options, message.ways[usize::from(later[0].recipient)].pool);
         let Some(spool) = &mut self.keeping.spool else { return };
         let facts = spool.entry(entry);
+        if facts.as_ref().is_some_and(|facts| facts.held_until.is_some()) {
+            // It was to end before it may go, and that could not be told: it has not been tried.
+            return spool.release(entry, now);
+        }
+        let is_due = message.is_late(now) && facts.as_ref().is_some_and(|facts| !facts.late_told);
         let is_told = facts.is_none_or(|facts| facts.delay_warned || facts.message.internal);
-        let is_late = spool.age(entry, now).is_some_and(|age| age >= self.options.keep.delay_warning);
+        let is_late = spool.tried_for(entry, now).is_some_and(|age| age >= self.options.keep.delay_warning);
         spool.defer(entry, lane, &worst(later), now);
-        if is_told || !is_late {
+        if is_due {
+            spool.set_late_told(entry, now);
+        } else if is_told || !is_late {
             return;
         }
         spool.set_delay_warned(entry, now);
+        // A time given by the sender is as good as having asked; that it is old here is told to whoever did.
         let asked = |word: &&Word| {
             let notify = message.envelope.recipient(usize::from(word.recipient)).notify;
-            notify.is_some_and(|notify| notify.delay)
+            notify.map_or(is_due, |notify| notify.delay)
         };
         let late: Vec<Word> = later.iter().filter(asked).cloned().collect();
         self.notify(Kind::Delayed, id, &late, now, buffers);
+    }
+
+    /// Tells the sender of a kept message that it has not been delivered in the time given, once.
+    pub(in super::super) fn tell_late(
+        &mut self,
+        id: TransactionId,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
+        let transaction = &self.transactions[id.slot as usize];
+        let (Some(entry), Some(spool)) = (transaction.entry, &mut self.keeping.spool) else { return };
+        if spool.entry(entry).is_none_or(|facts| facts.late_told) {
+            return;
+        }
+        spool.set_late_told(entry, now);
+        let message = &transaction.message;
+        let left = (0u16..).zip(&message.ways).filter(|(_, way)| **way != Way::NOWHERE);
+        let left =
+            left.map(|(recipient, _)| recipient).filter(|recipient| !transaction.taken.contains(recipient));
+        let wants = |recipient: &u16| {
+            let notify = message.envelope.recipient(usize::from(*recipient)).notify;
+            Kind::Delayed.is_wanted(notify, true)
+        };
+        let reply = ours(7, "not delivered yet, and the time that its sender gave it is over");
+        let words: Vec<Word> =
+            left.filter(wants).map(|recipient| Word { recipient, reply: reply.clone(), by: None }).collect();
+        self.notify(Kind::Delayed, id, &words, now, buffers);
     }
 
     /// Nobody tries any more: a message that is too old when it is read back, or that an operator has given up on.

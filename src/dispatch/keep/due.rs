@@ -1,10 +1,13 @@
 //! Kept messages whose time has come: read back and sent again, as many at a time as links and memory have room for.
 
+use std::sync::Arc;
+
 use super::super::Dispatch;
 use super::super::message::{Message, TransactionId, unshared};
 use super::super::owner::Way;
 use super::super::router::Origin;
-use super::super::verdict::ours;
+use super::super::timely::Deadline;
+use super::super::verdict::{ours, too_late};
 use super::{Keeping, Stage, has_taker, pool_of, token_of};
 use crate::handle::{Buffers, ListenerId};
 use crate::limits::{
@@ -15,6 +18,17 @@ use crate::spool::EntryId;
 use crate::time::Instant;
 
 const GIVEN_UP: Reply<'static> = Reply::new(554, Enhanced(5, 0, 0), "the operator has given the message up");
+const DAMAGED: Reply<'static> = Reply::new(554, Enhanced(5, 3, 0), "the message was damaged on disk");
+
+/// What the index knows of a kept message: all but its octets.
+struct Recalled {
+    entry: EntryId,
+    message: Arc<Message>,
+    /// Octets of head and body.
+    bytes: u64,
+    /// When it came: seconds since 1970.
+    taken_at: u64,
+}
 
 impl Dispatch {
     /// Kept messages that may be under way at a time: some for every link, so that none waits for the disk.
@@ -51,6 +65,7 @@ impl Dispatch {
         if self.keeping.look_at > now {
             return;
         }
+        self.find_overdue(now);
         for _ in 0..DUE_PER_PASS {
             if !self.may_take_up() {
                 return;
@@ -90,6 +105,12 @@ impl Dispatch {
         self.keeping.look_at = now + WAITING_TICK;
     }
 
+    /// What waits on disk and whose sender's time is over goes first: it comes back, or its sender is told.
+    fn find_overdue(&mut self, now: Instant) {
+        let Keeping { spool: Some(spool), doomed, .. } = &mut self.keeping else { return };
+        doomed.extend(std::iter::from_fn(|| spool.next_overdue(now)).take(DUE_PER_PASS));
+    }
+
     /// What is due at pools without a healthy upstream stays where it is, but not for ever: what is too old in the
     /// meantime is ended, found by going through all in steps.
     fn find_expired(&mut self, now: Instant) {
@@ -107,25 +128,39 @@ impl Dispatch {
 
     /// Asks for its body. False if there is no memory for it now.
     fn load(&mut self, entry: EntryId, now: Instant, buffers: &mut impl Buffers) -> bool {
-        let Some(facts) = self.keeping.spool.as_ref().and_then(|spool| spool.entry(entry)) else {
-            return true;
-        };
-        let mut shared = self.spares.take();
-        let message = unshared(&mut shared);
-        facts.envelope.decode(&mut message.envelope);
-        let mut left = u64::from(facts.head_len) + u64::from(facts.body_len);
+        let Some(mut recalled) = self.recall(entry) else { return true };
+        let message = unshared(&mut recalled.message);
+        let mut left = recalled.bytes;
         while left > 0 {
             let room = buffers.free() > BUFFERS_RESERVED;
             let Some(extent) = room.then(|| buffers.take()).flatten() else {
                 message.release_body(buffers);
-                self.spares.put(shared);
+                self.spares.put(recalled.message);
                 return false;
             };
             let part = extent.slice(0..u64::from(extent.len).min(left) as usize);
             left -= u64::from(part.len);
             message.body.push(part);
         }
-        let (facts, taken_at) = (facts.message, facts.message.created_unix_ms / 1000);
+        let extents = message.body.clone();
+        let id = self.begin_again(recalled, now);
+        self.transactions[id.slot as usize].stage = Stage::Loading;
+        let is_asked =
+            self.keeping.spool.as_mut().is_some_and(|spool| spool.load(entry, token_of(id), &extents));
+        if !is_asked {
+            self.put_back(id, now, buffers);
+        }
+        true
+    }
+
+    /// Whatever is known of it without the disk; nothing if it is over.
+    fn recall(&mut self, entry: EntryId) -> Option<Recalled> {
+        let facts = self.keeping.spool.as_ref()?.entry(entry)?;
+        let mut shared = self.spares.take();
+        let message = unshared(&mut shared);
+        facts.envelope.decode(&mut message.envelope);
+        let bytes = u64::from(facts.head_len) + u64::from(facts.body_len);
+        let facts = facts.message;
         message.id = facts.id;
         message.size = facts.size;
         message.shape = facts.shape;
@@ -135,19 +170,15 @@ impl Dispatch {
         message.origin = facts.source;
         let listener = self.options.listeners.iter().position(|listener| listener.name == facts.listener);
         message.listener = listener.map(|place| ListenerId(place as u16));
-        let extents = message.body.clone();
-        let id = self.new_transaction(shared, None, now, now);
+        Some(Recalled { entry, message: shared, bytes, taken_at: facts.created_unix_ms / 1000 })
+    }
+
+    fn begin_again(&mut self, recalled: Recalled, now: Instant) -> TransactionId {
+        let id = self.new_transaction(recalled.message, None, now, now);
         let transaction = &mut self.transactions[id.slot as usize];
-        transaction.entry = Some(entry);
-        transaction.stage = Stage::Loading;
-        transaction.again = Some(taken_at);
+        (transaction.entry, transaction.again) = (Some(recalled.entry), Some(recalled.taken_at));
         self.keeping.again += 1;
-        let is_asked =
-            self.keeping.spool.as_mut().is_some_and(|spool| spool.load(entry, token_of(id), &extents));
-        if !is_asked {
-            self.put_back(id, now, buffers);
-        }
-        true
+        id
     }
 
     /// Its head and body lie in the buffers given for them.
@@ -158,6 +189,33 @@ impl Dispatch {
         let Some(facts) = spool.entry(entry) else { return };
         let message = unshared(&mut transaction.message);
         split_head(message, facts.head_len as usize, buffers);
+        message.deadline = spool.time_left_ms(entry, now).map(|left_ms| Deadline::new(left_ms, now));
+        message.release = facts.held_until.unwrap_or_default();
+        let (is_too_late, is_late) = (message.is_too_late(now), message.is_late(now));
+        let (last, is_expired) = (facts.reply(), spool.is_expired(entry, now));
+        self.find_ways(id, entry, buffers);
+        if self.keeping.given_up.remove(&entry) {
+            self.end_untried(id, GIVEN_UP.to_buf(), now, buffers);
+        } else if is_too_late {
+            self.end_untried(id, too_late(last), now, buffers);
+        } else if is_expired {
+            self.end_untried(id, last.unwrap_or_else(|| ours(7, "nobody took it in time")), now, buffers);
+        } else if self.draining {
+            self.put_back(id, now, buffers);
+        } else {
+            if is_late {
+                self.tell_late(id, now, buffers);
+            }
+            if !self.wait_for_release(id, now, buffers) {
+                self.send_groups(id, now);
+            }
+        }
+    }
+
+    /// Finds the ways of its recipients that are left.
+    fn find_ways(&mut self, id: TransactionId, entry: EntryId, buffers: &impl Buffers) {
+        let Some(facts) = self.keeping.spool.as_ref().and_then(|spool| spool.entry(entry)) else { return };
+        let message = unshared(&mut self.transactions[id.slot as usize].message);
         let listener =
             message.listener.map(|listener| &*self.options.listeners[usize::from(listener.0)].name);
         let origin = Origin { listener, source: message.origin };
@@ -168,20 +226,9 @@ impl Dispatch {
                 *way = Way::NOWHERE;
             }
         }
-        drop(left);
-        let last = facts.reply();
-        if self.keeping.given_up.remove(&entry) {
-            self.end_untried(id, GIVEN_UP.to_buf(), now, buffers);
-        } else if spool.is_expired(entry, now) {
-            self.end_untried(id, last.unwrap_or_else(|| ours(7, "nobody took it in time")), now, buffers);
-        } else if self.draining {
-            self.put_back(id, now, buffers);
-        } else {
-            self.send_groups(id, now);
-        }
     }
 
-    /// It cannot be read, or is not what was written: it is set aside where it lies, and counted.
+    /// It cannot be read, or is not what was written: its sender is told, as far as is known of what.
     pub(super) fn damaged(
         &mut self,
         entry: EntryId,
@@ -189,15 +236,19 @@ impl Dispatch {
         now: Instant,
         buffers: &mut impl Buffers,
     ) {
-        self.stats.spool.damaged.add(1);
-        if let Some(spool) = &mut self.keeping.spool {
-            spool.done_all(entry, now);
-        }
-        if let Some(id) = id {
-            let transaction = self.transactions.remove(id.slot as usize);
-            self.leave_active(&transaction);
-            self.dispose(transaction, buffers);
-        }
+        self.keeping.given_up.remove(&entry);
+        let id = match id {
+            Some(id) => id,
+            None => match self.recall(entry) {
+                Some(recalled) => self.begin_again(recalled, now),
+                None => return,
+            },
+        };
+        let transaction = &mut self.transactions[id.slot as usize];
+        transaction.stage = Stage::Sending;
+        unshared(&mut transaction.message).release_body(buffers);
+        self.find_ways(id, entry, buffers);
+        self.end_untried(id, DAMAGED.to_buf(), now, buffers);
     }
 
     /// Not now: it is due then, and taken up as soon as there is room.

@@ -121,8 +121,8 @@ impl Dispatch {
     }
 
     pub(super) fn tell_spool_the_time(&mut self) {
-        if let (Some(spool), Ok(seconds)) = (&mut self.keeping.spool, u64::try_from(self.unix_at_zero)) {
-            spool.set_unix_at_zero_ms(seconds * 1000);
+        if let (Some(spool), Ok(ms)) = (&mut self.keeping.spool, u64::try_from(self.unix_at_zero_ms)) {
+            spool.set_unix_at_zero_ms(ms);
         }
     }
 
@@ -163,7 +163,7 @@ impl Dispatch {
     pub(super) fn take_on(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) {
         let session = self.transactions[id.slot as usize].session;
         let mode = if self.is_keeping() { self.options.keep.mode } else { Mode::Through };
-        let is_held = self.transactions[id.slot as usize].message.envelope.mail().hold.is_some();
+        let is_held = self.transactions[id.slot as usize].message.release > now;
         let is_first = match mode {
             Mode::Through => false,
             Mode::Spool => true,
@@ -196,7 +196,7 @@ impl Dispatch {
         now: Instant,
         buffers: &mut impl Buffers,
     ) -> Result<(), Refusal> {
-        let unix_ms = self.unix_seconds(now) * 1000;
+        let zero_ms = self.unix_at_zero_ms;
         let Keeping { spool: Some(spool), recipients, .. } = &mut self.keeping else {
             return Err(Refusal::Failing);
         };
@@ -220,7 +220,7 @@ impl Dispatch {
             listener: listener.map_or("", |listener| &listener.name),
             source: message.origin,
             source_key: message.source,
-            created_unix_ms: unix_ms,
+            created_unix_ms: super::unix_ms(zero_ms, transaction.mail_at),
             pool: lane,
             attempts: 0,
         };
@@ -292,6 +292,7 @@ impl Dispatch {
         if let Some(behalf) = behalf {
             self.told(behalf, true, now, buffers);
         }
+        self.note_deadline(id);
         if is_unsent && self.wait_for_release(id, now, buffers) {
             return;
         }
@@ -304,16 +305,22 @@ impl Dispatch {
     }
 
     /// A message that is to go later only (RFC 4865) waits on disk until then.
-    fn wait_for_release(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) -> bool {
-        let unix = self.unix_seconds(now);
-        let Some(hold) = self.transactions[id.slot as usize].message.envelope.mail().hold else {
+    pub(super) fn wait_for_release(
+        &mut self,
+        id: TransactionId,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) -> bool {
+        let Transaction { message, entry, .. } = &self.transactions[id.slot as usize];
+        let release = message.release;
+        if release <= now {
             return false;
-        };
-        let wait = hold.release(unix).saturating_sub(unix);
-        if wait > 0 {
-            self.put_back(id, now + Duration::from_secs(wait), buffers);
         }
-        wait > 0
+        if let (Some(entry), Some(spool)) = (*entry, &mut self.keeping.spool) {
+            spool.hold(entry);
+        }
+        self.put_back(id, release, buffers);
+        true
     }
 
     /// It could not be written. Who waits is told, unless an upstream may still answer.
@@ -431,7 +438,8 @@ impl Dispatch {
         let doomed =
             if takes && !self.keeping.doomed.is_empty() { Instant::default() } else { Instant::NEVER };
         let look_at = if self.may_take_up() && !takes { self.keeping.look_at } else { Instant::NEVER };
-        overdue.min(spool.next_deadline(now, |_| takes)).min(order).min(look_at).min(doomed)
+        let late = if takes { spool.next_overdue_at() } else { Instant::NEVER };
+        overdue.min(spool.next_deadline(now, |_| takes)).min(order).min(look_at).min(doomed).min(late)
     }
 
     pub(super) fn handle_kept_deadlines(&mut self, now: Instant, buffers: &mut impl Buffers) {
@@ -453,8 +461,10 @@ impl Dispatch {
         stats.index_bytes.set(usage.index_bytes);
         stats.active.set((self.keeping.fresh + self.keeping.again) as u64);
         stats.syncs.set(usage.groups);
+        stats.message_syncs.set(usage.message_groups);
         stats.synced.set(usage.grouped_messages);
         stats.sync_failures.set(usage.failures);
+        stats.damaged.set(usage.damaged);
     }
 
     /// Takes the steps and bounds of the options in force.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::Dispatch;
 use super::super::options::Options;
+use super::super::verdict::passed_on;
 use super::{Keeping, pool_of};
 use crate::limits::ORDER_STEP;
 use crate::protocol::envelope::Envelope;
@@ -15,7 +16,7 @@ use crate::spool::{EntryId, Facts, Spool};
 use crate::time::Instant;
 
 /// Which kept messages; each condition narrows it.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Selection {
     /// The message's id, as in the 250 and in `Received:`.
@@ -30,13 +31,20 @@ pub struct Selection {
     pub older_than: Option<f64>,
 }
 
+impl Selection {
+    /// Does it leave anything out?
+    pub fn narrows(&self) -> bool {
+        *self != Selection::default()
+    }
+}
+
 /// What is to be done with them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Only told.
     List,
-    /// Tried at once.
+    /// Tried at once, also what is held for a later time.
     Flush,
     /// Held until resumed, also over a restart.
     Suspend,
@@ -88,7 +96,7 @@ impl Answer {
 pub struct Row {
     /// Its name.
     pub id: String,
-    /// `waiting`, `sending` or `suspended`.
+    /// `waiting`, `sending`, `suspended`, or `held`: until the time that its sender has set.
     pub state: String,
     /// Who it is from.
     pub sender: String,
@@ -235,10 +243,11 @@ fn row(
 ) -> Row {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let path = |recipient: u16| text(envelope.recipient(usize::from(recipient)).path);
-    let state = match (facts.active, facts.suspended) {
-        (true, _) => "sending",
-        (false, true) => "suspended",
-        (false, false) => "waiting",
+    let state = match (facts.active, facts.suspended, facts.held_until.is_some()) {
+        (true, ..) => "sending",
+        (false, true, _) => "suspended",
+        (false, false, true) => "held",
+        (false, false, false) => "waiting",
     };
     Row {
         id: facts.message.id.to_string(),
@@ -251,8 +260,9 @@ fn row(
         due_in: facts.due.map(|due| due.since(now).as_secs_f64()),
         pool: pool_name(facts, options).map(str::to_owned),
         reply: facts.reply().map(|reply| {
+            let reply = reply.as_reply();
             let mut out = Vec::new();
-            reply.as_reply().write(&mut out);
+            passed_on(reply).unwrap_or(reply).write(&mut out);
             text(&out).trim_end().to_owned()
         }),
     }

@@ -21,7 +21,7 @@ use crate::balance::Heard as Told;
 use crate::handle::{Buffers, Extent, LinkId, StreamId};
 use crate::limits::{CHUNK_BYTES_IN_FLIGHT_MAX, CHUNK_SILENCE_MAX, CHUNKS_IN_FLIGHT_MAX, LINGER};
 use crate::observe::Stage;
-use crate::protocol::client::{Client, Event};
+use crate::protocol::client::{Client, Event, Lack};
 use crate::protocol::wire::data::Form;
 use crate::protocol::wire::reply::ReplyBuf;
 use crate::time::Instant;
@@ -153,6 +153,11 @@ impl Link {
         }
     }
 
+    /// Its place in the line.
+    pub(super) fn place_of(&self, delivery: DeliveryId) -> Option<usize> {
+        self.line.iter().position(|ride| ride.delivery == delivery)
+    }
+
     /// The current one has been answered to the end.
     fn end_current(&mut self) -> Option<Ride> {
         let current = self.line.pop_front()?;
@@ -275,7 +280,14 @@ impl Dispatch {
         stats.opened.add(1);
         let nanos = now.nanos_since(link.asked_at);
         self.pools[link.pool].fleet.heard(link.upstream, Told::Connected, nanos, now);
-        self.pools[link.pool].links[link.upstream].opened();
+        let takes_binary =
+            link.client.capabilities().takes_binary() && self.options.pools[link.pool].chunking;
+        let links = &mut self.pools[link.pool].links[link.upstream];
+        let is_news = links.takes_binary() != takes_binary;
+        links.opened(takes_binary);
+        if is_news {
+            self.tell_listeners(now);
+        }
         self.go_on(id, now);
     }
 
@@ -360,9 +372,11 @@ impl Dispatch {
         let delivery_id = link.line[nth].delivery;
         let delivery = &mut self.deliveries[delivery_id.0 as usize];
         let message = &delivery.message;
-        let size = message.declared_size();
-        if let Some(lack) = link.client.lacks(&message.envelope, size) {
-            let pool = link.pool;
+        let terms = message.terms(now);
+        let (pool, uses_chunks) = (link.pool, self.options.pools[link.pool].chunking);
+        let is_binary = message.is_binary();
+        let lack = (is_binary && !uses_chunks).then_some(Lack::Binary);
+        if let Some(lack) = lack.or_else(|| link.client.lacks(&message.envelope, terms)) {
             link.line.remove(nth);
             let fault = judge(Trouble::Cannot(lack), Phase::Envelope { heard: false }, false);
             self.failed(pool, delivery_id, fault, now);
@@ -370,14 +384,14 @@ impl Dispatch {
         }
         delivery.attempt.begun_at = now;
         let from = self.out.len();
-        let chunked = self.options.pools[link.pool].chunking && link.takes_whole(delivery, now);
+        let chunked = is_binary || uses_chunks && link.takes_whole(delivery, now);
         delivery.attempt.chunked = chunked;
-        link.line[nth].whole = chunked.then_some(size);
+        link.line[nth].whole = chunked.then_some(terms.size);
         let recipients = &delivery.recipients;
         if chunked {
-            link.client.begin_chunked(&message.envelope, recipients, size, &mut self.out);
+            link.client.begin_chunked(&message.envelope, recipients, terms, &mut self.out);
         } else {
-            link.client.begin(&message.envelope, recipients, size, &mut self.out);
+            link.client.begin(&message.envelope, recipients, terms, &mut self.out);
         }
         let Some(stream) = link.stream else { return true };
         self.write_since(from, stream);

@@ -111,6 +111,23 @@ impl Dispatch {
         self.note_room(id, now);
     }
 
+    /// Calls off the `nth` on the link, which nobody is committed to.
+    pub(in crate::dispatch) fn call_off(&mut self, slot: u32, nth: usize, of: DeliveryId, now: Instant) {
+        let id = LinkId(slot);
+        let link = &mut self.links[slot as usize];
+        let pool = link.pool;
+        if link.state == State::Closing {
+            // Its end is about to come.
+        } else if nth >= link.begun {
+            link.line.remove(nth);
+            self.unqueue(pool, of);
+        } else if nth == 0 {
+            self.end_link(id, Queued::Abort, now);
+        } else {
+            self.take_last(id, of, now);
+        }
+    }
+
     /// It is left alone for a moment, if the others can do without it.
     pub(in crate::dispatch) fn fell_silent(&mut self, pool: usize, upstream: usize, now: Instant) {
         let rules = &self.options.pools[pool].health;

@@ -146,7 +146,7 @@ impl Dispatch {
             let (pool, upstream) = (link.pool, link.upstream);
             let Some(current) = link.end_current() else { return };
             let waited = now.nanos_since(current.sent_at);
-            let dsn = link.client.capabilities().dsn;
+            let offers = link.client.capabilities();
             let bytes = delivery.timed_bytes();
             let nanos = now.nanos_since(delivery.attempt.body_since());
             let all = now.nanos_since(delivery.attempt.begun_at);
@@ -158,7 +158,7 @@ impl Dispatch {
                 self.pools[pool].links[upstream].followed(waited);
             }
             self.stats.pools[pool][upstream].stage(Stage::Eod).record(waited);
-            self.taken(pool, current.delivery, reply, dsn);
+            self.taken(pool, current.delivery, reply, offers);
             self.next_turn(id, now);
         } else {
             delivery.attempt.failed = Some(judge(Trouble::Said(reply.as_reply()), Phase::Dotted, false));

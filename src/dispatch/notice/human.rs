@@ -65,6 +65,11 @@ impl Report<'_> {
                 }
                 None => "It will be tried again. You need not send it again.".into(),
             },
+            Kind::Relayed if self.original.envelope.mail().by.is_some() => {
+                "You gave it a time by which it is to be delivered. From here on that is up to the mail system \
+                that has it now, which may not heed it."
+                    .into()
+            }
             Kind::Relayed => {
                 "You asked to hear of its delivery. The mail system that has it now does not report \
                 that, so this is the last good news. Should it fail there, you may be told."

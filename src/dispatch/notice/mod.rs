@@ -42,10 +42,13 @@ pub enum Kind {
 
 impl Kind {
     /// Is it to be sent for a recipient that came with this NOTIFY (RFC 3461 4.1)? With none, failures and delays are.
-    pub fn is_wanted(self, notify: Option<Notify>) -> bool {
+    /// `timed`: its sender has given a time, and wants to hear of all that becomes of it but what it does not want to hear
+    /// of at all (RFC 2852 4.1.4).
+    pub fn is_wanted(self, notify: Option<Notify>, timed: bool) -> bool {
         match self {
             Kind::Failed | Kind::Expired | Kind::Overdue => notify.is_none_or(|notify| notify.failure),
             Kind::Delayed => notify.is_none_or(|notify| notify.delay),
+            Kind::Relayed if timed => notify.is_none_or(|notify| !notify.never),
             Kind::Relayed | Kind::Delivered => notify.is_some_and(|notify| notify.success),
         }
     }
@@ -142,10 +145,11 @@ pub fn write(
     if sender.is_empty() || original.internal {
         return false;
     }
+    let timed = original.envelope.mail().by.is_some();
     let said: Vec<Said<'_>> = told
         .iter()
         .map(|told| Said::new(original.envelope.recipient(usize::from(told.recipient)), told))
-        .filter(|said| kind.is_wanted(said.recipient.notify))
+        .filter(|said| kind.is_wanted(said.recipient.notify, timed))
         .collect();
     if said.is_empty() {
         return false;

@@ -4,8 +4,8 @@ use super::{Kind, Original, text};
 use crate::dispatch::form::{Piece, Pieces};
 use crate::handle::Buffers;
 use crate::limits::NOTICE_HEADER_BYTES_MAX;
-use crate::protocol::wire::command::Return;
-use crate::protocol::wire::data::Form;
+use crate::protocol::wire::command::{BodyKind, Return};
+use crate::protocol::wire::data::{Form, Scanner};
 
 /// A copy of the original, plain, or of its header.
 pub(super) struct Returned {
@@ -28,6 +28,7 @@ impl Returned {
         let is_asked = kind.is_failure() && original.envelope.mail().ret == Some(Return::Full);
         let is_whole = is_asked
             && !is_ascii
+            && original.envelope.mail().body != BodyKind::Binary
             && !original.body.is_empty()
             && original.head.len() as u64 + original.size <= bytes_max as u64;
         let bytes_max = if is_whole { usize::MAX } else { NOTICE_HEADER_BYTES_MAX };
@@ -36,6 +37,10 @@ impl Returned {
         let is_global = !text[..end].is_ascii() && std::str::from_utf8(&text[..end]).is_ok();
         if !is_whole {
             text.truncate(end);
+        }
+        if is_bare(&text) {
+            // Nobody but a binary message's sender may have lines that end so.
+            text.clear();
         }
         if is_ascii {
             text::make_ascii(&mut text);
@@ -55,6 +60,13 @@ impl Returned {
     pub(super) fn description(&self) -> &'static str {
         if self.is_whole { "Undelivered message" } else { "Message header" }
     }
+}
+
+/// Has it a CR or LF that stands alone, or NUL?
+fn is_bare(text: &[u8]) -> bool {
+    let mut scanner = Scanner::of(Form::Plain);
+    scanner.push(text);
+    scanner.is_bare() || scanner.is_after_cr()
 }
 
 /// Copies at least the header, if it is no longer than that, without stuffed dots; returns where it ends.

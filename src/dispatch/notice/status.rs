@@ -1,4 +1,4 @@
-//! The part for machines: RFC 3464, with RFC 6533 for addresses in UTF-8.
+//! The part for machines: RFC 3464, with RFC 6533 for addresses in UTF-8, and what RFC 2852 and RFC 4865 add.
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -18,6 +18,16 @@ impl Report<'_> {
             write!(out, "Original-Envelope-Id: {}\r\n", text::decode_xtext(envid))?;
         }
         write!(out, "Arrival-Date: {}\r\n", Date(times.arrived))?;
+        let asked = original.envelope.mail();
+        if let Some(by) = asked.by {
+            let until = times.arrived.saturating_add_signed(by.seconds.into());
+            write!(out, "Deliver-By-Date: {}\r\n", Date(until))?;
+        }
+        if let Some(hold) = asked.hold {
+            out.extend_from_slice(b"Future-Release-Request: ");
+            hold.write_request(out);
+            out.extend_from_slice(b"\r\n");
+        }
         self.said.iter().try_for_each(|said| self.write_recipient(out, said))
     }
 

@@ -259,21 +259,50 @@ fn kinds_have_their_action_and_status() {
     }
 }
 
+/// RFC 2852 and RFC 4865 have fields of their own, and what is overdue is said in words.
+#[test]
+fn what_was_asked_of_time_is_in_the_report() {
+    let report = |mail: &str, kind| {
+        let scene = Scene::new(&format!("FROM:<alice@a.example>{mail}"), &["TO:<bob@b.example>"]);
+        scene.ours(0, 554, Enhanced(5, 4, 7), "not delivered in time").text(kind)
+    };
+    let arrival = "Arrival-Date: Tue, 24 Nov 2026 07:58:20 +0000\r\n";
+    for (mail, fields) in [
+        (" BY=60;R", "Deliver-By-Date: Tue, 24 Nov 2026 07:59:20 +0000\r\n"),
+        (" BY=-20;N", "Deliver-By-Date: Tue, 24 Nov 2026 07:58:00 +0000\r\n"),
+        (" HOLDFOR=90", "Future-Release-Request: for;90\r\n"),
+        (" HOLDUNTIL=2026-11-24T10:00:00+01:00", "Future-Release-Request: until;2026-11-24T09:00:00Z\r\n"),
+        ("", "\r\nFinal-Recipient"),
+    ] {
+        let text = report(mail, Kind::Overdue);
+        let status = part(&text, "message/delivery-status");
+        assert!(status.contains(&format!("{arrival}{fields}")), "{mail}: {status}");
+        assert!(status.contains("Action: failed\r\nStatus: 5.4.7\r\n"), "{status}");
+        assert!(text.contains("for as long as the sender gave it"), "{text}");
+    }
+    assert!(report(" BY=60;N", Kind::Relayed).contains("You gave it a time"));
+}
+
 #[test]
 fn nobody_is_told_who_does_not_want_to_be() {
     const KINDS: [Kind; 6] =
         [Kind::Failed, Kind::Expired, Kind::Overdue, Kind::Delayed, Kind::Relayed, Kind::Delivered];
-    let told = |sender: &str, notify: &str| {
-        let scene = Scene::new(&format!("FROM:<{sender}>"), &[&format!("TO:<bob@b.example>{notify}")]);
+    let told = |mail: &str, notify: &str| {
+        let scene = Scene::new(&format!("FROM:{mail}"), &[&format!("TO:<bob@b.example>{notify}")]);
         let scene = scene.said(0, 550, NOBODY, "no such user");
         KINDS.map(|kind| scene.write(kind).is_some())
     };
-    assert_eq!(told("alice@a.example", ""), [true, true, true, true, false, false]);
-    assert_eq!(told("alice@a.example", " NOTIFY=NEVER"), [false; 6]);
-    assert_eq!(told("alice@a.example", " NOTIFY=FAILURE"), [true, true, true, false, false, false]);
-    assert_eq!(told("alice@a.example", " NOTIFY=DELAY"), [false, false, false, true, false, false]);
-    assert_eq!(told("alice@a.example", " NOTIFY=SUCCESS"), [false, false, false, false, true, true]);
-    assert_eq!(told("", " NOTIFY=SUCCESS,FAILURE,DELAY"), [false; 6]);
+    assert_eq!(told("<alice@a.example>", ""), [true, true, true, true, false, false]);
+    assert_eq!(told("<alice@a.example>", " NOTIFY=NEVER"), [false; 6]);
+    assert_eq!(told("<alice@a.example>", " NOTIFY=FAILURE"), [true, true, true, false, false, false]);
+    assert_eq!(told("<alice@a.example>", " NOTIFY=DELAY"), [false, false, false, true, false, false]);
+    assert_eq!(told("<alice@a.example>", " NOTIFY=SUCCESS"), [false, false, false, false, true, true]);
+    assert_eq!(told("<>", " NOTIFY=SUCCESS,FAILURE,DELAY"), [false; 6]);
+    // Who gives a time hears also that it was handed on.
+    let timed = "<alice@a.example> BY=60;N";
+    assert_eq!(told(timed, ""), [true, true, true, true, true, false]);
+    assert_eq!(told(timed, " NOTIFY=FAILURE"), [true, true, true, false, true, false]);
+    assert_eq!(told(timed, " NOTIFY=NEVER"), [false; 6]);
     // Nor is anything made of a notice, whoever it may be from.
     let mut scene = Scene::new("FROM:<alice@a.example>", &["TO:<bob@b.example>"]).said(0, 550, NOBODY, "no");
     scene.message.internal = true;
@@ -310,6 +339,21 @@ fn the_whole_message_comes_back_as_it_came() {
     let scene = scene.body(&long, Form::Plain).said(0, 550, NOBODY, "no");
     let returned = part(&scene.text(Kind::Failed), "text/rfc822-headers");
     assert!(returned.ends_with("x\r\n") && returned.len() <= 16 << 10 && returned.len() > 15 << 10);
+}
+
+#[test]
+fn nothing_binary_is_returned() {
+    let header_of = |body: &[u8]| {
+        let scene = Scene::new("FROM:<alice@a.example> RET=FULL BODY=BINARYMIME", &["TO:<bob@b.example>"]);
+        let scene = scene.body(body, Form::Plain).said(0, 550, NOBODY, "no");
+        part(&scene.text(Kind::Failed), "text/rfc822-headers")
+    };
+    let head = std::str::from_utf8(HEAD).expect("a head is text");
+    assert_eq!(header_of(b"Subject: x\r\n\r\na\nb\0"), format!("{head}Subject: x\r\n"));
+    // Not even a header that could end the notice early.
+    for body in [&b"Subject: x\n.\nMAIL\r\n\r\n"[..], b"Subject: x\r\r\n\r\n", b"Subject:\0x\r\n\r\n"] {
+        assert_eq!(header_of(body), "");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::SHUTTING_DOWN;
 use crate::dispatch::message::unshared;
-use crate::dispatch::{Dispatch, Queued};
+use crate::dispatch::{Dispatch, Queued, unix_ms};
 use crate::handle::{Buffers, Extent};
 use crate::limits::{
     APPEND_BYTES_MAX, BUFFERS_RESERVED, PENDING_BYTES_MAX, PENDING_EXTENTS_MAX, REPLIES_BYTES_MAX,
@@ -129,8 +129,10 @@ impl Dispatch {
                     self.receiving += 1;
                     self.spares.take()
                 });
-                unshared(message).source = session.source;
-                unshared(message).envelope.set_sender(&mail);
+                let message = unshared(message);
+                message.source = session.source;
+                message.envelope.set_sender(&mail);
+                message.note_times(&mail.parameters, now, unix_ms(self.unix_at_zero_ms, now));
                 session.mail_at = now;
                 session.refusal = None;
                 Ask::Answer(MAIL_OK)

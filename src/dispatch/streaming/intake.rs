@@ -140,8 +140,14 @@ impl Dispatch {
         let Some(message) = &mut session.message else { return };
         let message = unshared(message);
         message.shape = session.server.shape();
-        if self.options.routes.wants_header() && !has_header(message, buffers) {
-            // Where it is to go cannot be known yet; when there is no room at all, it cannot be kept until then.
+        if message.is_binary() {
+            // It leaves by BDAT, whose size is said beforehand: it must be whole by then.
+            return self.refuse_body(slot, OUT_OF_MEMORY, buffers);
+        }
+        let is_held = message.release > now;
+        if is_held || self.options.routes.wants_header() && !has_header(message, buffers) {
+            // It may not go yet, or where it is to go cannot be known: when there is no room at all, it cannot be kept until
+            // then.
             if self.is_very_short(buffers.free()) {
                 self.refuse_body(slot, OUT_OF_MEMORY, buffers);
             }

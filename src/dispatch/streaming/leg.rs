@@ -58,18 +58,13 @@ impl Dispatch {
         self.post(group.origin, Letter::PartSent { shard: self.options.shard, group, number });
     }
 
-    /// No more of it comes.
+    /// Nobody is to get it any more: no more of it comes, or it is too late.
     pub(in crate::dispatch) fn leg_withdrawn(&mut self, group: GroupId, now: Instant) {
-        let Some((at, delivery)) = self
-            .deliveries
-            .iter_mut()
-            .find(|(_, delivery)| delivery.message.streamed && delivery.group == group)
-        else {
-            return;
-        };
+        let its = self.deliveries.iter_mut().find(|(_, delivery)| delivery.group == group);
+        let Some((at, delivery)) = its else { return };
         let id = DeliveryId(at as u32);
         delivery.is_withdrawn = true;
-        let pool = delivery.pool;
+        let (pool, is_streamed) = (delivery.pool, delivery.message.streamed);
         if let Some(link) = delivery.attempt.flows_on {
             return self.cut_link(link, now);
         }
@@ -79,6 +74,8 @@ impl Dispatch {
         pool.repeats.retain(|waiting| *waiting != id);
         if pool.waiting.len() + pool.repeats.len() < before {
             self.give_up_withdrawn(id);
+        } else if !is_streamed {
+            self.take_off(id, now);
         }
         // Else it is on its way to a link, and cut off there as soon as its body would be due.
     }

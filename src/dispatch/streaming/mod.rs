@@ -124,6 +124,7 @@ impl Dispatch {
         let (size, form) = (message.size, message.shape.form);
         let id = self.new_transaction(message, Some(session), mail_at, now);
         self.count_groups(id);
+        self.note_deadline(id);
         let mut ways = self.groups.clone();
         ways.sort_unstable_by_key(|way| (way.shard, way.pool));
         let shape = Shape { form, ..Shape::default() };

@@ -3,9 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::tcp::{HEADER_BYTES, Outgoing, Segment};
-use crate::sys::xdp::netlink::Mac;
+use crate::sys::xdp::netlink::{Mac, Tag};
 
 const ETHERNET_BYTES: usize = 14;
+const TAG_BYTES: usize = 4;
+const TYPE_TAGGED: u16 = 0x8100;
+const TYPE_TAGGED_OUTSIDE: u16 = 0x88a8;
 const TYPE_IPV4: u16 = 0x0800;
 const TYPE_IPV6: u16 = 0x86dd;
 const IPV4_BYTES: usize = 20;
@@ -26,6 +29,31 @@ pub(super) struct Packet<'a> {
     pub(super) from: SocketAddr,
     pub(super) to: SocketAddr,
     pub(super) segment: Segment<'a>,
+}
+
+/// From whom to whom a frame goes on its own wire.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ethernet {
+    pub(super) from: Mac,
+    pub(super) to: Mac,
+    /// The VLAN's.
+    pub(super) tag: Option<Tag>,
+}
+
+impl Ethernet {
+    /// Writes the frame's header; its length.
+    fn write(&self, kind: u16, frame: &mut [u8]) -> usize {
+        frame[0..6].copy_from_slice(&self.to);
+        frame[6..12].copy_from_slice(&self.from);
+        let mut at = 12;
+        if let Some(Tag { protocol, id }) = self.tag {
+            frame[12..14].copy_from_slice(&protocol.to_be_bytes());
+            frame[14..16].copy_from_slice(&id.to_be_bytes());
+            at += TAG_BYTES;
+        }
+        frame[at..at + 2].copy_from_slice(&kind.to_be_bytes());
+        at + 2
+    }
 }
 
 /// The one's complement sum of the bytes as 16-bit words, as this machine has them: its order of bytes does not matter.
@@ -59,10 +87,15 @@ fn pseudo_sum(from: IpAddr, to: IpAddr, len: usize) -> u64 {
 /// Reads a frame. `partial`: a checksum over the pseudo-header alone is right too, as a frame has it that was never on
 /// a wire (veth, virtio): its sender leaves the rest to hardware that there is not.
 pub(super) fn parse(frame: &[u8], partial: bool) -> Option<Packet<'_>> {
-    let ethernet = frame.get(..ETHERNET_BYTES)?;
-    let from_mac = ethernet[6..12].try_into().ok()?;
-    let packet = &frame[ETHERNET_BYTES..];
-    let (from, to, bytes) = match u16::from_be_bytes([ethernet[12], ethernet[13]]) {
+    let from_mac = frame.get(6..12)?.try_into().ok()?;
+    let kind_at = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
+    let (kind, begin) = match kind_at(12)? {
+        // Whose VLAN it is the program has seen to.
+        TYPE_TAGGED | TYPE_TAGGED_OUTSIDE => (kind_at(12 + TAG_BYTES)?, ETHERNET_BYTES + TAG_BYTES),
+        kind => (kind, ETHERNET_BYTES),
+    };
+    let packet = &frame[begin..];
+    let (from, to, bytes) = match kind {
         TYPE_IPV4 => parse_ipv4(packet)?,
         TYPE_IPV6 => parse_ipv6(packet)?,
         _ => return None,
@@ -162,16 +195,14 @@ impl Head {
     pub(super) fn write(
         &self,
         outgoing: &Outgoing,
-        (from, to): (Mac, Mac),
+        ethernet: Ethernet,
         frame: &mut [u8],
         fill: impl FnOnce(&mut [u8]),
     ) -> usize {
         let is_ipv4 = self.remote.is_ipv4();
         let (kind, ip_len) = if is_ipv4 { (TYPE_IPV4, IPV4_BYTES) } else { (TYPE_IPV6, IPV6_BYTES) };
-        frame[0..6].copy_from_slice(&to);
-        frame[6..12].copy_from_slice(&from);
-        frame[12..14].copy_from_slice(&kind.to_be_bytes());
-        let (ip, tcp) = frame[ETHERNET_BYTES..].split_at_mut(ip_len);
+        let begin = ethernet.write(kind, frame);
+        let (ip, tcp) = frame[begin..].split_at_mut(ip_len);
         let header = outgoing.write_header(self.local.port(), self.remote.port(), tcp);
         let segment = &mut tcp[..header + outgoing.len];
         fill(&mut segment[header..]);
@@ -186,7 +217,7 @@ impl Head {
         let pseudo = self.pseudo + sum(&(segment.len() as u32).to_be_bytes());
         let checksum = !fold(pseudo + sum(segment));
         segment[16..18].copy_from_slice(&checksum.to_ne_bytes());
-        ETHERNET_BYTES + ip_len + segment.len()
+        begin + ip_len + segment.len()
     }
 }
 
@@ -199,7 +230,13 @@ mod tests {
         text.parse().expect("an address")
     }
 
+    const PLAIN: Ethernet = Ethernet { from: [1; 6], to: [2; 6], tag: None };
+
     fn written(local: &str, remote: &str, payload: &[u8]) -> Vec<u8> {
+        written_to(PLAIN, local, remote, payload)
+    }
+
+    fn written_to(ethernet: Ethernet, local: &str, remote: &str, payload: &[u8]) -> Vec<u8> {
         let head = Head::new(address(local), address(remote));
         let some = Segment {
             source: 25,
@@ -214,7 +251,7 @@ mod tests {
         let reset = reset_for(&some).expect("it is none itself");
         let outgoing = Outgoing { len: payload.len(), ..reset };
         let mut frame = vec![0xaa; 2_048];
-        let len = head.write(&outgoing, ([1; 6], [2; 6]), &mut frame, |to| to.copy_from_slice(payload));
+        let len = head.write(&outgoing, ethernet, &mut frame, |to| to.copy_from_slice(payload));
         frame.truncate(len);
         frame
     }
@@ -236,6 +273,26 @@ mod tests {
                     // Not covered: type of service and the like of IPv6.
                     assert!(is_checked || local.starts_with('[') && at < ETHERNET_BYTES + 8, "byte {at}");
                     frame[at] ^= 0x10;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_tag_stands_before_the_type_and_nothing_else_differs() {
+        for (local, remote) in
+            [("192.0.2.1:61000", "198.51.100.7:25"), ("[2001:db8::1]:61000", "[2001:db8:1::7]:25")]
+        {
+            let plain = written(local, remote, b"hello");
+            for protocol in [TYPE_TAGGED, TYPE_TAGGED_OUTSIDE] {
+                let tag = Some(Tag { protocol, id: 0x123 });
+                let tagged = written_to(Ethernet { tag, ..PLAIN }, local, remote, b"hello");
+                assert_eq!(tagged[12..16], [protocol.to_be_bytes(), [0x01, 0x23]].concat());
+                assert_eq!([&tagged[..12], &tagged[16..]].concat(), plain);
+                let packet = parse(&tagged, false).expect("it is right");
+                assert_eq!((packet.from, packet.segment.payload), (address(local), &b"hello"[..]));
+                for len in 0..tagged.len() {
+                    assert!(parse(&tagged[..len], true).is_none(), "{len}");
                 }
             }
         }

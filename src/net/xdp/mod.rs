@@ -7,6 +7,7 @@
 mod frame;
 mod handover;
 mod interface;
+mod notice;
 mod open;
 mod paths;
 mod ports;
@@ -25,6 +26,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use postlane_hw::rss::Rss;
+
 pub use handover::{Handover, handovers};
 pub use interface::{Interface, Queue, XdpOptions};
 
@@ -38,6 +41,7 @@ use crate::disk::Disk;
 use crate::handle::{BufferId, Buffers, Extent, FileId, ListenerId, Part, ShardId, StreamId, Ticket};
 use crate::net::uring::Uring;
 use crate::net::{Bypassed, Cause, Event, Net};
+use crate::sys::xdp::errors::Errors;
 use crate::sys::xdp::netlink::Mac;
 use crate::time::{Deadlines, Instant};
 
@@ -55,6 +59,12 @@ struct Core {
     shared: Arc<Interface>,
     paths: Paths,
     ports: Ports,
+    /// How the interface spreads what it receives, as far as this shard knows.
+    rss: Option<Rss>,
+    /// When it was asked last because an answer had gone astray.
+    doubted: Instant,
+    /// The queue by which the frames came that are looked at; `None`: another shard's.
+    arrived_by: Option<u32>,
     handover: Handover,
     streams: Streams,
     /// Most streams that may be open at a time.
@@ -78,6 +88,8 @@ struct Core {
     news: u32,
     /// And which are our sockets, in their order.
     watched: Vec<u32>,
+    /// Where others complain of packets of ours, and which of the watched files that is.
+    errors: Vec<(Errors, u32)>,
 }
 
 /// Streams of the ring have even slots, those of the interface odd ones.
@@ -105,7 +117,7 @@ impl Xdp {
     /// streams are open over the interface at a time.
     ///
     /// # Errors
-    /// What the kernel refuses when asked for its routes and neighbours.
+    /// What the kernel refuses when asked for its routes and neighbours, and for ICMP.
     pub fn new(
         mut uring: Uring,
         shard: ShardId,
@@ -117,8 +129,12 @@ impl Xdp {
         let paths = Paths::new(shared.clone())?;
         let news = uring.add_watched(paths.descriptor());
         let watched = sockets.iter().map(|queue| uring.add_watched(queue.socket.descriptor())).collect();
+        let errors = notice::listen(|errors| uring.add_watched(errors.descriptor()))?;
         let core = Core {
             ports: Ports::new(&shared.division, shard),
+            rss: shared.rss.clone(),
+            doubted: Instant::default(),
+            arrived_by: None,
             uring,
             shard,
             shared,
@@ -139,6 +155,7 @@ impl Xdp {
             is_congested: false,
             news,
             watched,
+            errors,
         };
         Ok(Xdp { sockets, core })
     }

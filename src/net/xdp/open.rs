@@ -31,9 +31,9 @@ impl Core {
 
     fn open_by(&mut self, path: Path, to: SocketAddr, sockets: &[Queue]) -> Result<u32, i32> {
         let now = clock::now();
-        let rss = self.shared.rss.as_ref();
         let is_ours = |queue: u32| sockets.iter().any(|socket| socket.number == queue);
-        let Core { streams, ports, .. } = self;
+        let Core { streams, ports, rss, .. } = self;
+        let rss = rss.as_ref();
         // A port that leads elsewhere will do too.
         let is_free = |head: u32, port: u16| {
             let local = SocketAddr::new(path.source, port);
@@ -47,14 +47,16 @@ impl Core {
         let before = self.ports.set_head(port, Some(slot));
         let initial = self.initial_sequence(local, to, now);
         let mss = path.mtu.saturating_sub(frame::header_bytes(to.is_ipv4())).min(u16::MAX.into()) as u16;
-        let round_trip = self.paths.round_trip(to.ip());
+        let (round_trip, narrow) = (self.paths.round_trip(to.ip()), self.paths.narrow(to.ip()));
         self.paths.join(path.hop);
         let stream = self.streams.at(slot);
         stream.head = Some(Head::new(local, to));
         stream.hop = Some(path.hop);
         stream.socket = socket.unwrap_or(slot as usize % sockets.len());
+        stream.answers_by = queue;
         stream.next_of_port = before;
         stream.connection.open(initial, mss, round_trip, now);
+        stream.connection.follow_path(frame::header_bytes(to.is_ipv4()), narrow, now);
         self.mark(slot);
         Ok(slot)
     }

@@ -5,8 +5,9 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::frame::Ethernet;
 use super::interface::Interface;
-use super::tcp::RoundTrip;
+use super::tcp::{Narrow, RoundTrip};
 use crate::sys::xdp::netlink::{self, Change, Mac, Netlink};
 
 /// Paths remembered; beyond it they are asked for anew.
@@ -65,6 +66,8 @@ pub(super) struct Paths {
     by_address: HashMap<IpAddr, HopId>,
     /// Kept over the lives of connections.
     round_trips: HashMap<IpAddr, RoundTrip>,
+    /// To whom the way carries less than the interface, or once did.
+    narrow: HashMap<IpAddr, Narrow>,
 }
 
 impl Paths {
@@ -81,6 +84,7 @@ impl Paths {
             hops: Vec::new(),
             by_address: HashMap::new(),
             round_trips: HashMap::new(),
+            narrow: HashMap::new(),
         };
         this.read_addresses()?;
         Ok(this)
@@ -91,9 +95,9 @@ impl Paths {
         self.news.descriptor()
     }
 
-    /// Our interface's own Ethernet address.
-    pub(super) fn mac(&self) -> Mac {
-        self.interface.mac.unwrap_or_default()
+    /// How a frame gets from our interface to `to`, a neighbour.
+    pub(super) fn ethernet(&self, to: Mac) -> Ethernet {
+        Ethernet { from: self.interface.mac.unwrap_or_default(), to, tag: self.shared.tag() }
     }
 
     /// It is up, and so is what it is connected to.
@@ -190,6 +194,18 @@ impl Paths {
         self.round_trips.insert(to, round_trip);
     }
 
+    /// How narrow the way to that address was last, if it ever was.
+    pub(super) fn narrow(&self, to: IpAddr) -> Option<Narrow> {
+        self.narrow.get(&to).copied()
+    }
+
+    pub(super) fn remember_narrow(&mut self, to: IpAddr, narrow: Narrow) {
+        if self.narrow.len() >= PATHS_MAX {
+            self.narrow.clear();
+        }
+        self.narrow.insert(to, narrow);
+    }
+
     fn read_addresses(&mut self) -> io::Result<()> {
         let all = self.requests.addresses()?;
         let now: Vec<IpAddr> = all.into_iter().map(|(_, ip)| ip).filter(|ip| !ip.is_loopback()).collect();
@@ -203,10 +219,14 @@ impl Paths {
         Ok(())
     }
 
-    /// Takes in what has changed; hops that were awaited and what became of them.
-    pub(super) fn follow(&mut self, found: &mut Vec<Found>) {
+    /// Takes in what has changed; hops that were awaited and what became of them. True: the device may be another.
+    pub(super) fn follow(&mut self, found: &mut Vec<Found>) -> bool {
         let mut changes = Vec::new();
+        let device = self.shared.device_index();
         self.news.news(|change| changes.push(change));
+        let is_of_device =
+            |change: &Change| *change == Change::Interface(device) || *change == Change::Everything;
+        let has_changed = changes.iter().any(is_of_device);
         for change in changes {
             match change {
                 Change::Neighbour(neighbour) => found.extend(self.on_neighbour(&neighbour)),
@@ -218,6 +238,7 @@ impl Paths {
                 }
             }
         }
+        has_changed
     }
 
     fn read_again(&mut self, change: Change, found: &mut Vec<Found>) {

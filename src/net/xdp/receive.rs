@@ -1,6 +1,7 @@
 //! Frames in: to their streams, and to the shard's buffers.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::frame::{self, Head, Packet};
 use super::paths::Found;
@@ -15,6 +16,8 @@ use crate::time::Instant;
 
 /// Resets owed at a time; strangers beyond get none.
 const ANSWERS_MAX: usize = 64;
+/// While answers go astray the interface is asked that seldom.
+const DOUBT_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// Takes a stream's bytes into the shard's buffers; how many. What is full becomes an event.
 fn take(
@@ -89,8 +92,29 @@ impl Core {
             true => take(bytes, id, receipt, uring.pool(), events),
             false => 0,
         };
+        let was_open = one.connection.is_open();
         one.connection.handle_segment(&packet.segment, now, &mut taker);
+        let is_answer = !was_open && one.connection.is_open();
+        if is_answer && one.answers_by.is_some() && one.answers_by != self.arrived_by {
+            self.handle_astray(now);
+        }
         self.touch(slot);
+    }
+
+    /// The first answer to a stream came by another queue than planned: the interface may have been set otherwise.
+    fn handle_astray(&mut self, now: Instant) {
+        self.counts.astray += 1;
+        if self.counts.astray == 1 || self.doubted + DOUBT_AGAIN_AFTER <= now {
+            self.doubted = now;
+            self.ask_spread();
+        }
+    }
+
+    /// Asks the interface how it spreads what it receives. One that does not say is thought to do as before.
+    fn ask_spread(&mut self) {
+        if let Some(rss) = self.shared.spread_now() {
+            self.rss = rss;
+        }
     }
 
     /// What was waiting for its owner or for buffers is taken.
@@ -131,6 +155,10 @@ impl Core {
         let stream = of_interface(self.streams.id(slot));
         let one = self.streams.at(slot);
         let news = one.connection.take_news();
+        if let (Some(narrow), Some(head)) = (news.guessed, one.head) {
+            self.paths.remember_narrow(head.remote().ip(), narrow);
+        }
+        let one = self.streams.at(slot);
         if one.phase == Phase::Owned {
             if news.opened {
                 self.events.push_back(Event::Opened { stream });
@@ -179,7 +207,9 @@ impl Core {
     /// What the kernel's tables say now.
     pub(super) fn follow_news(&mut self) {
         let mut found = std::mem::take(&mut self.found);
-        self.paths.follow(&mut found);
+        if self.paths.follow(&mut found) {
+            self.ask_spread();
+        }
         for found in found.drain(..) {
             let hop = match found {
                 Found::Here(hop) | Found::Nowhere(hop) => hop,

@@ -44,6 +44,8 @@ pub(super) struct Stream {
     pub(super) hop: Option<HopId>,
     /// The place among our sockets of the one that it sends by.
     pub(super) socket: usize,
+    /// The queue by which answers are to come, if that could be known.
+    pub(super) answers_by: Option<u32>,
     /// The next stream with the same local port.
     pub(super) next_of_port: Option<u32>,
     pub(super) paused: bool,

@@ -35,10 +35,10 @@ impl Core {
             let (Some(head), Some(hop)) = (one.head, one.hop) else { return true };
             // Without a neighbour it is as lost, and goes again when there is one.
             let Some(to) = self.paths.mac_of(hop) else { continue };
-            let macs = (self.paths.mac(), to);
+            let ethernet = self.paths.ethernet(to);
             let (connection, buffers) = (&self.streams.get(slot).connection, &self.uring);
             socket.send(|frame| {
-                head.write(&outgoing, macs, frame, |bytes| connection.copy(&outgoing, bytes, buffers))
+                head.write(&outgoing, ethernet, frame, |bytes| connection.copy(&outgoing, bytes, buffers))
             });
             self.counts.sent += 1;
         }
@@ -102,8 +102,8 @@ impl Xdp {
         }
         if let Some(first) = sockets.first_mut() {
             for (head, to, reset) in core.answers.drain(..) {
-                let from = core.paths.mac();
-                first.socket.send(|frame| head.write(&reset, (from, to), frame, |_: &mut [u8]| {}));
+                let ethernet = core.paths.ethernet(to);
+                first.socket.send(|frame| head.write(&reset, ethernet, frame, |_: &mut [u8]| {}));
             }
         }
         let missed = core.uring.take_kick_failed();

@@ -45,6 +45,7 @@ impl Xdp {
             let core = &mut self.core;
             if wait_until > Instant::default() {
                 core.uring.watch(core.news);
+                core.errors.iter().for_each(|&(_, place)| core.uring.watch(place));
                 core.watched.iter().for_each(|&place| core.uring.watch(place));
             }
             let mut from_ring = std::mem::take(&mut core.from_ring);
@@ -82,14 +83,17 @@ impl Xdp {
         for queue in sockets {
             // A frame brings an event or two; those that there is no room for wait in their ring.
             let max = FRAMES_PER_TURN.min(room.saturating_sub(core.events.len()));
+            core.arrived_by = Some(queue.number);
             queue.socket.receive(max, |frame| core.handle_frame(frame, now));
         }
+        core.arrived_by = None;
         while let Some(frame) = core.handover.take() {
             core.handle_frame(&frame, now);
         }
         if core.uring.take_readable(core.news) {
             core.follow_news();
         }
+        core.hear_errors(now);
         while let Some(slot) = core.deadlines.pop_expired(now) {
             core.streams.at(slot as u32).connection.handle_deadline(now);
             core.touch(slot as u32);

@@ -8,7 +8,7 @@ use assembly::Assembly;
 use script::{Expected, Script};
 
 pub use assembly::ReplyReader;
-pub use capabilities::{Capabilities, Lack};
+pub use capabilities::{Capabilities, Lack, Terms};
 
 use super::envelope::Envelope;
 use super::wire::reply::Reply;
@@ -123,9 +123,9 @@ impl Client {
         self.capabilities
     }
 
-    /// What the upstream lacks to carry this message of `size` octets.
-    pub fn lacks(&self, envelope: &Envelope, size: u64) -> Option<Lack> {
-        self.capabilities.lacks(envelope, size)
+    /// What the upstream lacks to carry this message on these terms.
+    pub fn lacks(&self, envelope: &Envelope, terms: impl Into<Terms>) -> Option<Lack> {
+        self.capabilities.lacks(envelope, terms)
     }
 
     /// May `begin` be called: ready, and every earlier transaction has had its body written (its `Final` may still be
@@ -134,19 +134,31 @@ impl Client {
         self.script.can_begin()
     }
 
-    /// Starts a transaction of `size` octets (0: not known): writes RSET if the last one was broken off, then
+    /// Starts a transaction on these terms: writes RSET if the last one was broken off, then
     /// MAIL, RCPT… and DATA in one go with PIPELINING, else the first command as soon as nothing is due.
     /// `recipients` are indexes into the envelope. `can_begin` must hold.
-    pub fn begin(&mut self, envelope: &Envelope, recipients: &[u16], size: u64, out: &mut Vec<u8>) {
-        self.script.begin(self.capabilities, envelope, recipients, size, false, out);
+    pub fn begin(
+        &mut self,
+        envelope: &Envelope,
+        recipients: &[u16],
+        terms: impl Into<Terms>,
+        out: &mut Vec<u8>,
+    ) {
+        self.script.begin(self.capabilities, envelope, recipients, terms.into(), false, out);
     }
 
-    /// Starts a transaction whose message follows at once, plain and of exactly `size` octets: writes RSET if the
+    /// Starts a transaction whose message follows at once, plain and of exactly as many octets as `terms` says: writes RSET if the
     /// last one was broken off or refused, or went by BDAT and may yet be refused, then MAIL, RCPT… and `BDAT size LAST` in one go. Its events are `Mail`,
     /// `Recipient`… and `Final`, whatever each says, and it cannot be broken off. `can_begin` must hold, and
     /// `capabilities().takes_chunks()`.
-    pub fn begin_chunked(&mut self, envelope: &Envelope, recipients: &[u16], size: u64, out: &mut Vec<u8>) {
-        self.script.begin(self.capabilities, envelope, recipients, size, true, out);
+    pub fn begin_chunked(
+        &mut self,
+        envelope: &Envelope,
+        recipients: &[u16],
+        terms: impl Into<Terms>,
+        out: &mut Vec<u8>,
+    ) {
+        self.script.begin(self.capabilities, envelope, recipients, terms.into(), true, out);
     }
 
     /// After each `Mail` or `Recipient` event after which the transaction is to go on, with the arguments of

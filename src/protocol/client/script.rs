@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Capabilities, Envelope};
+use super::{Capabilities, Envelope, Terms};
 use crate::protocol::wire::command::{Chunk, Mail, MailParameters};
 
 /// Whose reply comes next.
@@ -158,7 +158,7 @@ impl Script {
         capabilities: Capabilities,
         envelope: &Envelope,
         recipients: &[u16],
-        size: u64,
+        terms: Terms,
         chunked: bool,
         out: &mut Vec<u8>,
     ) {
@@ -176,7 +176,8 @@ impl Script {
             self.reset = false;
             swallow += 1;
         }
-        let parameters = MailParameters { size: Some(size), ..envelope.mail() };
+        let Terms { size, by } = terms;
+        let parameters = MailParameters { size: Some(size), by, ..envelope.mail() };
         Mail { path: envelope.sender(), parameters }.write(capabilities.offered(), to);
         self.line.push_back(Transaction {
             swallow,

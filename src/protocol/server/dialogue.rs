@@ -1,8 +1,9 @@
 //! The rules of a session: which command may come when, and what is said to it.
 
 use super::replies::{self, Side};
-use super::{Event, Options, write_capabilities};
-use crate::protocol::wire::command::{Chunk, Fault, Mail, Recipient, Verb};
+use super::{Event, FutureRelease, Options, write_capabilities};
+use crate::protocol::wire::command::{BodyKind, Chunk, Fault, Mail, Recipient, Verb};
+use crate::protocol::wire::later::ByMode;
 use crate::protocol::wire::reply::Reply;
 
 /// How far the session is.
@@ -53,6 +54,8 @@ pub(super) struct Dialogue {
     extended: bool,
     /// The transaction has SMTPUTF8: said by MAIL, counts once that is accepted.
     utf8: bool,
+    /// The message may be binary: said by MAIL too.
+    binary: bool,
     recipients: u32,
     faults: u32,
 }
@@ -69,6 +72,11 @@ impl Dialogue {
 
     pub(super) fn in_data(&self) -> bool {
         self.phase == Phase::Data
+    }
+
+    /// May the message hold any octets?
+    pub(super) fn is_binary(&self) -> bool {
+        self.binary
     }
 
     /// Octets still to come of the chunk under way.
@@ -245,11 +253,22 @@ impl Dialogue {
         if by.is_some() && !options.deliver_by {
             return self.fault(replies::of(Fault::ParameterUnknown, Side::Mail), options, out);
         }
+        let is_binary = mail.parameters.body == BodyKind::Binary;
+        if is_binary && !options.binary {
+            return self.fault(replies::of(Fault::ParameterUnknown, Side::Mail), options, out);
+        }
+        if let (Some(hold), Some(by), Some(FutureRelease { unix_now, .. })) =
+            (hold, by, options.future_release)
+            && by.mode == ByMode::Return
+            && hold.release(unix_now) >= unix_now.saturating_add(by.seconds.unsigned_abs().into())
+        {
+            return say(replies::HELD_TOO_LONG, out);
+        }
         // Not a fault: SIZE is there to ask before sending.
         if mail.parameters.size.is_some_and(|size| size > options.size_max) {
             return say(replies::SIZE, out);
         }
-        self.utf8 = mail.parameters.utf8;
+        (self.utf8, self.binary) = (mail.parameters.utf8, is_binary);
         self.due = Some(Due::Mail);
         Some(Event::Mail(mail))
     }
@@ -281,6 +300,9 @@ impl Dialogue {
         }
         if self.recipients == 0 {
             return self.fault(replies::RECIPIENT_FIRST, options, out);
+        }
+        if self.binary {
+            return self.fault(replies::BDAT_ONLY, options, out);
         }
         self.due = Some(Due::Data);
         Some(Event::Data)

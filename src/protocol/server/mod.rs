@@ -26,6 +26,8 @@ pub struct Options {
     pub future_release: Option<FutureRelease>,
     /// A message may say by when it is wanted: DELIVERBY is offered (RFC 2852).
     pub deliver_by: bool,
+    /// Messages may be binary: BINARYMIME is offered (RFC 3030).
+    pub binary: bool,
     /// Protocol errors, since the start or the last message taken, that are answered; the next one gets 421.
     pub faults_max: u32,
 }
@@ -53,6 +55,7 @@ impl Default for Options {
             recipients_max: 100,
             future_release: None,
             deliver_by: false,
+            binary: false,
             faults_max: 20,
         }
     }
@@ -152,6 +155,7 @@ impl Server {
             if let Some(left) = dialogue.chunk_left() {
                 if dialogue.take_begin() {
                     *scanner = Scanner::of(Form::Plain);
+                    scanner.allow_any(dialogue.is_binary());
                 }
                 if at == input.len() && left > 0 {
                     return (at, None);
@@ -300,6 +304,9 @@ fn write_capabilities(options: &Options, out: &mut Vec<u8>) {
     }
     if options.deliver_by {
         out.extend_from_slice(b"\r\n250-DELIVERBY");
+    }
+    if options.binary {
+        out.extend_from_slice(b"\r\n250-BINARYMIME");
     }
     out.extend_from_slice(
         b"\r\n250-8BITMIME\r\n250-CHUNKING\r\n250-SMTPUTF8\r\n250-DSN\r\n250 ENHANCEDSTATUSCODES\r\n",

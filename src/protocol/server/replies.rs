@@ -21,6 +21,7 @@ replies! {
     UNKNOWN: 500 5 . 5 . 2 "Command not recognized";
     LINE_LONG: 500 5 . 5 . 2 "Line too long";
     HOLD: 501 5 . 5 . 4 "To be held for longer than offered";
+    HELD_TOO_LONG: 501 5 . 5 . 4 "To be held for longer than it may take to be delivered";
     HELLO_BAD: 501 5 . 5 . 4 "Say your name after EHLO or HELO";
     CHUNK_BAD: 501 5 . 5 . 4 "Syntax: BDAT size [LAST]; where the next command begins is unknown, closing";
     ARGUMENTS: 501 5 . 5 . 4 "Takes no arguments";
@@ -29,6 +30,7 @@ replies! {
     NESTED: 503 5 . 5 . 1 "Sender already given";
     CHUNKED: 503 5 . 5 . 1 "The message has begun by BDAT: BDAT or RSET";
     MAIL_FIRST: 503 5 . 5 . 1 "MAIL first";
+    BDAT_ONLY: 503 5 . 5 . 1 "A binary message comes by BDAT";
     RECIPIENT_FIRST: 503 5 . 5 . 1 "No valid recipient";
     SIZE: 552 5 . 3 . 4 "Message too big";
     BARE: 554 5 . 6 . 0 "Bare CR, bare LF or NUL not allowed";

@@ -1,8 +1,9 @@
 //! The upstream side, by table and by script.
 
 use super::options;
-use crate::protocol::client::{Capabilities, Client, Event, Lack};
+use crate::protocol::client::{Capabilities, Client, Event, Lack, Terms};
 use crate::protocol::wire::command::{Mail, Recipient};
+use crate::protocol::wire::later::{ByMode, DeliverBy};
 use crate::protocol::{BodyKind, Envelope, MailParameters};
 
 const NAME: &str = "us.example";
@@ -123,6 +124,12 @@ fn capabilities_are_learnt() {
     link = Link::ready(b"220 a\r\n250-PIPELINING\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n250 SIZE\r\n");
     let expected = Capabilities { utf8: true, chunking: true, size: Some(0), ..Capabilities::default() };
     assert_eq!(link.client.capabilities(), expected, "the first line is the upstream's name");
+    for (line, least) in
+        [("DELIVERBY", 0), ("deliverby 240", 240), ("DELIVERBY 60,new", 60), ("DELIVERBY ,new", 0)]
+    {
+        let link = Link::ready(format!("220 a\r\n250-a\r\n250 {line}\r\n").as_bytes());
+        assert_eq!(link.client.capabilities().deliver_by, Some(least), "{line}");
+    }
     let mut fallen_back = Link::default();
     fallen_back.hear(b"220 a\r\n550-a\r\n550-DSN\r\n550 x\r\n250-b\r\n250 DSN\r\n");
     assert_eq!(fallen_back.client.capabilities(), Capabilities::default(), "HELO has none");
@@ -136,7 +143,8 @@ fn what_it_lacks() {
         let mut envelope = Envelope::default();
         envelope.set_sender(&Mail { path: b"", parameters: mail });
         let some = Capabilities { size: Some(100), ..Capabilities::default() };
-        let all = Capabilities { eight_bit: true, utf8: true, size: Some(0), ..some };
+        let chunks = Capabilities { pipelining: true, chunking: true, binary: true, ..some };
+        let all = Capabilities { eight_bit: true, utf8: true, size: Some(0), ..chunks };
         assert_eq!(all.lacks(&envelope, size), None);
         some.lacks(&envelope, size)
     };
@@ -144,6 +152,23 @@ fn what_it_lacks() {
     assert_eq!(lacks(BodyKind::SevenBit, false, 101), Some(Lack::Size));
     assert_eq!(lacks(BodyKind::EightBit, false, 1), Some(Lack::EightBit));
     assert_eq!(lacks(BodyKind::EightBit, true, 1), Some(Lack::Utf8));
+    assert_eq!(lacks(BodyKind::Binary, false, 1), Some(Lack::Binary));
+    let envelope = Envelope::default();
+    for (deliver_by, seconds, lack) in [
+        (None, 900, Some(Lack::Time)),
+        (Some(0), 1, None),
+        (Some(0), 0, Some(Lack::Time)),
+        (Some(60), 60, None),
+        (Some(60), 59, Some(Lack::Time)),
+    ] {
+        let upstream = Capabilities { deliver_by, ..Capabilities::default() };
+        let lacks = |mode| {
+            let by = Some(DeliverBy { seconds, mode, trace: false });
+            upstream.lacks(&envelope, Terms { size: 1, by })
+        };
+        assert_eq!(lacks(ByMode::Return), lack, "{deliver_by:?}, {seconds} left");
+        assert_eq!(lacks(ByMode::Notify), None, "it goes on in any case");
+    }
 }
 
 #[test]
@@ -307,7 +332,11 @@ fn parameters_are_written_if_offered() {
         "MAIL FROM:<a@b> SIZE=777 BODY=8BITMIME SMTPUTF8 RET=FULL ENVID=e\r\n\
          RCPT TO:<e@f> NOTIFY=NEVER\r\nRCPT TO:<c@d> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;x\r\nDATA\r\n"
     );
+    let by = Some(DeliverBy { seconds: -7, mode: ByMode::Notify, trace: true });
+    let mut timely = Link::ready(b"220 a\r\n250-a\r\n250-PIPELINING\r\n250 DELIVERBY 60\r\n");
+    timely.client.begin(message, &[0], Terms { size: 777, by }, &mut timely.out);
+    assert_eq!(timely.written(), "MAIL FROM:<a@b> BY=-7;NT\r\nRCPT TO:<c@d>\r\nDATA\r\n");
     let mut bare = Link::ready(b"220 a\r\n250-a\r\n250 PIPELINING\r\n");
-    bare.client.begin(message, &[0], 777, &mut bare.out);
+    bare.client.begin(message, &[0], Terms { size: 777, by }, &mut bare.out);
     assert_eq!(bare.written(), "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n");
 }

@@ -174,6 +174,7 @@ fn mail_that_is_faulty() {
         ("FROM:<a@b> SIZE=-1", bad),
         ("FROM:<a@b> SIZE=1 SIZE=1", bad),
         ("FROM:<a@b> BODY=9BIT", bad),
+        ("FROM:<a@b> BODY=BINARY", bad),
         ("FROM:<a@b> BODY=7BIT BODY=7BIT", bad),
         ("FROM:<a@b> SMTPUTF8=1", bad),
         ("FROM:<a@b> SMTPUTF8 SMTPUTF8", bad),

@@ -44,6 +44,10 @@ fn time_is_asked_for_only_where_it_is_offered() {
         ("HOLDUNTIL=2000-01-01T00:00:00Z", "250 2.1.5"),
         ("BY=120;R", "250 2.1.5"),
         ("HOLDFOR=60 BY=120;NT", "250 2.1.5"),
+        ("HOLDFOR=120 BY=120;N", "250 2.1.5"),
+        ("HOLDFOR=119 BY=120;R", "250 2.1.5"),
+        ("HOLDFOR=120 BY=120;R", "501 5.5.4"),
+        ("HOLDUNTIL=2026-11-24T08:02:00Z BY=120;R", "501 5.5.4"),
     ] {
         assert_eq!(said(line, &offering).1, code, "{line}");
         assert_eq!(said(line, &options()).1, "555 5.5.4", "{line}");

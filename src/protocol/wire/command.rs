@@ -20,7 +20,7 @@ const ENVID_MAX: usize = 100;
 /// ORCPT's most octets (RFC 3461 section 4.2).
 const ORCPT_MAX: usize = 500;
 
-/// What the body may hold: the BODY parameter (RFC 6152).
+/// What the body may hold: the BODY parameter (RFC 6152, RFC 3030).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum BodyKind {
     /// `7BIT`, or nothing said.
@@ -28,6 +28,8 @@ pub enum BodyKind {
     SevenBit,
     /// `8BITMIME`.
     EightBit,
+    /// `BINARYMIME`: any octets, by BDAT alone.
+    Binary,
 }
 
 /// How much of the message a failure report brings back: the RET parameter (RFC 3461).
@@ -328,15 +330,17 @@ impl Notify {
 pub(in crate::protocol) struct Offered {
     pub(in crate::protocol) size: bool,
     pub(in crate::protocol) eight_bit: bool,
+    pub(in crate::protocol) binary: bool,
     pub(in crate::protocol) utf8: bool,
     pub(in crate::protocol) dsn: bool,
+    pub(in crate::protocol) deliver_by: bool,
 }
 
 impl Mail<'_> {
-    /// Writes the MAIL command with those parameters that are offered. SIZE 0 is not written, and what it says of time
-    /// is for us alone.
+    /// Writes the MAIL command with those parameters that are offered. SIZE 0 is not written, and until when it is held is
+    /// for us alone.
     pub(in crate::protocol) fn write(&self, offered: Offered, out: &mut Vec<u8>) {
-        let MailParameters { size, body, utf8, ret, envid, .. } = self.parameters;
+        let MailParameters { size, body, utf8, ret, envid, by, .. } = self.parameters;
         out.extend_from_slice(b"MAIL FROM:<");
         out.extend_from_slice(self.path);
         out.push(b'>');
@@ -346,6 +350,9 @@ impl Mail<'_> {
         }
         if offered.eight_bit && body == BodyKind::EightBit {
             out.extend_from_slice(b" BODY=8BITMIME");
+        }
+        if offered.binary && body == BodyKind::Binary {
+            out.extend_from_slice(b" BODY=BINARYMIME");
         }
         if offered.utf8 && utf8 {
             out.extend_from_slice(b" SMTPUTF8");
@@ -359,6 +366,9 @@ impl Mail<'_> {
         if let Some(envid) = envid.filter(|_| offered.dsn) {
             out.extend_from_slice(b" ENVID=");
             out.extend_from_slice(envid);
+        }
+        if let Some(by) = by.filter(|_| offered.deliver_by) {
+            by.write(out);
         }
         out.extend_from_slice(b"\r\n");
     }
@@ -410,11 +420,9 @@ fn once<T>(slot: &mut Option<T>, value: Option<T>) -> Result<(), Fault> {
 }
 
 fn body_kind(value: &[u8]) -> Option<BodyKind> {
-    if value.eq_ignore_ascii_case(b"8BITMIME") {
-        Some(BodyKind::EightBit)
-    } else {
-        value.eq_ignore_ascii_case(b"7BIT").then_some(BodyKind::SevenBit)
-    }
+    let kinds: [(&[u8], _); 3] =
+        [(b"7BIT", BodyKind::SevenBit), (b"8BITMIME", BodyKind::EightBit), (b"BINARYMIME", BodyKind::Binary)];
+    kinds.into_iter().find_map(|(name, kind)| value.eq_ignore_ascii_case(name).then_some(kind))
 }
 
 fn ret(value: &[u8]) -> Option<Return> {

@@ -53,6 +53,8 @@ pub struct Shape {
 pub struct Scanner {
     form: Form,
     place: Place,
+    /// Any octets will do.
+    any: bool,
     bare: bool,
     size: u64,
     dots: u64,
@@ -62,6 +64,11 @@ impl Scanner {
     /// For a message of that form.
     pub fn of(form: Form) -> Scanner {
         Scanner { form, ..Scanner::default() }
+    }
+
+    /// Whether a CR or LF that stands alone, or NUL, may be in it: a binary message (RFC 3030 section 3).
+    pub fn allow_any(&mut self, any: bool) {
+        self.any = any;
     }
 
     /// Scans from the start of `piece` to the end of the message or of the piece; octets taken.
@@ -86,12 +93,12 @@ impl Scanner {
 
     /// Was there a CR or LF that stands alone, or NUL? A CR at the end so far is left to what follows.
     pub fn is_bare(&self) -> bool {
-        self.bare
+        self.bare && !self.any
     }
 
     /// Is the octet before the next one a CR? As a message's last one it stands alone.
     pub fn is_after_cr(&self) -> bool {
-        matches!(self.place, Place::Cr | Place::DotCr)
+        matches!(self.place, Place::Cr | Place::DotCr) && !self.any
     }
 
     /// Octets taken so far.

@@ -3,8 +3,11 @@
 
 use std::io::Write;
 
-use super::text::decimal;
+use super::text::{decimal, write_decimal};
 use crate::time::civil::{date_of_day, day_of_date};
+
+/// The most seconds that have a way to be written: nine digits.
+const SECONDS_MAX: u32 = 999_999_999;
 
 /// Until when a message is held: HOLDFOR or HOLDUNTIL (RFC 4865 section 4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,6 +24,28 @@ impl Hold {
         match self {
             Hold::For(seconds) => now + u64::from(seconds),
             Hold::Until(unix) => unix,
+        }
+    }
+
+    /// The same in milliseconds.
+    pub fn release_ms(self, now: u64) -> u64 {
+        match self {
+            Hold::For(seconds) => now.saturating_add(u64::from(seconds) * 1000),
+            Hold::Until(unix) => unix.saturating_mul(1000),
+        }
+    }
+
+    /// Writes it as notices have it (RFC 4865: `Future-Release-Request`).
+    pub fn write_request(self, out: &mut Vec<u8>) {
+        match self {
+            Hold::For(seconds) => {
+                out.extend_from_slice(b"for;");
+                write_decimal(seconds.into(), out);
+            }
+            Hold::Until(unix) => {
+                out.extend_from_slice(b"until;");
+                write_date(unix, out);
+            }
         }
     }
 
@@ -79,6 +104,17 @@ impl DeliverBy {
             _ => return None,
         };
         Some(DeliverBy { seconds, mode, trace })
+    }
+
+    /// Writes the parameter.
+    pub(super) fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(if self.seconds < 0 { b" BY=-" } else { b" BY=" });
+        write_decimal(self.seconds.unsigned_abs().min(SECONDS_MAX).into(), out);
+        out.extend_from_slice(match self.mode {
+            ByMode::Notify => b";N",
+            ByMode::Return => b";R",
+        });
+        out.extend_from_slice(if self.trace { b"T" } else { b"" });
     }
 }
 
@@ -176,6 +212,14 @@ mod tests {
         assert_eq!(DeliverBy::parse(b"+120;rt"), by(120, ByMode::Return, true));
         assert_eq!(DeliverBy::parse(b"-999999999;NT"), by(-999_999_999, ByMode::Notify, true));
         assert_eq!(DeliverBy::parse(b"0;n"), by(0, ByMode::Notify, false));
+        for text in ["120;R", "120;RT", "0;N", "-999999999;NT"] {
+            let mut out = Vec::new();
+            DeliverBy::parse(text.as_bytes()).expect("valid").write(&mut out);
+            assert_eq!(out, format!(" BY={text}").as_bytes());
+        }
+        let mut out = Vec::new();
+        DeliverBy { seconds: i32::MIN, mode: ByMode::Notify, trace: false }.write(&mut out);
+        assert_eq!(out, b" BY=-999999999;N", "no more than nine digits");
         for text in
             ["120", "120;", "120;X", "120;RN", "120;RTT", ";R", "0;R", "-5;R", "+-5;N", "1000000000;N"]
         {

@@ -8,7 +8,7 @@
 //!
 //! **After a failed write** nothing of its group is trusted. The segment takes no more and is emptied by and by; the
 //! log goes on in a fresh one. A segment whose very first write failed is removed before another is begun, as what
-//! it held before may still be there.
+//! it held before may still be there. A segment that no write on disk calls free yet is begun with its header alone.
 
 mod space;
 mod writing;
@@ -28,6 +28,15 @@ use crate::time::Instant;
 const STATE_WAIT: Duration = Duration::from_millis(20);
 /// Or until there are so many.
 const STATES_MAX: usize = 512;
+/// A write with so many messages is a crowd's: the next one waits for more of it.
+const CROWD: usize = 16;
+/// But no longer than the last write took, nor than this;
+const HOLD_MAX: Duration = Duration::from_millis(5);
+/// nor when for so long none has come;
+const HOLD_GAP: Duration = Duration::from_micros(200);
+/// nor when there are so many messages, or octets, that a sync more is cheap beside them.
+const HOLD_MESSAGES: usize = 128;
+const HOLD_BYTES: u64 = 2 << 20;
 /// Free segments that new messages leave alone, for states and moves.
 const RESERVE: usize = 2;
 /// Messages that can neither be written nor refused at once are refused after this.
@@ -83,11 +92,6 @@ impl Trouble {
         self.retry_at = if times == 0 { now } else { now + pause };
     }
 
-    /// Has it failed the last time?
-    fn is_troubled(&self) -> bool {
-        self.failures > 0
-    }
-
     fn is_pausing(&self, now: Instant) -> bool {
         now < self.retry_at
     }
@@ -115,6 +119,8 @@ pub(in crate::spool) struct Log {
     queue: VecDeque<Pending>,
     queued_bytes: u64,
     queue_since: Instant,
+    /// When the last one came.
+    queue_last: Instant,
     spare: Vec<Pending>,
     /// Messages read back, to be written anew.
     pub(in crate::spool) moves: VecDeque<Read>,
@@ -127,11 +133,13 @@ pub(in crate::spool) struct Log {
     dirty_since: Instant,
     group: Group,
     pub(in crate::spool) flying: bool,
+    /// Messages in the last write, when it began, and how long the next one may wait for more at the most.
+    crowd: usize,
+    departed: Instant,
+    hold_until: Instant,
     writing: Trouble,
     /// There was something to write and no room for it. Whatever makes room is told.
     blocked: bool,
-    /// None of the free files will do: another is to be made.
-    pub(in crate::spool) wants_file: bool,
     /// A file is being made: its number.
     creating: Option<u32>,
     create: Trouble,
@@ -150,13 +158,13 @@ impl Log {
             sequence_next: 1,
             number_next: 1,
             tail_durable: 0,
-            wants_file: false,
             file_next: 1,
             salt: options.salt,
             entries: 0,
             queue: VecDeque::new(),
             queued_bytes: 0,
             queue_since: Instant::NEVER,
+            queue_last: Instant::default(),
             spare: Vec::new(),
             moves: VecDeque::new(),
             moving: 0,
@@ -166,6 +174,9 @@ impl Log {
             dirty_since: Instant::NEVER,
             group: Group::default(),
             flying: false,
+            crowd: 0,
+            departed: Instant::default(),
+            hold_until: Instant::default(),
             writing: Trouble::default(),
             blocked: false,
             creating: None,
@@ -223,6 +234,7 @@ impl Log {
         if self.queue.is_empty() {
             self.queue_since = now;
         }
+        self.queue_last = now;
         self.queue.push_back(pending);
         self.queued_bytes += bytes;
         self.entries += 1;
@@ -301,6 +313,9 @@ impl Log {
             }
             if !self.queue.is_empty() {
                 at((self.queue_since + STUCK).max(self.writing.retry_at));
+                if self.holds(now) {
+                    at(self.held_until());
+                }
             }
             if !self.moves.is_empty() {
                 at(self.writing.retry_at);

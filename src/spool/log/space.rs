@@ -27,16 +27,14 @@ impl Log {
         // That a message is over must always fit, so where nothing is free one more may be made. Only what failed
         // can bring a log there.
         let sound = self.segments.len() - self.segments.suspects();
-        let needed = self.segments.free.is_empty() || self.wants_file;
-        let room = needed || sound < self.files_max(options, now);
+        let room = self.segments.free.is_empty() || sound < self.files_max(options, now);
         !self.create.is_pausing(now) && room
     }
 
     /// The file to be made now, if one should.
     pub(in crate::spool) fn poll_create(&mut self, options: &Options, now: Instant) -> Option<FileId> {
         let wanted = if self.own { RESERVE + 1 } else { RESERVE * usize::from(self.entries > 0) };
-        let enough = self.segments.free.len() >= wanted && !self.wants_file;
-        if enough || self.creating.is_some() || !self.can_create(options, now) {
+        if self.segments.free.len() >= wanted || self.creating.is_some() || !self.can_create(options, now) {
             return None;
         }
         let number = self.file_next;
@@ -50,7 +48,6 @@ impl Log {
         match result {
             Ok(_) => {
                 self.create = Trouble::default();
-                self.wants_file = false;
                 let at = self.segments.insert(Segment::new(number, self.segment_bytes, 0));
                 // Nothing was in it, so it may go before the others.
                 self.segments.free.push_front(at);
@@ -122,18 +119,6 @@ impl Log {
             self.segments.get_mut(oldest).suspect = false;
             self.segments.free.push_back(oldest);
         }
-    }
-
-    /// The free file to go on in. One of which no write says yet that it is free is left as it is while another can be
-    /// had: torn by a crash, it would look damaged.
-    pub(in crate::spool) fn usable(&mut self) -> Option<u32> {
-        let next = *self.segments.free.front()?;
-        let sequence = self.segments.get(next).sequence;
-        if sequence == 0 || sequence < self.tail_durable || self.create.is_troubled() {
-            return Some(next);
-        }
-        self.wants_file = true;
-        None
     }
 
     /// The segment whose messages are to be moved, if one's are.

@@ -1,6 +1,7 @@
 //! Writing: groups are gathered, and what comes of them is told.
 
-use super::{EIO, ENOSPC, Log, RESERVE, Read, STATE_WAIT, STATES_MAX, STUCK, Trouble};
+use super::{CROWD, EIO, ENOSPC, HOLD_BYTES, HOLD_GAP, HOLD_MAX, HOLD_MESSAGES, Log, RESERVE, Read};
+use super::{STATE_WAIT, STATES_MAX, STUCK, Trouble};
 use crate::handle::{Buffers, Extent};
 use crate::spool::group::{Frame, Group, Member, record_bytes_max};
 use crate::spool::index::Life as Stage;
@@ -18,23 +19,34 @@ impl Log {
         buffers: &mut impl Buffers,
     ) -> bool {
         let states_due = self.dirty.len() >= STATES_MAX || !self.dirty.is_empty() && self.states_at() <= now;
-        let wanted = !self.queue.is_empty() || !self.moves.is_empty() || states_due;
+        let messages_due = !self.queue.is_empty() && !self.holds(now);
+        let wanted = messages_due || !self.moves.is_empty() || states_due;
         self.blocked = false;
         if self.flying || !wanted || self.writing.is_pausing(now) {
             return false;
         }
-        let mut begun = false;
+        let (mut begun, waiting) = (false, self.queue.len());
         self.gather_states(shared, &mut begun);
         self.gather_moves(shared, &mut begun, buffers);
         self.gather_messages(shared, &mut begun);
         if begun {
             self.group.pad(BLOCK);
             self.flying = true;
+            (self.crowd, self.departed) = (waiting - self.queue.len(), now);
         } else if !self.queue.is_empty() && self.queue_since + STUCK <= now {
             self.refuse_queue(ENOSPC, shared);
         }
         self.blocked = !begun;
         begun
+    }
+
+    /// Are messages to wait for company? Alone they never do; where many come at once, a sync is shared by more.
+    pub(in crate::spool) fn holds(&self, now: Instant) -> bool {
+        now < self.held_until() && self.queue.len() < HOLD_MESSAGES && self.queued_bytes < HOLD_BYTES
+    }
+
+    pub(in crate::spool) fn held_until(&self) -> Instant {
+        self.hold_until.min(self.queue_last + HOLD_GAP)
     }
 
     pub(in crate::spool) fn states_at(&self) -> Instant {
@@ -57,15 +69,28 @@ impl Log {
         if *begun || self.segments.free.len() <= leave || !self.segments.leaving.is_empty() {
             return None;
         }
-        let next = self.usable()?;
+        let next = *self.segments.free.front()?;
         if self.segments.get(next).bytes != self.segment_bytes {
             // Of a time with another size: it goes first.
             return None;
         }
+        let is_declared = self.is_declared_free(next);
         self.segments.free.pop_front();
         self.begin_segment(next);
         *begun = true;
+        if !is_declared {
+            // Records over records that a replay may still look at: torn, they would pass for damage, or bring back
+            // what is over. The header by itself is there or is not.
+            self.group.close();
+            return None;
+        }
         Some(self.frame())
+    }
+
+    /// Does a replay leave out what is in that free segment? Some write on disk has to say so.
+    fn is_declared_free(&self, at: u32) -> bool {
+        let sequence = self.segments.get(at).sequence;
+        sequence == 0 || sequence < self.tail_durable
     }
 
     pub(in crate::spool) fn begin_segment(&mut self, at: u32) {
@@ -194,7 +219,11 @@ impl Log {
             Ok(()) => {
                 self.writing = Trouble::default();
                 self.queue_since = now;
+                if self.crowd >= CROWD {
+                    self.hold_until = now + now.since(self.departed).min(HOLD_MAX);
+                }
                 shared.groups += 1;
+                shared.message_groups += u64::from(self.crowd > 0);
                 self.segments.get_mut(self.group.segment).end = self.group.at + self.group.bytes;
                 self.tail_durable = self.tail_durable.max(self.group.tail);
                 members.drain(..).for_each(|member| self.kept(member, shared, buffers));

@@ -18,22 +18,30 @@ fn notify() -> impl Strategy<Value = Option<Notify>> {
     }))
 }
 
+fn hold() -> impl Strategy<Value = Option<Hold>> {
+    prop_oneof![
+        Just(None),
+        any::<u32>().prop_map(|seconds| Some(Hold::For(seconds))),
+        any::<u64>().prop_map(|unix| Some(Hold::Until(unix))),
+    ]
+}
+
 prop_compose! {
     fn envelope()(
-        sender in path(), size in prop::option::of(0..u64::MAX - 1), eight in any::<bool>(), utf8 in any::<bool>(),
+        sender in path(), size in prop::option::of(0..u64::MAX - 1), kind in 0..3_usize, utf8 in any::<bool>(),
         ret in prop::option::of(any::<bool>()), envid in prop::option::of(path()),
-        by in prop::option::of(any::<(i32, bool, bool)>()),
+        by in prop::option::of(any::<(i32, bool, bool)>()), hold in hold(),
         recipients in prop::collection::vec((path(), notify(), prop::option::of(path())), 0..80),
     ) -> Envelope {
         let mut envelope = Envelope::default();
         let ret = ret.map(|full| if full { Return::Full } else { Return::Headers });
-        let body = if eight { BodyKind::EightBit } else { BodyKind::SevenBit };
+        let body = [BodyKind::SevenBit, BodyKind::EightBit, BodyKind::Binary][kind];
         let by = by.map(|(seconds, returns, trace)| DeliverBy {
             seconds,
             mode: if returns { ByMode::Return } else { ByMode::Notify },
             trace,
         });
-        let parameters = MailParameters { size, body, utf8, ret, envid: envid.as_deref(), by, hold: None };
+        let parameters = MailParameters { size, body, utf8, ret, envid: envid.as_deref(), by, hold };
         envelope.set_sender(&Mail { path: &sender, parameters });
         for (path, notify, orcpt) in &recipients {
             envelope.push_recipient(&Recipient { path, notify: *notify, orcpt: orcpt.as_deref() });
@@ -72,10 +80,28 @@ proptest! {
         let mut back = Envelope::default();
         prop_assert!(EncodedEnvelope(rest).decode(&mut back));
         prop_assert!(same(&back, &envelope));
-        prop_assert_eq!(EncodedEnvelope(rest).recipients(), envelope.len());
+        let (encoded, mail) = (EncodedEnvelope(rest), envelope.mail());
+        prop_assert_eq!((encoded.recipients(), encoded.by(), encoded.hold()), (envelope.len(), mail.by, mail.hold));
         for cut in 0..rest.len() {
             prop_assert!(!EncodedEnvelope(&rest[..cut]).decode(&mut back), "cut at {}", cut);
         }
+    }
+
+    /// Whoever does not know of it finds all that was there before it, and without it nothing has changed.
+    #[test]
+    fn what_is_held_is_told_behind_all_else(mut envelope in envelope(), hold in hold()) {
+        let mut without = Envelope::default();
+        without.set_sender(&Mail { path: envelope.sender(), parameters: MailParameters { hold: None, ..envelope.mail() } });
+        (0..envelope.len()).for_each(|at| without.push_recipient(&envelope.recipient(at)));
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        encode_envelope(&without, &mut before);
+        if let Some(hold) = hold {
+            envelope.set_hold(hold);
+        }
+        encode_envelope(&envelope, &mut after);
+        prop_assert!(after.len() >= before.len());
+        let differ: Vec<u8> = before.iter().zip(&after).map(|(a, b)| a ^ b).filter(|bits| *bits != 0).collect();
+        prop_assert!(differ.is_empty() && envelope.mail().hold.is_none() || differ == [8], "{:?}", differ);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 
 use super::bpf::{Link, Map, MapType, Program};
 use super::error::Error;
+use super::netlink::Tag;
 use super::program;
 use super::socket::Xsk;
 
@@ -31,13 +32,19 @@ pub struct Attachment {
 
 impl Attachment {
     /// Attaches the program to the interface of that index: in the driver if `native`, else in front of the kernel's stack.
+    /// `tag`: what the frames of a VLAN bear that are ours.
     ///
     /// # Errors
     /// What the kernel refuses, in words.
-    pub fn new(interface: u32, ports: RangeInclusive<u16>, native: bool) -> Result<Attachment, Error> {
+    pub fn new(
+        interface: u32,
+        ports: RangeInclusive<u16>,
+        tag: Option<Tag>,
+        native: bool,
+    ) -> Result<Attachment, Error> {
         let addresses = Map::new(MapType::Hash, ADDRESSES_MAX, "postlane_ours").map_err(Error::of_bpf)?;
         let sockets = Map::new(MapType::Sockets, QUEUES_MAX, "postlane_xsks").map_err(Error::of_bpf)?;
-        let code = program::steer(addresses.descriptor(), sockets.descriptor(), ports);
+        let code = program::steer(addresses.descriptor(), sockets.descriptor(), ports, tag);
         let program = Program::load(&code, "postlane").map_err(Error::of_bpf)?;
         let flags = if native { XDP_FLAGS_DRV_MODE } else { XDP_FLAGS_SKB_MODE };
         let link = Link::attach(&program, interface, flags).map_err(Error::of_attach)?;

@@ -10,6 +10,8 @@ pub enum Error {
     NoInterface(String),
     /// The interface cannot do it: what it is.
     NotEthernet(String),
+    /// It is a VLAN of an interface that cannot be used: which, and why.
+    Vlan(String, &'static str),
     /// bpf(2) or AF_XDP needs privileges.
     Privileges(&'static str, io::Error),
     /// The kernel was built without AF_XDP.
@@ -81,6 +83,10 @@ impl fmt::Display for Error {
                 )
             }
             Error::NotEthernet(name) => write!(f, "`{name}` is no Ethernet interface: choose one that is"),
+            Error::Vlan(name, why) => write!(
+                f,
+                "`{name}` is a VLAN {why}: give it to `[xdp] interface` where that is not so, or write `backend = \"uring\"`"
+            ),
             Error::Privileges(what, error) => write!(
                 f,
                 "{what} needs privileges ({error}): give the program CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF (systemd: \

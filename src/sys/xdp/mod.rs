@@ -6,6 +6,7 @@ mod bpf;
 #[cfg(test)]
 pub(crate) mod emulator;
 mod error;
+pub mod errors;
 pub mod netlink;
 mod program;
 mod ring;

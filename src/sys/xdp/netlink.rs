@@ -21,6 +21,26 @@ pub struct Interface {
     pub mtu: u32,
     /// It is up, and so is what it is connected to.
     pub is_up: bool,
+    /// Whose VLAN it is, if it is one.
+    pub vlan: Option<Vlan>,
+}
+
+/// A tag before a packet's type in a frame (IEEE 802.1Q).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tag {
+    /// What stands there instead of the packet's type: 0x8100, or 0x88a8 (802.1ad).
+    pub protocol: u16,
+    /// The VLAN's number.
+    pub id: u16,
+}
+
+/// What an interface is that is a VLAN of another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Vlan {
+    /// The other's number; `None`: it is in another network namespace.
+    pub of: Option<u32>,
+    /// What its frames bear there.
+    pub tag: Tag,
 }
 
 /// How a packet gets somewhere.
@@ -80,6 +100,12 @@ const NUD_FAILED: u16 = 0x20;
 const NUD_NOARP: u16 = 0x40;
 const RTN_LOCAL: u8 = 2;
 const ARPHRD_ETHER: u16 = 1;
+// linux/if_link.h
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_VLAN_ID: u16 = 1;
+const IFLA_VLAN_PROTOCOL: u16 = 5;
+const TAGGED: u16 = 0x8100;
 
 const HEADER_BYTES: usize = 16;
 
@@ -378,8 +404,15 @@ fn read_interface(body: &[u8]) -> Option<Interface> {
     let is_ethernet = u16_at(body, 2)? == ARPHRD_ETHER;
     let (index, flags) = (u32_at(body, 4)?, u32_at(body, 8)?);
     let running = (libc::IFF_UP | libc::IFF_RUNNING) as u32;
-    let mut interface =
-        Interface { index, name: String::new(), mac: None, mtu: 0, is_up: flags & running == running };
+    let mut interface = Interface {
+        index,
+        name: String::new(),
+        mac: None,
+        mtu: 0,
+        is_up: flags & running == running,
+        vlan: None,
+    };
+    let (mut tag, mut of, mut is_elsewhere) = (None, None, false);
     for (kind, value) in attributes(body.get(16..)?) {
         match kind {
             libc::IFLA_IFNAME => {
@@ -387,10 +420,31 @@ fn read_interface(body: &[u8]) -> Option<Interface> {
             }
             libc::IFLA_ADDRESS if is_ethernet => interface.mac = value.try_into().ok(),
             libc::IFLA_MTU => interface.mtu = u32_at(value, 0)?,
+            libc::IFLA_LINK => of = u32_at(value, 0),
+            libc::IFLA_LINK_NETNSID => is_elsewhere = true,
+            libc::IFLA_LINKINFO => tag = read_tag(value),
             _ => {}
         }
     }
+    interface.vlan = tag.map(|tag| Vlan { of: of.filter(|_| !is_elsewhere), tag });
     Some(interface)
+}
+
+/// The tag of an interface that is a VLAN.
+fn read_tag(info: &[u8]) -> Option<Tag> {
+    let of = |wanted: u16| attributes(info).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    if of(IFLA_INFO_KIND)? != b"vlan\0" {
+        return None;
+    }
+    let mut tag = Tag { protocol: TAGGED, id: 0 };
+    for (kind, value) in attributes(of(IFLA_INFO_DATA)?) {
+        match kind {
+            IFLA_VLAN_ID => tag.id = u16_at(value, 0)?,
+            IFLA_VLAN_PROTOCOL => tag.protocol = u16::from_be(u16_at(value, 0)?),
+            _ => {}
+        }
+    }
+    Some(tag)
 }
 
 fn read_address(body: &[u8]) -> Option<(u32, IpAddr)> {
@@ -474,6 +528,38 @@ mod tests {
         assert_eq!(index_of("there is no such"), None);
         let gone = netlink.interface(0x7fff_ffff).expect_err("no such number");
         assert_eq!(gone.raw_os_error(), Some(libc::ENODEV));
+    }
+
+    /// An attribute with its padding.
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = ((4 + value.len()) as u16).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    #[test]
+    fn a_vlan_is_told_from_other_interfaces_and_says_whose_it_is() {
+        let link = |kind: &[u8], data: Vec<u8>, others: Vec<u8>| {
+            let info = [attribute(IFLA_INFO_KIND, kind), attribute(IFLA_INFO_DATA, &data)].concat();
+            // struct ifinfomsg: family, padding, type, index, flags, change.
+            let mut body = vec![0, 0, 1, 0];
+            body.extend(7_u32.to_ne_bytes());
+            body.extend([0; 8]);
+            body.extend(attribute(libc::IFLA_LINK, &3_u32.to_ne_bytes()));
+            body.extend(attribute(libc::IFLA_LINKINFO, &info));
+            body.extend(others);
+            read_interface(&body).expect("it is whole").vlan
+        };
+        let id = || attribute(IFLA_VLAN_ID, &100_u16.to_ne_bytes());
+        let vlan = |protocol, of| Some(Vlan { of, tag: Tag { protocol, id: 100 } });
+        assert_eq!(link(b"vlan\0", id(), Vec::new()), vlan(0x8100, Some(3)));
+        let outer = [id(), attribute(IFLA_VLAN_PROTOCOL, &[0x88, 0xa8])].concat();
+        assert_eq!(link(b"vlan\0", outer, Vec::new()), vlan(0x88a8, Some(3)));
+        let elsewhere = attribute(libc::IFLA_LINK_NETNSID, &[0; 4]);
+        assert_eq!(link(b"vlan\0", id(), elsewhere), vlan(0x8100, None));
+        assert_eq!(link(b"veth\0", id(), Vec::new()), None, "its link is its other end");
     }
 
     #[test]

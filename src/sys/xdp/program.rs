@@ -3,10 +3,13 @@
 //!
 //! A TCP segment for a port of ours at an address of ours goes to the socket of the queue it came by; if that queue
 //! has none the segment is dropped, as the kernel, which knows nothing of our connections, would answer with a reset.
-//! Everything else passes: ARP, ICMP, ssh.
+//! Everything else passes: ARP, ICMP, ssh. Where our interface is a VLAN it looks behind that VLAN's tag; and, as a NIC
+//! may have taken the tag off, at frames without one.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
+
+use super::netlink::Tag;
 
 /// One instruction, as the kernel has it (struct bpf_insn).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -139,8 +142,14 @@ pub(super) fn in_frame(number: u16) -> i32 {
     i32::from(number.to_be())
 }
 
-/// The program. `addresses`: map of our addresses, IPv4 as `::ffff:a.b.c.d`; `sockets`: map from queue to socket.
-pub(super) fn steer(addresses: i32, sockets: i32, ports: RangeInclusive<u16>) -> Vec<Instruction> {
+/// The program. `addresses`: map of our addresses, IPv4 as `::ffff:a.b.c.d`; `sockets`: map from queue to socket; `tag`:
+/// what the frames bear that are ours.
+pub(super) fn steer(
+    addresses: i32,
+    sockets: i32,
+    ports: RangeInclusive<u16>,
+    tag: Option<Tag>,
+) -> Vec<Instruction> {
     let (context, end, header, value, past, frame) = (R(6), R(3), R(7), R(5), R(4), R(10));
     let mut a = Assembler::default();
     a.copy(context, R(1));
@@ -151,6 +160,18 @@ pub(super) fn steer(addresses: i32, sockets: i32, ports: RangeInclusive<u16>) ->
     a.jump_if(GREATER_THAN_REGISTER, past, end, 0, "pass");
     a.load(HALF, value, header, 12);
     a.add(header, 14);
+    if let Some(tag) = tag {
+        a.jump_if(NOT_EQUAL, value, NONE, in_frame(tag.protocol), "packet");
+        a.copy(past, header);
+        a.add(past, 4);
+        a.jump_if(GREATER_THAN_REGISTER, past, end, 0, "pass");
+        a.load(HALF, value, header, 0);
+        a.and(value, in_frame(0x0fff));
+        a.jump_if(NOT_EQUAL, value, NONE, in_frame(tag.id), "pass");
+        a.load(HALF, value, header, 2);
+        a.add(header, 4);
+        a.label("packet");
+    }
     a.jump_if(EQUAL, value, NONE, in_frame(0x86dd), "ipv6");
     a.jump_if(NOT_EQUAL, value, NONE, in_frame(0x0800), "pass");
 
@@ -265,7 +286,7 @@ mod tests {
             };
             ours.set(Ipv6Addr::octets(&key), [1; 4]).expect("room");
         }
-        let code = steer(ours.descriptor(), sockets.descriptor(), 61_000..=61_999);
+        let code = steer(ours.descriptor(), sockets.descriptor(), 61_000..=61_999, None);
         let program = Program::load(&code, "steer").expect("the verifier takes it");
         let run = |frame: &[u8]| test_run(&program, frame).expect("it runs") as i32;
         for to in addresses {
@@ -288,5 +309,23 @@ mod tests {
         arp[12..14].copy_from_slice(&0x0806_u16.to_be_bytes());
         assert_eq!(run(&arp), XDP_PASS, "ARP");
         assert_eq!(run(&frame(v4, 61_500, 6, 0, 0)[..14]), XDP_PASS, "nothing in it");
+        let tagged = |to: IpAddr, protocol: u16, id: u16| {
+            let mut frame = frame(to, 61_500, 6, 0, 0);
+            let tag = [protocol.to_be_bytes(), (0x6000 | id).to_be_bytes()].concat();
+            frame.splice(12..12, tag);
+            frame
+        };
+        assert_eq!(run(&tagged(v4, 0x8100, 100)), XDP_PASS, "no VLAN of ours");
+        let tag = Some(Tag { protocol: 0x8100, id: 100 });
+        let code = steer(ours.descriptor(), sockets.descriptor(), 61_000..=61_999, tag);
+        let program = Program::load(&code, "steer").expect("the verifier takes it");
+        let run = |frame: &[u8]| test_run(&program, frame).expect("it runs") as i32;
+        for to in addresses {
+            assert_eq!(run(&tagged(to, 0x8100, 100)), XDP_DROP, "{to}: our VLAN, whatever its priority");
+            assert_eq!(run(&tagged(to, 0x8100, 101)), XDP_PASS, "{to}: another one");
+            assert_eq!(run(&tagged(to, 0x88a8, 100)), XDP_PASS, "{to}: another sort of tag");
+            assert_eq!(run(&frame(to, 61_500, 6, 0, 0)), XDP_DROP, "{to}: its tag was taken off");
+        }
+        assert_eq!(run(&tagged(v4, 0x8100, 100)[..16]), XDP_PASS, "nothing in it");
     }
 }

@@ -171,6 +171,11 @@ impl Xsk {
         self.umem.is_huge
     }
 
+    /// The NUMA node that its memory lies on, if the kernel says.
+    pub fn node(&self) -> Option<u32> {
+        self.umem.node
+    }
+
     /// To be watched for readability.
     pub fn descriptor(&self) -> RawFd {
         self.fd.as_raw_fd()

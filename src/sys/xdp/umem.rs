@@ -7,6 +7,8 @@
 use std::io;
 use std::ptr::{self, NonNull};
 
+use crate::sys::numa;
+
 /// Huge pages of the ordinary size, on x86-64 and (with 4 KiB pages) aarch64.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
@@ -18,13 +20,16 @@ pub(super) struct Umem {
     frame_bytes: u32,
     /// Whether it lies on huge pages that were reserved for such use.
     pub(super) is_huge: bool,
+    /// The NUMA node that it lies on, if the kernel says.
+    pub(super) node: Option<u32>,
 }
 
 // SAFETY: the mapping is owned, and reached only through `&self` and `&mut self`.
 unsafe impl Send for Umem {}
 
 impl Umem {
-    /// Maps memory for that many frames: on huge pages when the machine has reserved some, else on ordinary ones.
+    /// Maps memory for that many frames: on huge pages when the machine has reserved some, else on ordinary ones; of the
+    /// node that the caller's new pages come from.
     ///
     /// # Errors
     /// What mmap(2) says.
@@ -50,7 +55,8 @@ impl Umem {
         }
         let base = NonNull::new(mapped.cast()).filter(|_| mapped != libc::MAP_FAILED);
         let base = base.ok_or_else(io::Error::last_os_error)?;
-        Ok(Umem { base, bytes, frame_bytes, is_huge })
+        // All of it is there by now, and so came from one place.
+        Ok(Umem { base, bytes, frame_bytes, is_huge, node: numa::node_of_page(base.as_ptr()) })
     }
 
     /// Where the kernel is told that it is.
@@ -104,6 +110,34 @@ impl Drop for Umem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the kernel's list of counts says of that, in pages.
+    fn huge_pages(what: &str) -> u64 {
+        let all = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let line = all.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'));
+        line.and_then(|pages| pages.trim().parse().ok()).unwrap_or(0)
+    }
+
+    #[test]
+    fn frames_lie_on_the_node_that_is_asked_for_and_on_huge_pages_where_there_are() {
+        let online = std::fs::read_to_string("/sys/devices/system/node/online").unwrap_or_default();
+        let last = online.trim().rsplit(['-', ',']).next().and_then(|node| node.parse().ok());
+        let Some(last) = last else {
+            return eprintln!("skipped: this machine does not say what nodes it has");
+        };
+        for node in 0..=last {
+            let umem = numa::on_node(Some(node), || Umem::new(8, 2_048)).expect("a small mapping");
+            let Some(lies_on) = umem.node else {
+                return eprintln!("skipped: this kernel does not say where a page lies (get_mempolicy)");
+            };
+            assert_eq!(lies_on, node, "of {online}");
+            if huge_pages("HugePages_Free") == 0 && !umem.is_huge {
+                eprintln!("skipped: this machine has set no huge pages aside");
+                continue;
+            }
+            assert!(umem.is_huge);
+        }
+    }
 
     #[test]
     fn frames_do_not_overlap() {

@@ -12,6 +12,7 @@ mod segment;
 mod sender;
 #[cfg(test)]
 mod tests;
+mod width;
 
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ pub(super) use rtt::RoundTrip;
 use segment::{ACK, FIN, OptionBytes, PSH, RST, SYN};
 pub(super) use segment::{HEADER_BYTES, Outgoing, Segment};
 use sender::{MSS_MIN, Sender};
+pub(super) use width::Narrow;
 
 /// An acknowledgement waits this long for something to go with (RFC 9293 section 3.8.6.3).
 const ACK_DELAY: Duration = Duration::from_millis(20);
@@ -55,6 +57,8 @@ pub(super) struct News {
     pub(super) opened: bool,
     /// The peer ended it, or it failed; nothing more will come of it.
     pub(super) over: Option<Cause>,
+    /// The path seems to carry less than the interface.
+    pub(super) guessed: Option<Narrow>,
 }
 
 /// One connection.
@@ -96,6 +100,28 @@ impl Connection {
         receiver.reset();
         let sacks = std::mem::take(&mut self.sacks);
         *self = Connection { sender, receiver, initial, mss, sacks, heard: now, ..Connection::default() };
+    }
+
+    /// Its packets have so many bytes before a segment's own, and of the path that much is known. After `open`.
+    pub(super) fn follow_path(&mut self, headers: u32, known: Option<Narrow>, now: Instant) {
+        self.sender.follow_path(headers, known, now);
+    }
+
+    /// A router says that the packet with the segment from `seq` on was too large, and how large one may be (0: it does
+    /// not say). What the path carries, if that can be so and is news.
+    pub(super) fn handle_too_big(&mut self, seq: u32, packet: u32, now: Instant) -> Option<Narrow> {
+        if self.phase != Phase::Open {
+            return None;
+        }
+        let start = Self::place(self.initial, seq, self.sender.acknowledged)?;
+        self.sender.told(start, packet, now)
+    }
+
+    /// Somebody says that it cannot be reached. Only of a SYN that is under way: later it may be passing (RFC 5461).
+    pub(super) fn handle_refusal(&mut self, seq: u32, errno: i32) {
+        if self.phase == Phase::Opening && self.sender.next > 0 && seq == self.initial {
+            self.end(Some(Cause::NotOpened(errno)));
+        }
     }
 
     /// What has happened since it was last asked.
@@ -383,7 +409,9 @@ impl Connection {
             self.ack_at = None;
             self.ack_now = true;
         }
-        if !self.sender.handle_deadline(now) {
+        let goes_on = self.sender.handle_deadline(now);
+        self.news.guessed = self.sender.guessed.take().or(self.news.guessed);
+        if !goes_on {
             let cause = match self.phase {
                 Phase::Opening => Cause::NotOpened(libc::ETIMEDOUT),
                 _ => Cause::Failed(libc::ETIMEDOUT),
@@ -454,7 +482,7 @@ impl Connection {
         if part.end >= end && len > 0 {
             flags |= PSH;
         }
-        let options = self.sack_options(self.sender.mss as usize - len.min(self.sender.mss as usize));
+        let options = self.sack_options((self.sender.segment_max() as usize).saturating_sub(len));
         Some(Outgoing { start: part.start, len, ..self.outgoing(self.seq(part.start), flags, options) })
     }
 

@@ -11,13 +11,14 @@ use std::time::Duration;
 use super::cubic::Cubic;
 use super::outbox::Outbox;
 use super::rtt::RoundTrip;
+use super::width::{Narrow, Width};
 use crate::time::Instant;
 
 /// Waits in vain before the peer counts as gone: with waits of at most half a minute, some two minutes.
 const WAITS_MAX: u32 = 10;
-/// Two such waits with whole segments may mean that the path does not carry them (RFC 4821 section 7.7).
+/// Every second such wait with whole segments may mean that the path does not carry them (RFC 4821 section 7.7).
 const WAITS_OF_WHOLE_SEGMENTS: u32 = 2;
-/// No path carries less than this (RFC 9293 section 3.7.1).
+/// What a peer takes that does not say (RFC 9293 section 3.7.1).
 pub(super) const MSS_MIN: u32 = 536;
 /// Arrivals behind a gap that mean a loss, to peers without SACK too (RFC 5681).
 const DUPLICATES: u32 = 3;
@@ -65,7 +66,12 @@ pub(super) struct Sender {
     pub(super) edge: u64,
     /// The largest window it ever offered.
     window_max: u64,
+    /// What the peer and the interface take of a segment.
     pub(super) mss: u32,
+    /// And the path between.
+    width: Width,
+    /// It was guessed to be narrow, and nobody has been told yet.
+    pub(super) guessed: Option<Narrow>,
     pub(super) sack_permitted: bool,
     sent: VecDeque<Sent>,
     /// Bytes sent that have neither arrived nor are lost.
@@ -153,7 +159,8 @@ impl Sender {
                 (self.ask_at, self.asks) = (None, 0);
             }
         }
-        let was_limited = self.under_way + u64::from(self.mss) > self.cubic.bytes(self.mss.into());
+        let mss = self.segment_max();
+        let was_limited = self.under_way + u64::from(mss) > self.cubic.bytes(mss.into());
         let progress = to.saturating_sub(self.acknowledged);
         let mut sample = None;
         let mut arrived = self.take_acknowledged(to, now, &mut sample);
@@ -178,7 +185,7 @@ impl Sender {
         }
         self.find_losses(progress, now);
         if (self.recovery.is_none() || self.is_slow) && arrived > 0 && was_limited {
-            self.cubic.arrived(arrived as f64 / f64::from(self.mss), now, self.rtt.smoothed());
+            self.cubic.arrived(arrived as f64 / f64::from(mss), now, self.rtt.smoothed());
         }
         self.set_timers(now);
     }
@@ -375,13 +382,13 @@ impl Sender {
             if self.silent_waits >= WAITS_MAX {
                 return false;
             }
-            self.on_wait_in_vain();
+            self.on_wait_in_vain(now);
             self.set_timers(now);
         }
         true
     }
 
-    fn on_wait_in_vain(&mut self) {
+    fn on_wait_in_vain(&mut self, now: Instant) {
         self.waits += 1;
         self.silent_waits += 1;
         if self.waits == 1 && self.recovery.is_none() {
@@ -391,9 +398,10 @@ impl Sender {
         if self.sent.front().is_some_and(|sent| sent.start < self.edge) {
             self.cubic.timed_out();
         }
-        let whole = self.sent.front().is_some_and(|sent| sent.len() >= u64::from(self.mss));
-        if whole && self.waits >= WAITS_OF_WHOLE_SEGMENTS {
-            self.mss = (self.mss * 3 / 4).max(MSS_MIN.min(self.mss));
+        let mss = self.segment_max();
+        let whole = self.sent.front().is_some_and(|sent| sent.len() >= u64::from(mss));
+        if whole && self.waits.is_multiple_of(WAITS_OF_WHOLE_SEGMENTS) {
+            self.guessed = self.width.guess(mss, now).or(self.guessed);
         }
         (0..self.sent.len()).for_each(|at| self.mark_lost(at));
         (self.recovery, self.is_slow) = (Some(self.next), true);
@@ -407,6 +415,41 @@ impl Sender {
         (self.waits, self.recovery) = (0, None);
     }
 
+    /// Most bytes of a segment.
+    pub(super) fn segment_max(&self) -> u32 {
+        self.mss.min(self.width.limit)
+    }
+
+    /// Of the path that much is known; packets have so many bytes before a segment's own.
+    pub(super) fn follow_path(&mut self, headers: u32, known: Option<Narrow>, now: Instant) {
+        self.width = Width::new(headers, known, now);
+        self.cut(now);
+    }
+
+    /// A router says that the segment from `start` on was in a packet that is too large, and how large one may be. What
+    /// that is if it can be so: the segment is under way (RFC 5927 section 7.1), and larger.
+    pub(super) fn told(&mut self, start: u64, packet: u32, now: Instant) -> Option<Narrow> {
+        let sent = self.sent.iter().find(|sent| sent.start == start && !sent.has_arrived)?;
+        let narrow = self.width.told(packet, sent.len() as u32, now)?;
+        self.cut(now);
+        Some(narrow)
+    }
+
+    /// What is under way and does not fit is lost, though not because the path is full.
+    fn cut(&mut self, now: Instant) {
+        let limit = u64::from(self.segment_max());
+        let before = self.lost;
+        for at in 0..self.sent.len() {
+            if self.sent[at].len() > limit {
+                self.mark_lost(at);
+            }
+        }
+        if self.lost > before {
+            (self.waits, self.retransmit_at) = (0, None);
+            self.set_timers(now);
+        }
+    }
+
     /// What leaves next, if anything may. It counts as sent.
     pub(super) fn poll(&mut self, now: Instant) -> Option<Part> {
         let part = self.lost_part(now).or_else(|| self.new_part(now)).or_else(|| self.probe_part(now))?;
@@ -416,7 +459,7 @@ impl Sender {
     }
 
     fn may_send(&self, len: u64) -> bool {
-        self.under_way == 0 || self.under_way + len <= self.cubic.bytes(self.mss.into())
+        self.under_way == 0 || self.under_way + len <= self.cubic.bytes(self.segment_max().into())
     }
 
     fn lost_part(&mut self, now: Instant) -> Option<Part> {
@@ -424,7 +467,7 @@ impl Sender {
             return None;
         }
         let at = self.sent.iter().position(|sent| sent.is_lost)?;
-        let (mss, len) = (u64::from(self.mss), self.sent[at].len());
+        let (mss, len) = (u64::from(self.segment_max()), self.sent[at].len());
         // The path has got narrower since it was sent.
         if len > mss && self.sent[at].start > 0 {
             let first = self.sent[at];
@@ -463,7 +506,8 @@ impl Sender {
         if self.sent.is_empty() && now.since(self.last_sent) > self.rtt.wait(0) {
             self.cubic.rested();
         }
-        let (mss, end) = (u64::from(self.mss), self.outbox.end());
+        self.width.widen(now);
+        let (mss, end) = (u64::from(self.segment_max()), self.outbox.end());
         let waiting = end.saturating_sub(self.next);
         if waiting == 0 {
             // The FIN alone; it needs no room in a window.

@@ -3,6 +3,7 @@
 
 mod ends;
 mod loss;
+mod path;
 mod world;
 
 use std::time::Duration;

@@ -10,7 +10,7 @@ use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 
 use super::super::{Connection, RoundTrip};
 use crate::handle::{Extent, ShardId};
-use crate::net::xdp::frame::{self, Head};
+use crate::net::xdp::frame::{self, Ethernet, Head};
 use crate::sys::arena::{Arenas, BUFFER_BYTES};
 use crate::sys::pool::Pool;
 use crate::time::Instant;
@@ -110,6 +110,8 @@ pub(super) struct World {
     pub(super) segments_out: u64,
     /// Larger packets are lost on the way out.
     pub(super) packet_max: usize,
+    /// Whoever loses them says so.
+    pub(super) complains: bool,
     /// Nothing gets through.
     pub(super) is_cut: bool,
 }
@@ -167,6 +169,7 @@ impl World {
             we_take: true,
             segments_out: 0,
             packet_max: usize::MAX,
+            complains: false,
             is_cut: false,
         }
     }
@@ -230,6 +233,10 @@ impl World {
 
     fn throw(&mut self, to_us: bool, packet: Vec<u8>) {
         let too_large = !to_us && packet.len() > self.packet_max;
+        if too_large && self.complains {
+            let seq = u32::from_be_bytes([packet[24], packet[25], packet[26], packet[27]]);
+            self.connection.handle_too_big(seq, self.packet_max as u32, self.now);
+        }
         let loss = if to_us { self.wire.loss_back } else { self.wire.loss };
         if self.is_cut || too_large || self.roll() < loss {
             return;
@@ -253,9 +260,9 @@ impl World {
         while let Some(outgoing) = self.connection.poll(self.now) {
             self.segments_out += 1;
             let mut packet = vec![0; 1_600];
+            let ethernet = Ethernet { from: [2; 6], to: [4; 6], tag: None };
             let (head, connection, pool) = (self.head, &self.connection, &self.pool);
-            let len = head
-                .write(&outgoing, ([2; 6], [4; 6]), &mut packet, |to| connection.copy(&outgoing, to, pool));
+            let len = head.write(&outgoing, ethernet, &mut packet, |to| connection.copy(&outgoing, to, pool));
             assert!(len <= ETHERNET_BYTES + 1_500, "beyond the MTU: {len}");
             self.throw(false, packet[ETHERNET_BYTES..len].to_vec());
         }
