@@ -73,6 +73,7 @@ fn facts(config: &Config) -> BTreeMap<String, String> {
         for address in &listener.addresses {
             facts.put(&name, &format!("address {address}"), "");
         }
+        facts.put(&name, "backend", listener.backend.label());
         facts.put(&name, "trusted", join(&listener.trusted));
         facts.put(&name, "max_message", Size(listener.max_message));
         facts.put(&name, "max_recipients", listener.max_recipients);
