@@ -53,6 +53,10 @@ pub const CHUNK_SILENCE_MAX: Duration = Duration::from_secs(1);
 pub const CHUNKS_IN_FLIGHT_MAX: usize = 8;
 /// Octets of such messages, after which no other follows.
 pub const CHUNK_BYTES_IN_FLIGHT_MAX: u64 = 256 << 10;
+/// A message joins another of its turn on a link, though there may be others, where that costs it no more than this.
+pub const COMPANY_FREE: Duration = Duration::from_micros(250);
+/// Where it costs more, it is tried again on one of so many occasions.
+pub const COMPANY_TRY_EVERY: u32 = 32;
 /// Most of the original's header that goes into a notice (RFC 6522 leaves it to us).
 pub const NOTICE_HEADER_BYTES_MAX: usize = 16 << 10;
 /// A message of more octets is not returned whole with the notice of its failure, RET=FULL or not.
@@ -69,7 +73,7 @@ pub const STREAM_EXTENTS_MIN: usize = 2;
 pub const BUFFERS_RESERVED: usize = 8;
 /// Kept messages that a shard has under way at the least and at the most, however few or many links it has. Fewer at the
 /// least, and a burst from many sessions would be let go of only to be read back.
-pub const KEPT_ACTIVE_MIN: usize = 1024;
+pub const KEPT_ACTIVE_MIN: usize = 4096;
 /// See `KEPT_ACTIVE_MIN`.
 pub const KEPT_ACTIVE_MAX: usize = 8192;
 /// Kept messages taken up in one pass.

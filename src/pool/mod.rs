@@ -1,11 +1,13 @@
 //! Which links of an upstream are idle, leased or to be opened: bookkeeping over handles, nothing else.
 
+mod company;
 mod openings;
 
 use crate::balance::Rest;
 use crate::balance::concurrency::Concurrency;
 use crate::handle::LinkId;
 use crate::time::Instant;
+use company::Company;
 use openings::Openings;
 
 /// The links of one shard to one upstream.
@@ -24,6 +26,9 @@ pub struct Links {
     joinable: Vec<LinkId>,
     /// The upstream takes binary messages: so it said last.
     binary: bool,
+    /// The link that a whole message was written to last, and when: more of that turn would leave in the same send.
+    departing: Option<(LinkId, Instant)>,
+    company: Company,
 }
 
 /// How a message gets onto a link.
@@ -60,6 +65,8 @@ impl Links {
             idle: Vec::with_capacity(max),
             joinable: Vec::with_capacity(max),
             binary: false,
+            departing: None,
+            company: Company::new(),
         }
     }
 
@@ -154,8 +161,32 @@ impl Links {
         self.idle.is_empty() && self.may_use_one_more() && self.may_open()
     }
 
-    /// Leases a link: an idle one, else a new one, else a place behind a transaction.
-    pub fn lease(&mut self) -> Option<Lease> {
+    /// A whole message has been written to this link, which takes more.
+    pub fn departing(&mut self, link: LinkId, now: Instant) {
+        self.departing = Some((link, now));
+    }
+
+    /// A message was answered so many nanoseconds after the one that it had been behind.
+    pub fn followed(&mut self, nanos: u64) {
+        self.company.heard(nanos);
+    }
+
+    /// The link that others of this turn leave by, if it is good to join them.
+    fn company(&mut self, now: Instant) -> Option<LinkId> {
+        let (link, at) = self.departing?;
+        if at != now || !self.may_join() {
+            return None;
+        }
+        let place = self.joinable.iter().rposition(|other| *other == link)?;
+        self.company.is_welcome().then(|| self.joinable.remove(place))
+    }
+
+    /// Leases a link: for a message that may go whole that of others of its turn where that is good; an idle one, else a
+    /// new one, else a place behind a transaction.
+    pub fn lease(&mut self, is_whole: bool, now: Instant) -> Option<Lease> {
+        if is_whole && let Some(link) = self.company(now) {
+            return Some(Lease::Join(link));
+        }
         if self.may_use_one_more() {
             if let Some(link) = self.idle.pop() {
                 return Some(Lease::Idle(link));

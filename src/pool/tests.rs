@@ -6,11 +6,16 @@ fn at(ms: u64) -> Instant {
     Instant::from_nanos(1_000_000_000_000 + ms * 1_000_000)
 }
 
+/// For a message that goes by itself.
+fn lease(links: &mut Links) -> Option<Lease> {
+    links.lease(false, at(0))
+}
+
 /// Links of which so many stand, all of them in use.
 fn standing(max: usize, n: usize) -> Links {
     let mut links = Links::new(max, 0);
     for _ in 0..n {
-        assert_eq!(links.lease(), Some(Lease::Open));
+        assert_eq!(lease(&mut links), Some(Lease::Open));
         links.opened(false);
     }
     links
@@ -19,19 +24,19 @@ fn standing(max: usize, n: usize) -> Links {
 #[test]
 fn pressure_halves_and_passes() {
     let mut links = Links::new(8, 0);
-    assert_eq!(links.lease(), Some(Lease::Open));
+    assert_eq!(lease(&mut links), Some(Lease::Open));
     assert!(!links.press(), "none stands yet");
     links.opened(false);
     for _ in 0..5 {
-        assert_eq!(links.lease(), Some(Lease::Open));
+        assert_eq!(lease(&mut links), Some(Lease::Open));
         links.opened(false);
     }
-    assert_eq!((links.lease(), links.lease()), (Some(Lease::Open), Some(Lease::Open)));
+    assert_eq!((lease(&mut links), lease(&mut links)), (Some(Lease::Open), Some(Lease::Open)));
     assert!(links.press());
     assert!(links.is_over() && !links.has_room());
     (0..5).for_each(|n| links.gone(LinkId(n), Was::Standing));
     assert!(!links.is_over());
-    assert_eq!(links.lease(), Some(Lease::Open));
+    assert_eq!(lease(&mut links), Some(Lease::Open));
     assert!(!links.must_open());
     links.ease();
     assert!(links.must_open());
@@ -45,19 +50,19 @@ fn pressure_halves_and_passes() {
 #[test]
 fn idle_before_new_before_joining() {
     let mut links = Links::new(2, 0);
-    assert_eq!(links.lease(), Some(Lease::Open));
+    assert_eq!(lease(&mut links), Some(Lease::Open));
     links.opened(false);
     links.joinable(LinkId(1));
-    assert_eq!(links.lease(), Some(Lease::Open));
+    assert_eq!(lease(&mut links), Some(Lease::Open));
     assert_eq!(links.counts(), (0, 1, 2));
-    assert_eq!(links.lease(), Some(Lease::Join(LinkId(1))));
+    assert_eq!(lease(&mut links), Some(Lease::Join(LinkId(1))));
     assert!(!links.has_room());
     links.opened(false);
     links.idle(LinkId(2));
-    assert_eq!(links.lease(), Some(Lease::Idle(LinkId(2))));
+    assert_eq!(lease(&mut links), Some(Lease::Idle(LinkId(2))));
     links.idle(LinkId(2));
     links.gone(LinkId(2), Was::Standing);
-    assert_eq!(links.lease(), Some(Lease::Open));
+    assert_eq!(lease(&mut links), Some(Lease::Open));
     links.not_opened(false, 0, at(0));
     links.gone(LinkId(3), Was::Opening);
     assert_eq!(links.counts(), (0, 0, 1));
@@ -70,7 +75,8 @@ fn openings_double() {
     let mut rounds = Vec::new();
     let mut stands = 0;
     while stands < 64 {
-        let opening = std::iter::from_fn(|| links.lease()).take_while(|lease| *lease == Lease::Open).count();
+        let opening =
+            std::iter::from_fn(|| lease(&mut links)).take_while(|lease| *lease == Lease::Open).count();
         (0..opening).for_each(|_| links.opened(false));
         rounds.push(opening);
         stands += opening;
@@ -78,7 +84,7 @@ fn openings_double() {
     assert_eq!(rounds, [1, 2, 8, 53]);
     // When none is left it begins anew.
     (0..64).for_each(|n| links.gone(LinkId(n), Was::Standing));
-    assert_eq!((links.lease(), links.lease()), (Some(Lease::Open), None));
+    assert_eq!((lease(&mut links), lease(&mut links)), (Some(Lease::Open), None));
 }
 
 #[test]
@@ -87,7 +93,7 @@ fn openings_that_fail_wait_longer_and_longer_but_not_for_ever() {
     let mut now = at(0);
     let mut waits = Vec::new();
     for n in 0..12 {
-        assert_eq!((links.lease(), links.lease()), (Some(Lease::Open), None), "one at a time");
+        assert_eq!((lease(&mut links), lease(&mut links)), (Some(Lease::Open), None), "one at a time");
         links.not_opened(true, 7, now);
         links.gone(LinkId(n), Was::Opening);
         let failed_at = now;
@@ -102,10 +108,13 @@ fn openings_that_fail_wait_longer_and_longer_but_not_for_ever() {
     assert!((25..=51).contains(&waits[1]) && (50..=101).contains(&waits[2]), "{waits:?}");
     assert!(waits[6..].iter().all(|ms| (500..=1001).contains(ms)), "{waits:?}");
     // One that succeeds makes up for all.
-    assert_eq!(links.lease(), Some(Lease::Open));
+    assert_eq!(lease(&mut links), Some(Lease::Open));
     links.opened(false);
     assert_eq!(links.rest(), Rest::No);
-    assert_eq!([links.lease(), links.lease(), links.lease()], [Some(Lease::Open), Some(Lease::Open), None]);
+    assert_eq!(
+        [lease(&mut links), lease(&mut links), lease(&mut links)],
+        [Some(Lease::Open), Some(Lease::Open), None]
+    );
 }
 
 /// Shards call an upstream that is back at different times, within a tenth of a second.
@@ -142,10 +151,36 @@ fn a_lower_limit_closes_nothing() {
             links.idle(link);
         }
         while links.may_use_one_more() {
-            assert!(matches!(links.lease(), Some(Lease::Idle(_))));
+            assert!(matches!(lease(&mut links), Some(Lease::Idle(_))));
         }
     }
     assert_eq!(links.limit(), 1);
     assert_eq!(links.counts().2, 8);
     assert!(!links.is_over());
+}
+
+/// Messages of a turn leave together, as long as that costs them nothing; those of another turn have left.
+#[test]
+fn company_of_the_same_turn() {
+    let mut links = standing(4, 3);
+    (0..3).for_each(|n| links.idle(LinkId(n)));
+    let mut joins = |cost: u64, turn: u64| {
+        assert_eq!(links.lease(true, at(turn)), Some(Lease::Idle(LinkId(2))), "the first of a turn");
+        links.joinable(LinkId(2));
+        links.departing(LinkId(2), at(turn));
+        assert_ne!(links.lease(false, at(turn)), Some(Lease::Join(LinkId(2))), "one that cannot go whole");
+        links.idle(LinkId(1));
+        let joins = links.lease(true, at(turn)) == Some(Lease::Join(LinkId(2)));
+        if joins {
+            links.followed(cost);
+        }
+        links.idle.clear();
+        links.joinable.clear();
+        (0..3).for_each(|n| links.idle(LinkId(n)));
+        joins
+    };
+    let count = (0..100).filter(|turn| joins(1_000, 100 + turn)).count();
+    assert!(count > 60, "it was free, and {count} of 100 joined");
+    let count = (0..400).filter(|turn| joins(9_000_000, 300 + turn)).count();
+    assert!(count < 40, "it was dear, and {count} of 400 joined");
 }

@@ -227,10 +227,12 @@ impl Play {
             let waiting = self.shards[shard].waiting.len() as u32 - 1;
             let ask = Ask { tried, recipient: random, source: random, bytes: 10_000, waiting, random };
             match self.shards[shard].fleet.pick(&ask, instant(self.now)) {
-                Pick::Now(upstream) => match self.shards[shard].links[upstream].lease() {
-                    Some(lease) => self.offer(shard, upstream, message, lease),
-                    None => return,
-                },
+                Pick::Now(upstream) => {
+                    match self.shards[shard].links[upstream].lease(false, instant(self.now)) {
+                        Some(lease) => self.offer(shard, upstream, message, lease),
+                        None => return,
+                    }
+                }
                 Pick::Nobody => self.result.failed += 1,
                 Pick::Wait => return,
             }

@@ -171,6 +171,25 @@ pub(crate) fn a_mark_needs_no_body<G: Ground>() {
     stage.until("Sent", |stage| told(stage) == 5);
 }
 
+/// Of what is written at once, the first mark is told of though the rest cannot leave: its answer may come by then.
+pub(crate) fn a_mark_is_told_before_the_rest_has_left<G: Ground>() {
+    let mut stage = Stage::<G>::with_buffers(64, 16);
+    let (stream, far) = stage.accept_one();
+    stage.ground.pause(far);
+    let (first, rest) = (b"BDAT 0 LAST\r\n", pattern(16 * MIB, 3));
+    stage.net().write(stream, first);
+    stage.net().mark(stream);
+    stage.net().write(stream, &rest);
+    stage.net().mark(stream);
+    let told = |stage: &Stage<G>| stage.sent.get(&stream).copied().unwrap_or(0);
+    stage.until("the first Sent", |stage| told(stage) == 1);
+    stage.settle();
+    assert_eq!(told(&stage), 1, "no kernel takes that much from a reader that does not read");
+    stage.ground.resume(far);
+    stage.until_far_received(far, &[first.as_slice(), &rest].concat());
+    stage.until("the second", |stage| told(stage) == 2);
+}
+
 pub(crate) fn close_flushes_first<G: Ground>() {
     let mut stage = Stage::<G>::with_buffers(800, 16);
     let body = pattern(2 * MIB, 3);

@@ -49,6 +49,7 @@ contract![
     writes_and_bodies_leave_in_order,
     marks_tell_what_was_taken,
     a_mark_needs_no_body,
+    a_mark_is_told_before_the_rest_has_left,
     close_flushes_first,
     abort_drops_and_ends,
     a_reset_by_the_peer_ends_the_stream,

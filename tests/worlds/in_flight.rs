@@ -185,3 +185,34 @@ fn few_links_carry_many() {
     );
     assert!(by_chunks * 3 < by_data, "{by_chunks:?} against {by_data:?}");
 }
+
+/// Messages of one turn leave by one link where that costs them nothing, and by one each where the upstream deals with one
+/// after the other.
+#[test]
+fn company_is_kept_where_it_is_free() {
+    let links = |millis: u32| {
+        let mut setup = Setup::new(33, 1);
+        setup.pool.links_max = 32;
+        setup.pool.idle_timeout = 200 * MS;
+        setup.pool.idle_links = 0;
+        let manner = Manner { chunking: true, serial: true, ..Manner::slow(millis * MS) };
+        let mut play = world(&setup, vec![manner]);
+        play.add_clients(4, &Habits { chunking: true, eager: true, ..Habits::plain(2_000) }, 2_000, 500);
+        let mut begun = play.now();
+        // Those that were opened before it was known how the upstream is have gone by the second half.
+        let (mut sum, mut looks) = (0, 0);
+        play.run(Duration::from_secs(3600), "the clients", |play| {
+            if play.upstreams[0].taken.len() > 4_000 && play.now() >= begun + 5 * MS {
+                begun = play.now();
+                (sum, looks) = (sum + play.upstreams[0].links(), looks + 1);
+            }
+            play.clients.iter().all(|client| client.done)
+        });
+        play.finish();
+        play.all_are(Fate::Answered(250));
+        sum as f64 / looks as f64
+    };
+    let (at_once, one_by_one) = (links(0), links(5));
+    println!("links on average: {at_once:.1} to one that answers at once, {one_by_one:.1} to a slow one");
+    assert!(2.0 * at_once < one_by_one, "{at_once}, {one_by_one}");
+}

@@ -237,6 +237,7 @@ impl Dispatch {
         self.look_around(pool, now);
         self.look_at_links(pool, now);
         let delivery = &self.deliveries[id.0 as usize];
+        let is_whole = delivery.may_go_whole();
         let waiting = self.pools[pool].waiting.len().saturating_sub(1) as u32;
         let ask = Ask { waiting, ..ask(delivery, self.options.pools[pool].policy, random) };
         match self.pools[pool].fleet.pick(&ask, now) {
@@ -245,7 +246,7 @@ impl Dispatch {
                 self.exhausted(pool, id, ours(1, "no upstream could be reached"));
                 Placed::Yes
             }
-            Pick::Now(upstream) => match self.pools[pool].links[upstream].lease() {
+            Pick::Now(upstream) => match self.pools[pool].links[upstream].lease(is_whole, now) {
                 None => Placed::NotNow,
                 Some(lease) => {
                     self.offer(pool, upstream, id, lease, now);

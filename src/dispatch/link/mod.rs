@@ -67,6 +67,8 @@ struct Ride {
     leaving: bool,
     /// When its message's end left, or was written; when its turn to be answered came, if that was later.
     sent_at: Instant,
+    /// It was written before the one in front of it was answered.
+    follows: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -167,7 +169,12 @@ impl Link {
 
 impl Ride {
     fn new(delivery: DeliveryId, now: Instant) -> Ride {
-        Ride { delivery, whole: None, leaving: false, sent_at: now }
+        Ride { delivery, whole: None, leaving: false, sent_at: now, follows: false }
+    }
+
+    /// It was answered together with the one before it, which says nothing of how long the upstream takes.
+    fn came_along(&self, now: Instant) -> bool {
+        self.whole.is_some() && self.follows && self.sent_at == now
     }
 
     /// All of it is with an upstream that has not answered.
@@ -322,10 +329,15 @@ impl Dispatch {
         // While a body still arrives nobody knows when the link will be free for the next.
         let is_flowing = current.is_some_and(|current| current.message.streamed && !current.attempt.dotted);
         let takes_more = !is_flowing && link.takes_more(&self.options.pools[pool], now);
+        let is_departing = link.line.iter().all(|ride| ride.whole.is_some())
+            && link.line.back().is_some_and(|ride| ride.leaving && ride.sent_at == now);
         let links = &mut self.pools[pool].links[upstream];
         links.not_joinable(id);
         if takes_more {
             links.joinable(id);
+            if is_departing {
+                links.departing(id, now);
+            }
         }
         self.refresh(pool, upstream);
     }
@@ -418,6 +430,7 @@ impl Dispatch {
         {
             // Its replies were queued behind the last one's: from here on they are its own time.
             current.sent_at = now;
+            current.follows = true;
             self.deliveries[current.delivery.0 as usize].attempt.begun_at = now;
         }
         self.go_on(id, now);

@@ -18,6 +18,7 @@ impl Dispatch {
         let waited = now.nanos_since(delivery.attempt.begun_at);
         let reply = reply.as_reply();
         let (pool, upstream) = (link.pool, link.upstream);
+        let came_along = link.line.front().is_some_and(|ride| ride.came_along(now));
         if !reply.is_positive() {
             delivery.attempt.failed =
                 Some(judge(Trouble::Said(reply), Phase::Envelope { heard: true }, false));
@@ -27,7 +28,9 @@ impl Dispatch {
         } else {
             delivery.attempt.mail_nanos = waited;
             self.stats.pools[pool][upstream].stage(Stage::Mail).record(waited);
-            self.pools[pool].fleet.heard(upstream, Told::Mail, waited, now);
+            if !came_along {
+                self.pools[pool].fleet.heard(upstream, Told::Mail, waited, now);
+            }
             self.advance(id);
         }
     }
@@ -147,9 +150,14 @@ impl Dispatch {
             let bytes = delivery.timed_bytes();
             let nanos = now.nanos_since(delivery.attempt.body_since());
             let all = now.nanos_since(delivery.attempt.begun_at);
-            self.pools[pool].fleet.heard(upstream, Told::Done { bytes }, nanos, now);
+            if !current.came_along(now) {
+                self.pools[pool].fleet.heard(upstream, Told::Done { bytes }, nanos, now);
+                self.learn(pool, upstream, all, bytes, now);
+            }
+            if current.follows && current.whole.is_some() {
+                self.pools[pool].links[upstream].followed(waited);
+            }
             self.stats.pools[pool][upstream].stage(Stage::Eod).record(waited);
-            self.learn(pool, upstream, all, bytes, now);
             self.taken(pool, current.delivery, reply, offers);
             self.next_turn(id, now);
         } else {

@@ -288,6 +288,42 @@ fn the_body_is_lent_where_it_lies() {
     }
 }
 
+/// The next transaction may begin before the last one's message is answered, and the answer still counts.
+#[test]
+fn an_end_may_be_answered_later() {
+    let mut server = Server::default();
+    let mut out = Vec::new();
+    let options = Options { faults_max: 1, ..options() };
+    let input = b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nBDAT 1 LAST\r\nx\
+        MAIL FROM:<>\r\nNONSENSE\r\nRCPT TO:<a@b>\r\nDATA\r\ny\r\n.\r\nNOOP\r\nNONSENSE\r\n";
+    let (mut at, mut ends) = (0, 0);
+    loop {
+        let (taken, event) = server.receive(&input[at..], &options, &mut out);
+        at += taken;
+        match event {
+            None => break,
+            Some(Event::Data) => server.answer(GO, &mut out),
+            Some(Event::Mail(_) | Event::Recipient(_)) => server.answer(OK, &mut out),
+            Some(Event::End(end)) => {
+                assert_eq!(end, Ok([1, 6][ends]));
+                server.postpone();
+                ends += 1;
+                if ends == 2 {
+                    out.clear();
+                    // A message taken: faults before it are forgiven.
+                    server.answer_late(OK, &mut out);
+                }
+            }
+            Some(Event::Hangup) => panic!("one fault only"),
+            Some(_) => {}
+        }
+    }
+    assert_eq!((at, ends), (input.len(), 2));
+    let text = String::from_utf8(out).unwrap();
+    let codes: Vec<&str> = text.lines().map(|line| &line[..3]).collect();
+    assert_eq!(codes, ["250", "250", "500"]);
+}
+
 #[test]
 fn a_session_is_small() {
     assert!(size_of::<Server>() <= 160, "{}", size_of::<Server>());
