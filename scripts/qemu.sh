@@ -30,7 +30,7 @@ aside() {
 
 install_programs() {
     local packages=(qemu-system-x86 busybox-static binutils gcc iproute2) name
-    command -v qemu-system-x86_64 >/dev/null && command -v busybox >/dev/null && return 0
+    qemu-system-x86_64 --version 2>/dev/null | grep -qE "version (9|[1-9][0-9])" && command -v busybox >/dev/null && return 0
     name=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
     say "installing ${packages[*]}"
     # QEMU of Debian 12 is too old for the plugin that counts; its backports have a newer one.

@@ -73,7 +73,7 @@ pub const STREAM_EXTENTS_MIN: usize = 2;
 pub const BUFFERS_RESERVED: usize = 8;
 /// Kept messages that a shard has under way at the least and at the most, however few or many links it has. Fewer at the
 /// least, and a burst from many sessions would be let go of only to be read back.
-pub const KEPT_ACTIVE_MIN: usize = 1024;
+pub const KEPT_ACTIVE_MIN: usize = 4096;
 /// See `KEPT_ACTIVE_MIN`.
 pub const KEPT_ACTIVE_MAX: usize = 8192;
 /// Kept messages taken up in one pass.

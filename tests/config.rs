@@ -77,6 +77,7 @@ fn the_least_text_gets_the_defaults() {
     let expected = Listener {
         name: "apps".to_owned(),
         addresses: vec!["127.0.0.1:2525".parse().expect("an address")],
+        backend: Backend::Uring,
         trusted: vec!["127.0.0.0/8".parse().expect("a network"), "::1/128".parse().expect("a network")],
         max_message: 25 << 20,
         max_recipients: 1000,
@@ -179,6 +180,42 @@ fn kernel_bypass_is_read() {
     assert_eq!(config.xdp, Some(all));
     let two = with_rest("[xdp]\ninterface = 'eth1'\nqueues = 2").expect("a number");
     assert_eq!(two.xdp.and_then(|xdp| xdp.queues), Some(vec![0, 1]));
+}
+
+/// A listener's clients go the way that is written at the top, unless it says otherwise or only the loopback reaches it.
+#[test]
+fn a_listener_may_bypass_the_kernel_or_not() {
+    let read = |top: &str, listener: &str| {
+        let top = format!("backend = '{top}'\n[xdp]\ninterface = 'eth1'\n");
+        let listener = format!("[[listener]]\nname = 'in'\n{listener}\n");
+        Config::parse("p.toml", &format!("{top}{listener}{REST}"), &machine())
+    };
+    let chosen = |top: &str, listener: &str| {
+        let config = read(top, listener).expect(listener);
+        assert_eq!(plan(&config, &machine()).listeners[0].backend, config.listeners[0].backend.label());
+        config.listeners[0].backend
+    };
+    let outside = "address = '10.1.0.5:25'";
+    assert_eq!(chosen("xdp", outside), Backend::Xdp);
+    assert_eq!(chosen("xdp", "address = '0.0.0.0:25'"), Backend::Xdp);
+    assert_eq!(chosen("xdp", "address = ['127.0.0.1:25', '10.1.0.5:25']"), Backend::Xdp);
+    assert_eq!(chosen("xdp", &format!("{outside}\nbackend = 'xdp'")), Backend::Xdp);
+    assert_eq!(chosen("xdp", &format!("{outside}\nbackend = 'uring'")), Backend::Uring);
+    assert_eq!(chosen("xdp", "address = '127.0.0.1:25'"), Backend::Uring);
+    assert_eq!(chosen("uring", outside), Backend::Uring);
+    let refused = |top: &str, listener: &str| lines(&read(top, listener).expect_err(listener)).join("\n");
+    let words = refused("uring", &format!("{outside}\nbackend = 'xdp'"));
+    assert_eq!(
+        words,
+        "7:1: `backend = \"xdp\"` of a listener needs the same at the top of the file, and `[xdp]`"
+    );
+    let words = refused("xdp", "address = '127.0.0.1:25'\nbackend = 'xdp'");
+    assert!(words.starts_with("7:1: nothing for a loopback address comes by an interface"), "{words}");
+    let before = read("xdp", outside).expect("right");
+    let after = read("xdp", &format!("{outside}\nbackend = 'uring'")).expect("right");
+    let difference = difference(&before, &after, &machine());
+    assert_eq!(difference.lines, ["~ listener in: backend: xdp → uring"]);
+    assert_eq!(difference.fixed, ["backend of a listener's address"], "its clients would be cut off");
 }
 
 /// One mistake each, in a text that is otherwise whole.
@@ -516,7 +553,7 @@ fn what_parts_set_twice_names_both_places() {
         format!("{root}/conf.d/10.toml:3:1: `listener` is already set at {root}/postlane.toml:6:3: keep one of the two"),
         format!("{root}/conf.d/20.toml:2:8: `farm` is already the name of a `[[pool]]`, at {root}/conf.d/10.toml:6:8: choose another"),
         format!("{root}/conf.d/20.toml:8:11: `127.0.0.1:2525` is already listened on, at {root}/postlane.toml:8:11: choose another"),
-        format!("{root}/conf.d/20.toml:9:1: unknown key `colour` in `[[listener]]`; it takes name, address, trusted, max_message, max_recipients, max_sessions, idle_timeout, tls, bare_newline, proxy_protocol"),
+        format!("{root}/conf.d/20.toml:9:1: unknown key `colour` in `[[listener]]`; it takes name, address, backend, trusted, max_message, max_recipients, max_sessions, idle_timeout, tls, bare_newline, proxy_protocol"),
     ];
     assert_eq!(errors.to_string().lines().collect::<Vec<_>>(), expected);
 }

@@ -10,7 +10,7 @@ clients' leg, by kernel TCP, is in both sums. Kernel TCP has virtio's checksum, 
 Before anything is counted: both queues must have bound in zero-copy mode, and random messages must arrive byte for
 byte. A round counts only if smtp-source saw no error, every message arrived, both shards sent, and none passed segments on.
 
-    scripts/qemu.sh                          fetches nothing: says what is missing, or runs this
+    scripts/qemu.sh                          says what is missing, or runs this
     scripts/qemu.sh --install                fetches QEMU, busybox and a kernel by apt first
     bench/compare/qemu.py --sizes 1024 --rounds 5
     bench/compare/qemu.py --no-tso           kernel TCP as on a NIC without segmentation offload
@@ -32,7 +32,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from vm.guest import Failed, Guest, initramfs
+from vm.guest import Failed, Guest, goes_with_us, initramfs
 from vm.letters import send_letters
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,6 +74,10 @@ def arguments():
 def absent(options):
     """What is missing, in words; fills in the kernel."""
     missing = [f"{name} (apt-get install {package})" for name, package in PROGRAMS.items() if not shutil.which(name)]
+    if shutil.which("qemu-system-x86_64"):
+        version = run("qemu-system-x86_64", "--version").splitlines()[0]
+        if int(re.search(r"version (\d+)", version).group(1)) < 9:
+            missing.append(f"QEMU 9 or newer, whose plugins count (scripts/qemu.sh --install); there is {version}")
     kernels = sorted((ROOT / "target/qemu/kernel").glob("usr/lib/modules/*/vmlinuz"), key=lambda path: path.stat().st_mtime)
     options.kernel = options.kernel or (kernels[-1] if kernels else None)
     if options.kernel is None or not options.kernel.exists():
@@ -157,10 +161,14 @@ class Sinks:
 
     def _start(self, command, log):
         self.logs.append(open(log, "wb"))
-        command = [str(part) for part in command]
-        self.processes.append(
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.logs[-1], stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=self.logs[-1],
+            stderr=subprocess.STDOUT,
+            preexec_fn=goes_with_us,
         )
+        self.processes.append(process)
 
     def taken(self):
         if self.dumps:
@@ -235,9 +243,11 @@ def check_bound(lane, options):
     want = rf"queues {queues}, {options.mode} mode"
     if not re.search(want, lane.mode) or "chosen by the interface's hash" not in lane.mode:
         raise Failed(f"bound otherwise than asked for: {lane.mode}")
-    status = lane.guest.run(f"postlane status --admin http://{ADMIN}")
-    if options.mode not in status:
-        raise Failed(f"`postlane status` does not show the mode:\n{status}")
+    deadline = time.monotonic() + 10
+    while options.mode not in (status := lane.guest.run(f"postlane status --admin http://{ADMIN} 2>&1 || true")):
+        if time.monotonic() > deadline:
+            raise Failed(f"`postlane status` does not show the mode:\n{status}")
+        time.sleep(0.2)
 
 
 def check_whole(guest, sinks, options):

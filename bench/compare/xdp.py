@@ -8,12 +8,13 @@ What is counted, for the dispatcher alone, from after the warm-up to the last me
     user, system   its process's CPU time, without the softirqs that merely ran in its context
     nic            softirq time spent receiving on its veth, wherever it ran (bpftrace: napi_poll, netif_receive_skb)
     sum            of the three
-The downstream leg goes by io_uring over the loopback in both cases, and is in both sums. The senders' TSO is on
-unless --no-tso. A round counts only if smtp-source saw
-no error and every message arrived.
+The downstream leg goes by io_uring over the loopback in both cases, and is in both sums. With --both the clients come
+from the other namespace, over the same veth, and both legs go by the backend. The senders' TSO is on unless --no-tso.
+A round counts only if smtp-source saw no error and every message arrived.
 
     bench/compare/xdp.py                         256 B to 100 KiB, MTU 1500
     bench/compare/xdp.py --sizes 1024 --mtu 3000 --coalesce
+    bench/compare/xdp.py --sizes 1024 --coalesce --both
     bench/compare/xdp.py --no-tso                as on a NIC without segmentation offload
 
 Exit: 0 done, 1 a round failed, 69 a program, privileges or AF_XDP are absent.
@@ -71,6 +72,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each backend, interleaved (5)")
     parser.add_argument("--mtu", type=int, default=1500)
     parser.add_argument("--coalesce", action="store_true", help="interrupts put off for 200 us, for both")
+    parser.add_argument("--both", action="store_true", help="clients too come by the veth")
     parser.add_argument("--no-tso", action="store_true", help="the kernel cuts its segments itself")
     parser.add_argument("--cpu", type=int, default=0, help="the dispatcher's; all else runs on --load-cpu")
     parser.add_argument("--load-cpu", type=int, default=1)
@@ -141,7 +143,8 @@ class FarSinks(Sinks):
 def configuration(backend, sinks, options, directory):
     lines = ['hostname = "lane.test"', f'shards = "{options.cpu}-{options.cpu}"', f'backend = "{backend}"']
     lines += ["[xdp]", f'interface = "{NEAR_NIC}"'] if backend == "xdp" else []
-    lines += ["[[listener]]", 'name = "in"', f'address = "127.0.0.1:{PORT}"', 'trusted = ["127.0.0.0/8"]']
+    host = ADDRESS[NEAR] if options.both else "127.0.0.1"
+    lines += ["[[listener]]", 'name = "in"', f'address = "{host}:{PORT}"', f'trusted = ["127.0.0.0/8", "{ADDRESS[FAR]}"]']
     lines += ["[[pool]]", 'name = "farm"', f"links_per_shard = {options.links}", f"idle_links = {options.links}"]
     lines += ["[pool.health]", 'probe = "off"']
     for number, address in enumerate(sinks.addresses, 1):
@@ -200,11 +203,12 @@ def one_round(backend, size, sinks, options, directory):
             mode = re.search(r"upstreams by (.+)", said)
             before = sinks.taken()
             warm_up = max(100, messages // 10)
-            send(PORT, warm_up, size, options, prefix=inside(NEAR))
+            come = {"prefix": inside(FAR), "host": ADDRESS[NEAR]} if options.both else {"prefix": inside(NEAR)}
+            send(PORT, warm_up, size, options, **come)
             # `ip netns exec` has become the dispatcher.
             softirqs = Softirqs(process.pid, directory, options)
             total, user, system = cpu_times(process.pid)
-            seconds = send(PORT, messages, size, options, prefix=inside(NEAR))
+            seconds = send(PORT, messages, size, options, **come)
             total_after, user_after, system_after = cpu_times(process.pid)
             own, nic = softirqs.stop()
             expected = before + warm_up + messages

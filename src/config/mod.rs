@@ -58,7 +58,7 @@ pub struct Config {
     pub shards: Shards,
     /// What of a recipient is hashed to find its shard.
     pub shard_by: ShardBy,
-    /// How upstream bytes travel.
+    /// How bytes travel, to upstreams and, where its listener says nothing else, from clients.
     pub backend: Backend,
     /// The interface for kernel bypass; there if `backend` is that.
     pub xdp: Option<Xdp>,
@@ -98,13 +98,23 @@ pub enum ShardBy {
     Domain,
 }
 
-/// `backend`: how upstream bytes travel.
+/// `backend`: how bytes travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// By the kernel's TCP, through io_uring.
     Uring,
     /// Past the kernel, over the interface of `[xdp]`.
     Xdp,
+}
+
+impl Backend {
+    /// As it is written.
+    pub fn label(self) -> &'static str {
+        match self {
+            Backend::Uring => "uring",
+            Backend::Xdp => "xdp",
+        }
+    }
 }
 
 /// `[xdp]`: kernel bypass.
@@ -168,6 +178,8 @@ pub struct Listener {
     pub name: String,
     /// At least one; no address is listened on twice in a configuration.
     pub addresses: Vec<SocketAddr>,
+    /// How its clients' bytes travel that come by the interface of `[xdp]`; all others go by the kernel anyway.
+    pub backend: Backend,
     /// Who may relay.
     pub trusted: Vec<Network>,
     /// Largest message taken, in bytes (RFC 1870 SIZE).

@@ -27,9 +27,9 @@ pub struct Plan {
     pub spool: Option<SpoolPlan>,
     /// The address in `From:` of bounces.
     pub bounce_from: String,
-    /// How upstream bytes travel: `uring` or `xdp`.
+    /// How bytes travel, to upstreams and where a listener says nothing else: `uring` or `xdp`.
     pub backend: &'static str,
-    /// The interface that they bypass the kernel by.
+    /// The interface that bytes bypass the kernel by.
     pub xdp: Option<XdpPlan>,
     /// Seconds that transactions under way may take to finish once draining.
     pub drain_timeout: f64,
@@ -99,6 +99,8 @@ pub struct ListenerPlan {
     pub name: String,
     /// Where it listens.
     pub addresses: Vec<SocketAddr>,
+    /// How what comes by the interface of `[xdp]` travels: `uring` or `xdp`.
+    pub backend: &'static str,
     /// Networks that may relay.
     pub trusted: Vec<String>,
     /// Largest message in bytes.
@@ -182,10 +184,7 @@ pub fn plan(config: &Config, machine: &Machine) -> Plan {
         mode: config.delivery.mode.label(),
         spool: config.delivery.mode.has_spool().then(|| spool_plan(config, shard_count)),
         bounce_from: config.delivery.bounce_from.clone(),
-        backend: match config.backend {
-            Backend::Uring => "uring",
-            Backend::Xdp => "xdp",
-        },
+        backend: config.backend.label(),
         xdp: config.xdp.as_ref().filter(|_| config.backend == Backend::Xdp).map(xdp_plan),
         drain_timeout: config.drain_timeout.as_secs_f64(),
         admin: config.admin.as_ref().map(|admin| admin.listen),
@@ -226,6 +225,7 @@ fn listener_plan(listener: &Listener) -> ListenerPlan {
     ListenerPlan {
         name: listener.name.clone(),
         addresses: listener.addresses.clone(),
+        backend: listener.backend.label(),
         trusted: listener.trusted.iter().map(ToString::to_string).collect(),
         max_message: listener.max_message,
         max_recipients: listener.max_recipients,
@@ -382,7 +382,8 @@ fn write_spool(f: &mut fmt::Formatter<'_>, spool: &SpoolPlan) -> fmt::Result {
 
 fn write_listener(f: &mut fmt::Formatter<'_>, listener: &ListenerPlan) -> fmt::Result {
     let addresses: Vec<String> = listener.addresses.iter().map(ToString::to_string).collect();
-    writeln!(f, "listener   {} on {}", listener.name, addresses.join(", "))?;
+    let by = if listener.backend == "xdp" { ", past the kernel by the interface" } else { "" };
+    writeln!(f, "listener   {} on {}{by}", listener.name, addresses.join(", "))?;
     let trusted = match listener.trusted.as_slice() {
         [] => "nobody".to_owned(),
         few if few.len() <= 4 => few.join(", "),

@@ -1,5 +1,6 @@
 //! The interface that upstreams are reached by past the kernel: set up before the shards are, shared out among them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::launch::Failure;
@@ -63,7 +64,7 @@ pub(super) fn shown(interface: &Interface) -> observe::Bypass {
     }
 }
 
-/// How upstream bytes travel, in words: what is bypassed, and which upstreams are not reached so.
+/// How bytes travel, in words: what is bypassed, which upstreams are not reached so, and which listeners' clients are.
 pub(super) fn words(interface: &Interface, config: &Config) -> String {
     let mut words = interface.to_string();
     let Ok(mut netlink) = Netlink::new() else { return words };
@@ -79,6 +80,21 @@ pub(super) fn words(interface: &Interface, config: &Config) -> String {
     }
     if !by_kernel.is_empty() {
         words += &format!("; by the kernel, as their routes go elsewhere: {}", by_kernel.join(", "));
+    }
+    let local = netlink.addresses().unwrap_or_default();
+    let is_local = |at: &SocketAddr| {
+        at.ip().is_unspecified() || !at.ip().is_loopback() && local.iter().any(|(_, ip)| *ip == at.ip())
+    };
+    let past_kernel: Vec<String> = config
+        .listeners
+        .iter()
+        .filter(|listener| listener.backend == Backend::Xdp)
+        .flat_map(|listener| listener.addresses.iter().map(move |at| (listener, at)))
+        .filter(|(_, at)| is_local(at))
+        .map(|(listener, at)| format!("{} ({at})", listener.name))
+        .collect();
+    if !past_kernel.is_empty() {
+        words += &format!("; by it too what comes by it for {}", past_kernel.join(", "));
     }
     words
 }

@@ -19,9 +19,9 @@ use crate::disk::store::Store;
 use crate::dispatch::options::Options;
 use crate::dispatch::{Dispatch, Letter};
 use crate::handle::{ListenerId, ShardId};
-use crate::net::Net;
 use crate::net::uring::{self, Uring, UringOptions};
 use crate::net::xdp::Xdp;
+use crate::net::{Inlet, Net};
 use crate::observe::{Scoreboard, Stats};
 use crate::shard::mailbox::{Mailbox, mailboxes};
 use crate::shard::{Desks, Order, Orders, Shard};
@@ -128,7 +128,7 @@ struct Seat {
     scoreboard: Arc<Scoreboard>,
     desks: Arc<Desks>,
     /// By listener, where to listen.
-    listen: Vec<Option<SocketAddr>>,
+    listen: Vec<Option<Inlet>>,
     bypass: Option<Bypass>,
     /// Its part of the spool, where that is, and whether its writes are waited for.
     spool: Option<(Spool, PathBuf, bool)>,
@@ -297,11 +297,11 @@ impl Seat {
         }
         let mut shard = Shard::new(self.id, net, dispatch, self.mailbox, self.orders.clone(), self.stats);
         shard.attend(self.desks);
-        for (place, address) in self.listen.iter().enumerate() {
-            let Some(address) = *address else { continue };
+        for (place, inlet) in self.listen.iter().enumerate() {
+            let Some(inlet) = *inlet else { continue };
             shard
-                .listen(ListenerId(place as u16), address)
-                .map_err(|error| Failure::listen(&format!("shard {}", self.id.0), address, &error))?;
+                .listen_at(ListenerId(place as u16), inlet)
+                .map_err(|error| Failure::listen(&format!("shard {}", self.id.0), inlet.address, &error))?;
         }
         let _ = tell.send(Ok(ready));
         work(shard, &self.orders);

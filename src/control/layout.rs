@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use super::translate;
 use crate::balance::board::{Board, Mark, Said};
-use crate::config::Config;
+use crate::config::{Backend, Config};
 use crate::dispatch::options::{self, Options};
 use crate::handle::ShardId;
+use crate::net::Inlet;
 use crate::observe::{
     ListenerName, ListenerStats, Names, PoolName, PoolStanding, PoolStats, Scoreboard, Standing, Stats,
     Totals, UpstreamName, UpstreamStats,
@@ -36,7 +37,7 @@ pub(super) struct Layout {
 /// One address of one listener.
 #[derive(Clone, Debug)]
 struct ListenerSeat {
-    address: SocketAddr,
+    inlet: Inlet,
     options: options::Listener,
     is_live: bool,
     was_live: bool,
@@ -124,7 +125,9 @@ impl Layout {
         }
         for listener in &config.listeners {
             let options = translate::listener_options(listener, config);
-            listener.addresses.iter().for_each(|address| next.seat_listener(*address, &options));
+            let past_kernel = listener.backend == Backend::Xdp;
+            let inlets = listener.addresses.iter().map(|&address| Inlet { address, past_kernel });
+            inlets.for_each(|inlet| next.seat_listener(inlet, &options));
         }
         for pool in &config.pools {
             next.seat_pool(pool);
@@ -139,15 +142,15 @@ impl Layout {
         next
     }
 
-    fn seat_listener(&mut self, address: SocketAddr, options: &options::Listener) {
+    fn seat_listener(&mut self, inlet: Inlet, options: &options::Listener) {
         let shared = self.listeners.iter().find(|seat| seat.is_live && seat.options.name == options.name);
         let stats = shared.map_or_else(|| each(self.shards), |seat| seat.stats.clone());
-        let same = |seat: &ListenerSeat| seat.address == address && seat.options.name == options.name;
+        let same = |seat: &ListenerSeat| seat.inlet == inlet && seat.options.name == options.name;
         if let Some(seat) = self.listeners.iter_mut().find(|seat| same(seat)) {
             (seat.is_live, seat.options) = (true, options.clone());
             return;
         }
-        let seat = ListenerSeat { address, options: options.clone(), is_live: true, was_live: false, stats };
+        let seat = ListenerSeat { inlet, options: options.clone(), is_live: true, was_live: false, stats };
         let is_free = |seat: &ListenerSeat| {
             !seat.is_live && !seat.was_live && seat.stats.iter().all(|stats| stats.sessions.get() == 0)
         };
@@ -237,8 +240,8 @@ impl Layout {
     }
 
     /// By place, where to listen.
-    pub(super) fn listen(&self) -> Vec<Option<SocketAddr>> {
-        self.listeners.iter().map(|seat| seat.is_live.then_some(seat.address)).collect()
+    pub(super) fn listen(&self) -> Vec<Option<Inlet>> {
+        self.listeners.iter().map(|seat| seat.is_live.then_some(seat.inlet)).collect()
     }
 
     /// Every shard's counters.
@@ -410,7 +413,8 @@ mod tests {
         before.stats()[0].listeners[1].sessions.set(4);
         assert_eq!(before.stats()[0].listeners[2].sessions.get(), 4, "one listener, one count");
         let after = before.next(&config(&[("a", 1)], &two.replace("1:1'", "1:3'")));
-        let ports: Vec<Option<u16>> = after.listen().iter().map(|at| at.map(|at| at.port())).collect();
+        let ports: Vec<Option<u16>> =
+            after.listen().iter().map(|at| at.map(|at| at.address.port())).collect();
         assert_eq!(ports, [Some(2525), None, Some(2), Some(3)]);
         let names = after.names(|_| PoolStanding::default(), |_| Standing::default());
         assert_eq!(names.listeners.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(), ["in", "two"]);

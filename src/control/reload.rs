@@ -185,9 +185,10 @@ impl Reloader {
 
 /// Holds the addresses that are to be listened on anew, so that every shard will get them or none is asked to.
 fn reserve(before: &Layout, next: &Layout) -> Result<Vec<OwnedFd>, Refusal> {
-    let had: Vec<SocketAddr> = before.listen().into_iter().flatten().collect();
-    let wanted = next.listen().into_iter().flatten().filter(|address| !had.contains(address));
-    wanted
+    let addresses = |layout: &Layout| layout.listen().into_iter().flatten().map(|inlet| inlet.address);
+    let had: Vec<SocketAddr> = addresses(before).collect();
+    addresses(next)
+        .filter(|address| !had.contains(address))
         .map(|address| {
             socket::reserve(address).map_err(|error| {
                 let failure = Failure::listen("a new listener", address, &error);

@@ -74,6 +74,15 @@ pub enum Event {
     },
 }
 
+/// Where to listen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Inlet {
+    /// At which address and port.
+    pub address: SocketAddr,
+    /// What comes there by an interface that bypasses the kernel does; else the kernel has all of it.
+    pub past_kernel: bool,
+}
+
 /// What a backend that bypasses the kernel has carried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Bypassed {
@@ -96,6 +105,10 @@ pub trait Net: Buffers {
     /// Listens. Other shards listen on the same address at the same time (SO_REUSEPORT): port 0 is resolved by
     /// the first shard, the others are given its answer. Returns the bound address.
     fn listen(&mut self, listener: ListenerId, address: SocketAddr) -> io::Result<SocketAddr>;
+    /// The same; what comes to that listener by an interface that bypasses the kernel does, for backends that have one.
+    fn listen_past_kernel(&mut self, listener: ListenerId, address: SocketAddr) -> io::Result<SocketAddr> {
+        self.listen(listener, address)
+    }
     /// Stops accepting on that listener; streams already accepted live on.
     fn unlisten(&mut self, listener: ListenerId);
     /// Opens a stream. `Opened` or `Closed { NotOpened }` follows. `source` is the local address to send from.

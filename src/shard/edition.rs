@@ -1,11 +1,11 @@
 //! A new edition of a shard's options: laid down by the control thread, taken at the top of a turn.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::dispatch;
 use crate::dispatch::options::Options;
+use crate::net::Inlet;
 use crate::observe::{Scoreboard, Stats};
 
 /// All that a reload changes for one shard.
@@ -18,7 +18,7 @@ pub struct Edition {
     /// What the shards tell each other, places as in `options`.
     pub scoreboard: Arc<Scoreboard>,
     /// By listener, where it listens; `None`: no more.
-    pub listen: Vec<Option<SocketAddr>>,
+    pub listen: Vec<Option<Inlet>>,
 }
 
 /// The table between the control thread and one shard: the one lays something down, the other takes it at the top of a

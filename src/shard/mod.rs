@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::disk::Disk;
 use crate::dispatch::{Command, Dispatch, Letter, Piece, Pieces};
 use crate::handle::{ListenerId, ShardId, StreamId};
-use crate::net::{Event, Net};
+use crate::net::{Event, Inlet, Net};
 use crate::observe::Stats;
 use crate::spool::Request;
 use crate::time::Instant;
@@ -119,7 +119,15 @@ impl<N: Net + Disk> Shard<N> {
 
     /// Listens; the address with its port.
     pub fn listen(&mut self, listener: ListenerId, address: SocketAddr) -> io::Result<SocketAddr> {
-        let bound = self.net.listen(listener, address)?;
+        self.listen_at(listener, Inlet { address, past_kernel: false })
+    }
+
+    /// The same, perhaps past the kernel.
+    pub fn listen_at(&mut self, listener: ListenerId, inlet: Inlet) -> io::Result<SocketAddr> {
+        let bound = match inlet.past_kernel {
+            true => self.net.listen_past_kernel(listener, inlet.address)?,
+            false => self.net.listen(listener, inlet.address)?,
+        };
         let place = usize::from(listener.0);
         self.listening.resize(self.listening.len().max(place + 1), None);
         self.listening[place] = Some(bound);
@@ -153,10 +161,10 @@ impl<N: Net + Disk> Shard<N> {
         let had = |place: usize| before.get(place).copied().flatten();
         if self.obeyed == Order::Run {
             for (place, wanted) in listen.iter().enumerate().filter(|(place, _)| had(*place).is_none()) {
-                let Some(address) = *wanted else { continue };
-                if let Err(error) = self.listen(ListenerId(place as u16), address) {
+                let Some(inlet) = *wanted else { continue };
+                if let Err(error) = self.listen_at(ListenerId(place as u16), inlet) {
                     self.close_listeners(|place| had(place).is_none());
-                    return Err(format!("shard {} cannot listen on {address}: {error}", self.id.0));
+                    return Err(format!("shard {} cannot listen on {}: {error}", self.id.0, inlet.address));
                 }
             }
         }

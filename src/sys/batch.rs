@@ -96,6 +96,11 @@ impl Batch {
         (self.told - before) as u32
     }
 
+    /// Whether a mark not yet told of has bytes behind it.
+    pub(crate) fn has_marks_within(&self) -> bool {
+        self.marks.get(self.told).is_some_and(|&mark| mark < self.len)
+    }
+
     /// Pieces that are left, for a log.
     fn left(&self) -> usize {
         self.iovecs.len() - self.at

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use postlane::dispatch::{Dispatch, Letter};
 use postlane::handle::{ListenerId, ShardId};
-use postlane::net::Net;
 use postlane::net::sim::{PeerId, PeerState};
 use postlane::net::uring::{Uring, UringOptions};
 use postlane::net::xdp::{Interface, Xdp, XdpOptions, handovers};
+use postlane::net::{Inlet, Net};
 use postlane::observe::Stats;
 use postlane::shard::mailbox::{Mailbox, mailboxes};
 use postlane::shard::{Order, Orders, Shard};
@@ -27,6 +27,8 @@ use crate::stage::{Setup, Stage, upstream_address};
 pub(crate) struct End(usize);
 
 pub(crate) trait Ground: Sized {
+    /// Where clients call from.
+    const CLIENT: &str = "127.0.0.1";
     fn new(setup: &Setup) -> Self;
     fn connect(&mut self) -> End;
     fn accept(&mut self, upstream: usize) -> Option<End>;
@@ -157,7 +159,7 @@ impl Ground for SimGround {
 }
 
 /// The shards on threads of their own, everybody else on this one; upstreams behind a veth if the kernel is bypassed.
-pub(crate) struct SystemGround<const BYPASS: bool> {
+pub(crate) struct SystemGround<const LEGS: u8> {
     network: Option<Network>,
     inlet: SocketAddr,
     shards: Vec<JoinHandle<()>>,
@@ -168,8 +170,11 @@ pub(crate) struct SystemGround<const BYPASS: bool> {
     waited: Duration,
 }
 
-pub(crate) type UringGround = SystemGround<false>;
-pub(crate) type XdpGround = SystemGround<true>;
+pub(crate) type UringGround = SystemGround<0>;
+/// To upstreams past the kernel.
+pub(crate) type XdpGround = SystemGround<1>;
+/// And from clients.
+pub(crate) type XdpBothGround = SystemGround<2>;
 
 const GLANCE: Duration = Duration::from_millis(1);
 
@@ -200,7 +205,8 @@ fn live<N: Net + postlane::disk::Disk>(
 ) -> N {
     let Seat { id, dispatch, mailbox, orders, stats } = seat;
     let mut shard = Shard::new(id, net, dispatch, mailbox, orders, stats);
-    tell.send(shard.listen(ListenerId(0), inlet).unwrap()).unwrap();
+    let inlet = Inlet { address: inlet, past_kernel: !inlet.ip().is_loopback() };
+    tell.send(shard.listen_at(ListenerId(0), inlet).unwrap()).unwrap();
     while !shard.has_ended() {
         shard.turn();
     }
@@ -215,7 +221,7 @@ struct Seat {
     stats: Arc<[Arc<Stats>]>,
 }
 
-impl<const BYPASS: bool> SystemGround<BYPASS> {
+impl<const LEGS: u8> SystemGround<LEGS> {
     fn add(&mut self, stream: TcpStream) -> End {
         stream.set_nonblocking(true).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -238,13 +244,15 @@ fn listen_at(network: Option<&Network>, at: Option<SocketAddr>) -> TcpListener {
     }
 }
 
-impl<const BYPASS: bool> Ground for SystemGround<BYPASS> {
+impl<const LEGS: u8> Ground for SystemGround<LEGS> {
+    const CLIENT: &str = if LEGS > 1 { "10.66.0.2" } else { "127.0.0.1" };
+
     fn new(setup: &Setup) -> Self {
         let mut setup = setup.clone();
         let mut upstreams = Vec::new();
-        let network = BYPASS.then(|| Network::new(2).unwrap());
+        let network = (LEGS > 0).then(|| Network::new(2).unwrap());
         let mut shares = Vec::new();
-        if BYPASS {
+        if LEGS > 0 {
             let shards = usize::from(setup.shards);
             let (interface, queues) = Interface::open(&bypass(), shards).unwrap();
             let interface = Arc::new(interface);
@@ -262,7 +270,8 @@ impl<const BYPASS: bool> Ground for SystemGround<BYPASS> {
         let orders = Arc::new(Orders::default());
         let stats: Arc<[Arc<Stats>]> =
             (0..shards).map(|_| Arc::new(Stats::new(1, &[setup.pool.upstreams.len()]))).collect();
-        let mut inlet = SocketAddr::from(([127, 0, 0, 1], 0));
+        let near = if LEGS > 1 { [10, 66, 0, 1] } else { [127, 0, 0, 1] };
+        let mut inlet = SocketAddr::from((near, 0));
         let mut threads = Vec::new();
         for (n, mailbox) in mailboxes(setup.shards).into_iter().enumerate() {
             let id = ShardId(n as u16);
@@ -310,7 +319,11 @@ impl<const BYPASS: bool> Ground for SystemGround<BYPASS> {
     }
 
     fn connect(&mut self) -> End {
-        let stream = TcpStream::connect(self.inlet).unwrap();
+        let connect = || TcpStream::connect(self.inlet).unwrap();
+        let stream = match &self.network {
+            Some(network) if LEGS > 1 => network.far(connect),
+            _ => connect(),
+        };
         self.add(stream)
     }
 

@@ -18,7 +18,7 @@ mod stage;
 use std::fs;
 use std::path::PathBuf;
 
-use ground::{Ground, SimGround, UringGround, XdpGround};
+use ground::{Ground, SimGround, UringGround, XdpBothGround, XdpGround};
 use script::Script;
 
 fn scripts() -> Vec<Script> {
@@ -73,5 +73,6 @@ fn on_xdp() {
     }
     let scripts: Vec<Script> = scripts().into_iter().filter(|script| !script.is_for_sim_only()).collect();
     run_all::<XdpGround>(&scripts);
-    println!("{} scripts on AF_XDP", scripts.len());
+    run_all::<XdpBothGround>(&scripts);
+    println!("{} scripts on AF_XDP, to upstreams, and from clients too", scripts.len());
 }

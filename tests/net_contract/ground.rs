@@ -1,7 +1,7 @@
 //! What a case needs of its surroundings: one `Net` under test and ordinary sockets on the far side.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use postlane::handle::{Buffers, Extent, ListenerId, StreamId};
 use postlane::net::{Cause, Event, Net};
@@ -23,6 +23,16 @@ pub(crate) trait Ground: Sized {
     type Net: Net;
     /// Its streams are only ever opened: what a case wants to accept, is opened instead.
     const OPENS: bool = false;
+    /// Its streams go past the ring, which keeps the buffers that it has lent.
+    const BYPASSES: bool = false;
+    /// Has the net listen, at any port if it is given none.
+    fn listen_near(&mut self, listener: ListenerId, port: u16) -> SocketAddr {
+        self.net().listen(listener, SocketAddr::from(([127, 0, 0, 1], port))).unwrap()
+    }
+    /// Whether that is where far ends call from.
+    fn is_far(&self, ip: IpAddr) -> bool {
+        ip.is_loopback()
+    }
     /// Why there is no such ground here, if there is none.
     fn absent() -> Option<String> {
         None
@@ -82,7 +92,7 @@ impl<G: Ground> Stage<G> {
     }
 
     pub(crate) fn on(mut ground: G) -> Self {
-        let listener = ground.net().listen(ListenerId(3), "127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = ground.listen_near(ListenerId(3), 0);
         assert_ne!(listener.port(), 0);
         Stage {
             ground,
@@ -125,7 +135,7 @@ impl<G: Ground> Stage<G> {
             match event {
                 Event::Accepted { listener, stream, peer } => {
                     assert_eq!(listener, ListenerId(3));
-                    assert!(peer.ip().is_loopback() && peer.port() != 0, "{peer}");
+                    assert!(self.ground.is_far(peer.ip()) && peer.port() != 0, "{peer}");
                     self.accepted.push(stream);
                 }
                 Event::Opened { stream } => self.opened.push(stream),

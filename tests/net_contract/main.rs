@@ -15,6 +15,7 @@ mod uring;
 mod vlan;
 mod world;
 mod xdp;
+mod xdp_accepts;
 
 /// Runs each case on each ground.
 macro_rules! contract {
@@ -34,6 +35,9 @@ macro_rules! contract {
         mod on_xdp {
             $(#[test] fn $case() { crate::xdp::if_there_is(crate::cases::$case::<crate::xdp::XdpGround>) })*
         }
+        mod on_accepting_xdp {
+            $(#[test] fn $case() { crate::xdp::if_there_is(crate::cases::$case::<crate::xdp::XdpAccepts>) })*
+        }
     };
 }
 
@@ -45,6 +49,7 @@ contract![
     writes_and_bodies_leave_in_order,
     marks_tell_what_was_taken,
     a_mark_needs_no_body,
+    a_mark_is_told_before_the_rest_has_left,
     close_flushes_first,
     abort_drops_and_ends,
     a_reset_by_the_peer_ends_the_stream,

@@ -151,10 +151,6 @@ macro_rules! by_sockets {
             self.sockets.accept(at)
         }
 
-        fn connect(&mut self, to: SocketAddr) -> Far {
-            self.sockets.add(TcpStream::connect(to).unwrap())
-        }
-
         fn send(&mut self, far: Far, bytes: &[u8]) {
             self.sockets.fars[far.0].send(bytes);
         }
@@ -240,6 +236,10 @@ impl Ground for UringGround {
 
     fn listen(&mut self) -> SocketAddr {
         self.sockets.listen("127.0.0.1:0".parse().unwrap())
+    }
+
+    fn connect(&mut self, to: SocketAddr) -> Far {
+        self.sockets.add(TcpStream::connect(to).unwrap())
     }
 
     by_sockets!();

@@ -1,10 +1,10 @@
 //! AF_XDP as a ground: the far ends are ordinary sockets in another namespace, behind a veth.
 
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use postlane::handle::ShardId;
+use postlane::handle::{ListenerId, ShardId};
 use postlane::net::uring::{Uring, UringOptions};
 use postlane::net::xdp::{Interface, Queue, Xdp, XdpOptions, handovers};
 use postlane::net::{Cause, Event, Net};
@@ -30,7 +30,12 @@ pub(crate) fn options() -> XdpOptions {
     XdpOptions { interface: INTERFACE.to_owned(), queues: None, mode: None, ports: 61_000..=65_535 }
 }
 
-pub(crate) struct XdpGround {
+/// One that opens: what a case wants to accept, it opens instead.
+pub(crate) type XdpGround = XdpOn<true>;
+/// One that accepts, over the interface.
+pub(crate) type XdpAccepts = XdpOn<false>;
+
+pub(crate) struct XdpOn<const OPENS: bool> {
     // Dropped before its network.
     net: Xdp,
     pub(crate) sockets: Sockets,
@@ -51,33 +56,45 @@ fn ring(shard: u16, arenas: &Arc<Arenas>, rings: &Arc<RingTable>, receive_buffer
     Uring::new(options, arenas.clone(), rings.clone()).unwrap()
 }
 
-impl XdpGround {
-    pub(crate) fn on(
-        network: Network,
-        options: &XdpOptions,
-        buffers: usize,
-        receive_buffers: u16,
-    ) -> XdpGround {
+impl<const OPENS: bool> XdpOn<OPENS> {
+    pub(crate) fn network(&self) -> &Network {
+        &self.network
+    }
+
+    pub(crate) fn on(network: Network, options: &XdpOptions, buffers: usize, receive_buffers: u16) -> Self {
         let (interface, mut shares) = Interface::open(options, 1).unwrap();
         // Those that the ring is lent are no use to the interface.
         let arenas = Arenas::new(1, buffers + usize::from(receive_buffers)).unwrap();
         let ring = ring(0, &arenas, &RingTable::new(1), receive_buffers);
         let (queues, handover) = (shares.remove(0), handovers(1).remove(0));
         let net = Xdp::new(ring, ShardId(0), Arc::new(interface), queues, handover, 32).unwrap();
-        XdpGround { net, sockets: Sockets::default(), at: network.far_address(), network }
+        XdpOn { net, sockets: Sockets::default(), at: network.far_address(), network }
     }
-}
 
-impl XdpGround {
     /// How the interface is shown.
     pub(crate) fn shown(&self) -> String {
         self.net.interface().to_string()
     }
 }
 
-impl Ground for XdpGround {
+impl<const OPENS: bool> Ground for XdpOn<OPENS> {
     type Net = Xdp;
-    const OPENS: bool = true;
+    const OPENS: bool = OPENS;
+    const BYPASSES: bool = true;
+
+    fn listen_near(&mut self, listener: ListenerId, port: u16) -> SocketAddr {
+        if OPENS {
+            return self.net.listen(listener, SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
+        }
+        let ip: IpAddr = if self.at.is_ipv6() { "fd66::1" } else { "10.66.0.1" }.parse().unwrap();
+        self.net.listen_past_kernel(listener, SocketAddr::new(ip, port)).unwrap()
+    }
+
+    fn is_far(&self, ip: IpAddr) -> bool {
+        ip.is_loopback()
+            || ip == self.network.far_address().ip()
+            || ip == self.network.far_address_ipv6().ip()
+    }
 
     fn absent() -> Option<String> {
         // In a thread of its own: whoever makes a network stays in it.
@@ -94,7 +111,7 @@ impl Ground for XdpGround {
     }
 
     fn with_buffers(buffers: usize, lent_max: u16) -> Self {
-        XdpGround::on(Network::new(2).unwrap(), &options(), buffers, lent_max)
+        XdpOn::on(Network::new(2).unwrap(), &options(), buffers, lent_max)
     }
 
     fn net(&mut self) -> &mut Xdp {
@@ -117,6 +134,21 @@ impl Ground for XdpGround {
 
     fn listen(&mut self) -> SocketAddr {
         self.network.last(|| self.sockets.listen(self.at))
+    }
+
+    /// Does not wait: it is this thread that would have to answer.
+    fn connect(&mut self, to: SocketAddr) -> Far {
+        let connect = || {
+            let domain = if to.is_ipv4() { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
+            let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            match socket.connect(&to.into()) {
+                Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => panic!("{error}"),
+                _ => TcpStream::from(socket),
+            }
+        };
+        let stream = if to.ip().is_loopback() { connect() } else { self.network.far(connect) };
+        self.sockets.add(stream)
     }
 
     by_sockets!();

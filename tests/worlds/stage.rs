@@ -9,6 +9,7 @@ use postlane::dispatch::Dispatch;
 use postlane::dispatch::options::{Listener, Options, Pool, Upstream};
 use postlane::dispatch::owner::ShardBy;
 use postlane::handle::{ListenerId, ShardId};
+use postlane::net::Inlet;
 use postlane::net::sim::{Faults, SimNet, World};
 use postlane::observe::{Scoreboard, Stats, UpstreamStats};
 use postlane::protocol::server;
@@ -53,7 +54,7 @@ impl Setup {
             shard_by: ShardBy::Address,
             listener: Listener {
                 name: "apps".into(),
-                trusted: vec!["127.0.0.0/8".parse().unwrap()],
+                trusted: ["127.0.0.0/8", "10.66.0.0/24"].map(|text| text.parse().unwrap()).to_vec(),
                 server: server::Options { hostname: "out1.example.net".into(), ..Default::default() },
                 sessions_max: 1000,
                 idle_timeout: Duration::from_secs(300),
@@ -213,7 +214,7 @@ impl Stage {
                 options: setup.options(ShardId(n as u16)),
                 stats: self.stats.clone(),
                 scoreboard: scoreboard.clone(),
-                listen: vec![Some(self.inlet)],
+                listen: vec![Some(Inlet { address: self.inlet, past_kernel: false })],
             };
             desk.editions.offer(self.edition, edition);
         }

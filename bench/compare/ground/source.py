@@ -5,7 +5,7 @@ import subprocess
 import time
 
 
-def send(port, messages, size, options, sessions=None, each=False, prefix=()):
+def send(port, messages, size, options, sessions=None, each=False, prefix=(), host="127.0.0.1"):
     """Seconds it took; a RuntimeError at the first thing it did not expect.
 
     `options` says on which CPU, how long at most, and of how many sessions where `sessions` does not. `each`: a
@@ -13,7 +13,7 @@ def send(port, messages, size, options, sessions=None, each=False, prefix=()):
     """
     source = ["smtp-source", "-4", "-N", *([] if each else ["-d"]), "-m", messages, "-l", size]
     source += ["-s", min(sessions or options.sessions, messages)]
-    source += ["-f", "sender@source.test", "-t", "rcpt@sink.test", "-M", "source.test", f"127.0.0.1:{port}"]
+    source += ["-f", "sender@source.test", "-t", "rcpt@sink.test", "-M", "source.test", f"{host}:{port}"]
     begin = time.monotonic()
     done = subprocess.run(
         [str(part) for part in [*prefix, *source]],

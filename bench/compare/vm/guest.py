@@ -35,6 +35,11 @@ class Failed(Exception):
     """The guest did not do what it was to do: in words."""
 
 
+def goes_with_us():
+    """In a child: it ends with this process, however that ends."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def libraries(binary):
     """The shared objects a program needs, the loader included."""
     said = subprocess.run(["ldd", binary], capture_output=True, text=True, timeout=20).stdout
@@ -150,7 +155,7 @@ class Guest:
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=subprocess.STDOUT,
-            preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),  # goes with us, whatever happens
+            preexec_fn=goes_with_us,
         )
         self.shell, self.unread, self.commands = None, b"", 0
         try:

@@ -8,7 +8,7 @@ use crate::config::error::Report;
 use crate::config::section::Section;
 use crate::config::tree::Table;
 use crate::config::units::Size;
-use crate::config::{Listener, Network};
+use crate::config::{Backend, Listener, Network};
 
 const ADDRESSES_MAX: usize = 64;
 const TRUSTED_MAX: usize = 4096;
@@ -19,9 +19,9 @@ pub(super) fn all(
     report: &mut Report,
     named: &mut Taken<String>,
     listened: &mut Taken<SocketAddr>,
-    memory: u64,
+    top: (u64, Backend),
 ) -> Vec<Listener> {
-    tables.iter().filter_map(|table| one(table, report, named, listened, memory)).collect()
+    tables.iter().filter_map(|table| one(table, report, named, listened, top)).collect()
 }
 
 fn one(
@@ -29,11 +29,12 @@ fn one(
     report: &mut Report,
     named: &mut Taken<String>,
     listened: &mut Taken<SocketAddr>,
-    memory: u64,
+    (memory, top_backend): (u64, Backend),
 ) -> Option<Listener> {
     let mut section = Section::new(table, "in `[[listener]]`", report);
     let name = names::name(&mut section, "[[listener]]", named);
     let addresses = addresses(&mut section, listened);
+    let backend = backend(&mut section, top_backend, addresses.as_deref().unwrap_or_default());
     let trusted = trusted(&mut section);
     let max_message = section.size("max_message", 25 * MIB, 1024..=2048 * MIB);
     if max_message > memory {
@@ -57,6 +58,7 @@ fn one(
     Some(Listener {
         name: name?.value,
         addresses: addresses?,
+        backend,
         trusted,
         max_message,
         max_recipients,
@@ -82,6 +84,27 @@ fn addresses(section: &mut Section<'_, '_>, listened: &mut Taken<SocketAddr>) ->
         listened.claim(section.report, address, |value| format!("`{value}` is already listened on"));
     }
     Some(addresses.into_iter().map(|address| address.value).collect())
+}
+
+/// Where it is not written: as at the top, for what an interface can bring at all.
+fn backend(section: &mut Section<'_, '_>, top: Backend, addresses: &[SocketAddr]) -> Backend {
+    let choices = [("uring", Backend::Uring), ("xdp", Backend::Xdp)];
+    let is_local = !addresses.is_empty() && addresses.iter().all(|address| address.ip().is_loopback());
+    let Some(written) = section.choice("backend", &choices, &[]) else {
+        return if is_local { Backend::Uring } else { top };
+    };
+    let wrong = match (written, top) {
+        (Backend::Xdp, Backend::Uring) => {
+            "`backend = \"xdp\"` of a listener needs the same at the top of the file, and `[xdp]`"
+        }
+        (Backend::Xdp, Backend::Xdp) if is_local => {
+            "nothing for a loopback address comes by an interface: write `\"uring\"`, or another `address`"
+        }
+        _ => return written,
+    };
+    let at = section.key_at("backend").unwrap_or(section.at());
+    section.report.wrong(at, wrong);
+    written
 }
 
 fn trusted(section: &mut Section<'_, '_>) -> Vec<Network> {

@@ -66,7 +66,8 @@ fn top(tree: &Table, report: &mut Report, machine: &Machine) -> Option<Config> {
         );
     }
     let mut listener_names = Taken::default();
-    let listeners = listener::all(&listeners, section.report, &mut listener_names, &mut listened, memory);
+    let listeners =
+        listener::all(&listeners, section.report, &mut listener_names, &mut listened, (memory, backend));
     let pools = section.tables("pool", "pool", POOLS_MAX);
     if section.key_at("pool").is_none() || section.is_empty_list("pool") {
         section.missing("there is no `[[pool]]`: add one with `name = \"...\"` and a `[[pool.upstream]]`");

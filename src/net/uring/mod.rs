@@ -217,6 +217,11 @@ impl Uring {
         self.pool.held()
     }
 
+    /// Most accepted streams at a time.
+    pub fn accepted_max(&self) -> u32 {
+        self.options.accepted_max
+    }
+
     /// Connections that were closed at once because there were `accepted_max` already.
     pub fn turned_away(&self) -> u64 {
         self.turned_away

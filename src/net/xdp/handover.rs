@@ -7,11 +7,14 @@ use crate::handle::ShardId;
 /// Frames that may be on their way from one shard to another; more are dropped, and will come again.
 const FRAMES_MAX: usize = 1_024;
 
+/// A frame, and how many shards have looked for whose it is.
+type Passed = (Box<[u8]>, u16);
+
 /// One shard's ends.
 #[derive(Debug)]
 pub struct Handover {
-    to: Vec<Producer<Box<[u8]>>>,
-    from: Vec<Consumer<Box<[u8]>>>,
+    to: Vec<Producer<Passed>>,
+    from: Vec<Consumer<Passed>>,
 }
 
 /// The ends of `shards` shards, in their order.
@@ -28,13 +31,18 @@ pub fn handovers(shards: usize) -> Vec<Handover> {
 }
 
 impl Handover {
+    /// How many there are.
+    pub(super) fn shards(&self) -> u16 {
+        self.to.len() as u16
+    }
+
     /// Hands a frame to another shard, which is to be woken. False: it was dropped.
-    pub(super) fn give(&mut self, shard: ShardId, frame: &[u8]) -> bool {
-        self.to.get_mut(shard.index()).is_some_and(|ring| ring.push(frame.into()).is_ok())
+    pub(super) fn give(&mut self, shard: ShardId, frame: &[u8], tried: u16) -> bool {
+        self.to.get_mut(shard.index()).is_some_and(|ring| ring.push((frame.into(), tried)).is_ok())
     }
 
     /// The next frame from another shard.
-    pub(super) fn take(&mut self) -> Option<Box<[u8]>> {
+    pub(super) fn take(&mut self) -> Option<Passed> {
         self.from.iter_mut().find_map(|ring| ring.pop().ok())
     }
 }

@@ -1,13 +1,15 @@
 //! The interface, set up once for all shards: program attached, a socket bound to each queue, in the best mode there is.
 
+use std::hash::RandomState;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use postlane_hw::driver::Spread;
 use postlane_hw::rss::Rss;
 use postlane_hw::{Drivers, Ethtool};
 
+use super::inlets;
 use super::ports::Division;
 use super::reserve;
 use crate::sys::numa;
@@ -51,6 +53,9 @@ pub struct Interface {
     /// Asks it.
     pub(super) ask_spread: fn(&str) -> Option<Spread>,
     pub(super) division: Division,
+    inlets: inlets::Shared,
+    /// For the cookies of all shards.
+    pub(super) cookie_secret: RandomState,
 }
 
 /// What the frames go by: the interface itself, or the one that it is a VLAN of.
@@ -155,6 +160,8 @@ impl Interface {
             rss: facts.spread.and_then(read_spread),
             ask_spread: |name| Ethtool.facts(name).spread,
             division: Division::new(options.ports.clone(), shards),
+            inlets: inlets::Shared::default(),
+            cookie_secret: RandomState::new(),
         };
         Ok((interface, shares))
     }
@@ -273,6 +280,14 @@ impl Interface {
 
     pub(super) fn add_address(&self, address: IpAddr) -> io::Result<()> {
         self.attachment.add_address(address)
+    }
+
+    pub(super) fn join_inlet(&self, inlet: SocketAddr) -> io::Result<()> {
+        self.inlets.join(inlet, &self.attachment)
+    }
+
+    pub(super) fn leave_inlet(&self, inlet: SocketAddr) {
+        self.inlets.leave(inlet, &self.attachment);
     }
 
     pub(super) fn remove_address(&self, address: IpAddr) {

@@ -1,12 +1,14 @@
-//! Kernel bypass: streams that are opened over one interface go past the kernel by AF_XDP, with TCP in user space; all
-//! others (listeners, loopback, other interfaces) by the io_uring within.
+//! Kernel bypass: streams that are opened over one interface, by us or to us, go past the kernel by AF_XDP, with TCP in
+//! user space; all others (loopback, other interfaces) by the io_uring within.
 //!
 //! A turn: what was written leaves as frames, the ring waits (for its own completions, and for frames to arrive), what
 //! arrived is taken in. A stream's events of a turn are put together: one `Received` for all that came in order.
 
 mod frame;
 mod handover;
+mod inlets;
 mod interface;
+mod listen;
 mod notice;
 mod open;
 mod paths;
@@ -32,18 +34,32 @@ pub use handover::{Handover, handovers};
 pub use interface::{Interface, Queue, XdpOptions};
 
 use frame::Head;
+use inlets::Inlets;
+use listen::Sessions;
 use paths::{Found, Paths};
 use ports::Ports;
 use stream::{Mark, Phase, Streams};
-use tcp::Outgoing;
+use tcp::{Backlog, Outgoing};
 
 use crate::disk::Disk;
 use crate::handle::{BufferId, Buffers, Extent, FileId, ListenerId, Part, ShardId, StreamId, Ticket};
 use crate::net::uring::Uring;
 use crate::net::{Bypassed, Cause, Event, Net};
+use crate::sys::arena::BUFFER_BYTES;
 use crate::sys::xdp::errors::Errors;
 use crate::sys::xdp::netlink::Mac;
 use crate::time::{Deadlines, Instant};
+
+/// In the place of a slot.
+const NOBODY: u32 = u32::MAX;
+/// Those who have begun to open a stream to us, and are remembered while they do; beyond it by cookies.
+const HALF_OPEN_MAX: usize = 2_048;
+
+/// What streams hold that nobody takes (they are paused, or there are no buffers) may come to this part of the memory
+/// for bodies, beside it, …
+const HELD_PART: usize = 4;
+/// …or to this, if that is more.
+const HELD_MIN: usize = 4 << 20;
 
 /// A shard's network: its part of the interface, and a ring.
 pub struct Xdp {
@@ -67,14 +83,26 @@ struct Core {
     arrived_by: Option<u32>,
     handover: Handover,
     streams: Streams,
-    /// Most streams that may be open at a time.
+    /// Most streams that may be opened at a time…
     opened_max: usize,
+    /// …and accepted; those that are.
+    accepted_max: usize,
+    accepted: usize,
+    inlets: Inlets,
+    backlog: Backlog<Mac>,
+    sessions: Sessions,
+    /// Accepted streams that nobody has any more, the oldest first.
+    rests: VecDeque<u32>,
+    turned_away: u64,
+    /// Bytes that wait in connections to be taken, and how many may.
+    held: usize,
+    held_max: usize,
     deadlines: Deadlines,
     dirty: Vec<u32>,
     touched: Vec<u32>,
     starved: VecDeque<u32>,
     events: VecDeque<Event>,
-    /// Resets for segments that belong to no connection.
+    /// Answers to segments that belong to no connection: resets, and the first words to those who open.
     answers: Vec<(Head, Mac, Outgoing)>,
     /// The ring's events, before they are renamed.
     from_ring: Vec<Event>,
@@ -114,7 +142,7 @@ fn owner(stream: StreamId) -> Owner {
 
 impl Xdp {
     /// A shard's network, of its ring and its share of the interface; made on the shard's thread. At most `opened_max`
-    /// streams are open over the interface at a time.
+    /// streams are opened over the interface at a time, and as many accepted as on the ring.
     ///
     /// # Errors
     /// What the kernel refuses when asked for its routes and neighbours, and for ICMP.
@@ -127,6 +155,9 @@ impl Xdp {
         opened_max: u32,
     ) -> io::Result<Xdp> {
         let paths = Paths::new(shared.clone())?;
+        let arena = uring.pool().arenas().buffers_per_shard() * BUFFER_BYTES;
+        let held_max = (arena / HELD_PART).max(HELD_MIN);
+        let (cookie_secret, accepted_max) = (shared.cookie_secret.clone(), uring.accepted_max());
         let news = uring.add_watched(paths.descriptor());
         let watched = sockets.iter().map(|queue| uring.add_watched(queue.socket.descriptor())).collect();
         let errors = notice::listen(|errors| uring.add_watched(errors.descriptor()))?;
@@ -142,6 +173,15 @@ impl Xdp {
             handover,
             streams: Streams::default(),
             opened_max: opened_max as usize,
+            accepted_max: accepted_max as usize,
+            accepted: 0,
+            inlets: Inlets::default(),
+            backlog: Backlog::new(HALF_OPEN_MAX, cookie_secret),
+            sessions: Sessions::new(accepted_max as usize),
+            rests: VecDeque::new(),
+            turned_away: 0,
+            held: 0,
+            held_max,
             deadlines: Deadlines::default(),
             dirty: Vec::new(),
             touched: Vec::new(),
@@ -173,6 +213,17 @@ impl Xdp {
     /// Streams that exist: their `Closed` was not yet reported.
     pub fn streams(&self) -> usize {
         self.core.uring.streams() + self.core.streams.owned()
+    }
+
+    /// Who was not let in over the interface, because as many were already as may be.
+    pub fn turned_away(&self) -> u64 {
+        self.core.turned_away
+    }
+
+    /// SYNs that are remembered for now, cookies sent in the place of such, and those of them that came back.
+    pub fn half_open(&self) -> (usize, u64, u64) {
+        let (sent, back) = self.core.backlog.cookies;
+        (self.core.backlog.len(), sent, back)
     }
 
     /// Whether a stream goes by the interface.
@@ -268,11 +319,15 @@ impl Disk for Xdp {
 
 impl Net for Xdp {
     fn listen(&mut self, listener: ListenerId, address: SocketAddr) -> io::Result<SocketAddr> {
-        self.core.uring.listen(listener, address)
+        self.core.listen(listener, address, false)
+    }
+
+    fn listen_past_kernel(&mut self, listener: ListenerId, address: SocketAddr) -> io::Result<SocketAddr> {
+        self.core.listen(listener, address, true)
     }
 
     fn unlisten(&mut self, listener: ListenerId) {
-        self.core.uring.unlisten(listener);
+        self.core.unlisten(listener);
     }
 
     fn open(&mut self, to: SocketAddr, source: Option<IpAddr>) -> StreamId {

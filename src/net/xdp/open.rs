@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::frame::{self, Head};
 use super::paths::{Path, Way};
 use super::stream::{Phase, Streams};
+use super::tcp::Pair;
 use super::{Core, Queue, of_interface, of_ring};
 use crate::handle::StreamId;
 use crate::net::{Cause, Net};
@@ -18,7 +19,7 @@ impl Core {
         let opened = match way {
             Way::Kernel => return of_ring(self.uring.open(to, source)),
             Way::Nowhere(errno) => Err(errno),
-            Way::Ours(_) if self.streams.owned() >= self.opened_max => Err(libc::EMFILE),
+            Way::Ours(_) if self.streams.owned() - self.accepted >= self.opened_max => Err(libc::EMFILE),
             Way::Ours(path) => self.open_by(path, to, sockets),
         };
         let slot = opened.unwrap_or_else(|errno| {
@@ -44,7 +45,7 @@ impl Core {
         let queue = rss.map(|rss| rss.queue(to, local));
         let socket = queue.and_then(|queue| sockets.iter().position(|socket| socket.number == queue));
         let slot = self.streams.add();
-        let before = self.ports.set_head(port, Some(slot));
+        let before = self.set_first(Pair { local, remote: to }, Some(slot));
         let initial = self.initial_sequence(local, to, now);
         let mss = path.mtu.saturating_sub(frame::header_bytes(to.is_ipv4())).min(u16::MAX.into()) as u16;
         let (round_trip, narrow) = (self.paths.round_trip(to.ip()), self.paths.narrow(to.ip()));
@@ -62,19 +63,34 @@ impl Core {
     }
 
     /// RFC 6528: a clock, and a secret function of who speaks to whom.
-    fn initial_sequence(&self, local: SocketAddr, remote: SocketAddr, now: Instant) -> u32 {
+    pub(super) fn initial_sequence(&self, local: SocketAddr, remote: SocketAddr, now: Instant) -> u32 {
         let clock = (now.as_nanos() / 4_000) as u32;
         clock.wrapping_add(self.secret.hash_one((local, remote)) as u32)
     }
 
-    /// The streams with a port, from the first one on.
+    /// Where the search for a stream begins: of those we open at their local ports, of those we accept at a hash.
+    fn first(&self, pair: Pair) -> Option<u32> {
+        match self.shared.division.owner(pair.local.port()) {
+            Some(_) => self.ports.head(pair.local.port()),
+            None => self.sessions.head(pair),
+        }
+    }
+
+    fn set_first(&mut self, pair: Pair, first: Option<u32>) -> Option<u32> {
+        match self.shared.division.owner(pair.local.port()) {
+            Some(_) => self.ports.set_head(pair.local.port(), first),
+            None => self.sessions.set_head(pair, first),
+        }
+    }
+
+    /// The streams that are found together, from the first one on.
     fn along(streams: &Streams, head: Option<u32>) -> impl Iterator<Item = u32> {
         std::iter::successors(head, |&slot| streams.get(slot).next_of_port)
     }
 
-    /// The stream of that port which is between those two.
+    /// The stream that is between those two.
     pub(super) fn stream_between(&self, local: SocketAddr, remote: SocketAddr) -> Option<u32> {
-        let head = self.ports.head(local.port());
+        let head = self.first(Pair { local, remote });
         Self::along(&self.streams, head).find(|&slot| self.streams.get(slot).is_between(local, remote))
     }
 
@@ -93,15 +109,21 @@ impl Core {
         let (Some(head), Some(hop)) = (stream.head.take(), stream.hop.take()) else { return };
         let (next, round_trip) = (stream.next_of_port.take(), stream.connection.round_trip());
         self.counts.sent_again += stream.connection.sent_again();
+        self.held -= stream.connection.held();
+        stream.connection.drop_held();
         self.paths.remember(head.remote().ip(), round_trip);
         self.paths.leave(hop);
-        let port = head.local().port();
+        let pair = Pair { local: head.local(), remote: head.remote() };
         self.deadlines.set(slot as usize, Instant::NEVER);
-        if self.ports.head(port) == Some(slot) {
-            self.ports.set_head(port, next);
+        if self.streams.get(slot).listener.is_some() && self.inlets.end_session(pair.local) {
+            self.shared.leave_inlet(pair.local);
+        }
+        let first = self.first(pair);
+        if first == Some(slot) {
+            self.set_first(pair, next);
             return;
         }
-        let before = Self::along(&self.streams, self.ports.head(port))
+        let before = Self::along(&self.streams, first)
             .find(|&before| self.streams.get(before).next_of_port == Some(slot));
         if let Some(before) = before {
             self.streams.at(before).next_of_port = next;

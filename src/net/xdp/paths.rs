@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::frame::Ethernet;
@@ -12,6 +12,9 @@ use crate::sys::xdp::netlink::{self, Change, Mac, Netlink};
 
 /// Paths remembered; beyond it they are asked for anew.
 const PATHS_MAX: usize = 16 << 10;
+
+/// Neighbours known by their Ethernet address only.
+const BY_MAC_MAX: usize = 1_024;
 
 /// A neighbour's number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +67,8 @@ pub(super) struct Paths {
     ways: HashMap<(IpAddr, Option<IpAddr>), Way>,
     hops: Vec<Hop>,
     by_address: HashMap<IpAddr, HopId>,
+    /// Those of whom only that is known.
+    by_mac: HashMap<Mac, HopId>,
     /// Kept over the lives of connections.
     round_trips: HashMap<IpAddr, RoundTrip>,
     /// To whom the way carries less than the interface, or once did.
@@ -83,6 +88,7 @@ impl Paths {
             ways: HashMap::new(),
             hops: Vec::new(),
             by_address: HashMap::new(),
+            by_mac: HashMap::new(),
             round_trips: HashMap::new(),
             narrow: HashMap::new(),
         };
@@ -98,6 +104,16 @@ impl Paths {
     /// How a frame gets from our interface to `to`, a neighbour.
     pub(super) fn ethernet(&self, to: Mac) -> Ethernet {
         Ethernet { from: self.interface.mac.unwrap_or_default(), to, tag: self.shared.tag() }
+    }
+
+    /// The largest packet that it carries, in bytes.
+    pub(super) fn mtu(&self) -> u32 {
+        self.interface.mtu
+    }
+
+    /// This machine's, but for the loopback's.
+    pub(super) fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
     }
 
     /// It is up, and so is what it is connected to.
@@ -167,11 +183,49 @@ impl Paths {
         Way::Ours(Path { source, hop: self.hop(route.gateway.unwrap_or(to)), mtu })
     }
 
+    /// Who has just been heard from: no need to look for it.
+    pub(super) fn greet(&mut self, hop: HopId, from: IpAddr, mac: Mac) {
+        let one = &mut self.hops[hop.0 as usize];
+        if one.address == from && !one.is_awaited {
+            one.mac = Some(mac);
+        }
+    }
+
+    /// The neighbour of that Ethernet address, whichever others it has. `None`: there are too many.
+    pub(super) fn hop_by(&mut self, mac: Mac) -> Option<HopId> {
+        if let Some(&known) = self.by_mac.get(&mac) {
+            return Some(known);
+        }
+        if self.by_mac.len() >= BY_MAC_MAX {
+            return None;
+        }
+        let address = IpAddr::from(Ipv4Addr::UNSPECIFIED);
+        let hop = HopId(self.hops.len() as u32);
+        self.hops.push(Hop { address, mac: Some(mac), users: 0, is_awaited: false });
+        self.by_mac.insert(mac, hop);
+        Some(hop)
+    }
+
     fn hop(&mut self, address: IpAddr) -> HopId {
-        *self.by_address.entry(address).or_insert_with(|| {
-            self.hops.push(Hop { address, mac: None, users: 0, is_awaited: false });
-            HopId(self.hops.len() as u32 - 1)
-        })
+        if let Some(&known) = self.by_address.get(&address) {
+            return known;
+        }
+        let new = Hop { address, mac: None, users: 0, is_awaited: false };
+        // Clients come from anywhere: beyond so many, one that nobody uses makes way.
+        let is_unused = |hop: &Hop| hop.users == 0 && !hop.address.is_unspecified();
+        let is_full = self.by_address.len() >= PATHS_MAX;
+        let unused = is_full.then(|| self.hops.iter().position(is_unused)).flatten();
+        let place = unused.unwrap_or(self.hops.len());
+        match self.hops.get_mut(place) {
+            Some(old) => {
+                self.by_address.remove(&old.address);
+                self.ways.clear();
+                *old = new;
+            }
+            None => self.hops.push(new),
+        }
+        self.by_address.insert(address, HopId(place as u32));
+        HopId(place as u32)
     }
 
     pub(super) fn join(&mut self, hop: HopId) {

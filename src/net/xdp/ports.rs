@@ -6,9 +6,8 @@ use std::ops::RangeInclusive;
 
 use postlane_hw::rss::Rss;
 
+use super::NOBODY;
 use crate::handle::ShardId;
-
-const NOBODY: u32 = u32::MAX;
 
 /// Which shard owns which port.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use super::paths::Found;
 use super::stream::Phase;
 use super::tcp::reset_for;
 use super::{Core, of_interface};
-use crate::handle::{Buffers, Extent, StreamId};
+use crate::handle::{Buffers, Extent, ShardId, StreamId};
 use crate::net::{Cause, Event, Net};
 use crate::sys::arena::BUFFER_BYTES;
 use crate::sys::pool::Pool;
@@ -54,8 +54,8 @@ fn take(
 }
 
 impl Core {
-    /// A frame has come by one of our queues, or from another shard.
-    pub(super) fn handle_frame(&mut self, bytes: &[u8], now: Instant) {
+    /// A frame has come by one of our queues, or from another shard; so many have looked for whose it is.
+    pub(super) fn handle_frame(&mut self, bytes: &[u8], tried: u16, now: Instant) {
         let Some(packet) = frame::parse(bytes, self.shared.is_virtual) else {
             self.counts.strangers += 1;
             return;
@@ -63,29 +63,53 @@ impl Core {
         match self.shared.division.owner(packet.to.port()) {
             Some(owner) if owner == self.shard => self.handle_packet(&packet, now),
             Some(owner) => {
-                self.counts.handed_over += 1;
-                if self.handover.give(owner, bytes) {
-                    self.uring.wake(owner);
-                }
+                self.hand_over(owner, bytes, tried);
             }
-            None => self.counts.strangers += 1,
+            None if self.handle_client(&packet, now) => {}
+            // A session's segments may come by any queue.
+            None if self.is_spread_unknown() && tried + 1 < self.handover.shards() => {
+                self.hand_over(ShardId((self.shard.0 + 1) % self.handover.shards()), bytes, tried + 1);
+            }
+            None => self.refuse(&packet),
+        }
+    }
+
+    /// We do not know how the interface spreads what it receives, or it has done so otherwise.
+    fn is_spread_unknown(&self) -> bool {
+        self.rss.is_none() || self.rss != self.shared.rss
+    }
+
+    fn hand_over(&mut self, to: ShardId, bytes: &[u8], tried: u16) {
+        self.counts.handed_over += 1;
+        if self.handover.give(to, bytes, tried) {
+            self.uring.wake(to);
         }
     }
 
     fn handle_packet(&mut self, packet: &Packet<'_>, now: Instant) {
-        let Some(slot) = self.stream_between(packet.to, packet.from) else {
-            self.counts.strangers += 1;
-            if self.answers.len() < ANSWERS_MAX
-                && let Some(reset) = reset_for(&packet.segment)
-            {
-                self.answers.push((Head::new(packet.to, packet.from), packet.from_mac, reset));
-            }
-            return;
-        };
+        match self.stream_between(packet.to, packet.from) {
+            Some(slot) => self.deliver(slot, packet, now),
+            None => self.refuse(packet),
+        }
+    }
+
+    /// Answers with a reset.
+    pub(super) fn refuse(&mut self, packet: &Packet<'_>) {
+        self.counts.strangers += 1;
+        if self.answers.len() < ANSWERS_MAX
+            && let Some(reset) = reset_for(&packet.segment)
+        {
+            self.answers.push((Head::new(packet.to, packet.from), packet.from_mac, reset));
+        }
+    }
+
+    pub(super) fn deliver(&mut self, slot: u32, packet: &Packet<'_>, now: Instant) {
         self.counts.received += 1;
         let id = self.streams.id(slot);
-        let Core { streams, uring, events, .. } = self;
+        let Core { streams, uring, events, held, held_max, .. } = self;
         let one = streams.at(slot);
+        let before = one.connection.held();
+        one.connection.hold_at_most(before + held_max.saturating_sub(*held));
         let may_take = one.phase == Phase::Owned && !one.paused && !one.starved;
         let receipt = &mut one.receipt;
         let mut taker = |bytes: &[u8]| match may_take {
@@ -94,6 +118,7 @@ impl Core {
         };
         let was_open = one.connection.is_open();
         one.connection.handle_segment(&packet.segment, now, &mut taker);
+        *held = *held + one.connection.held() - before;
         let is_answer = !was_open && one.connection.is_open();
         if is_answer && one.answers_by.is_some() && one.answers_by != self.arrived_by {
             self.handle_astray(now);
@@ -120,13 +145,14 @@ impl Core {
     /// What was waiting for its owner or for buffers is taken.
     pub(super) fn take_waiting(&mut self, slot: u32) {
         let id = self.streams.id(slot);
-        let Core { streams, uring, events, .. } = self;
+        let Core { streams, uring, events, held, .. } = self;
         let one = streams.at(slot);
         if one.phase != Phase::Owned || one.paused || !one.connection.has_waiting() {
             return;
         }
-        let receipt = &mut one.receipt;
+        let (receipt, before) = (&mut one.receipt, one.connection.held());
         one.connection.take_waiting(&mut |bytes| take(bytes, id, receipt, uring.pool(), events));
+        *held = *held + one.connection.held() - before;
         self.touch(slot);
     }
 
@@ -161,7 +187,10 @@ impl Core {
         let one = self.streams.at(slot);
         if one.phase == Phase::Owned {
             if news.opened {
-                self.events.push_back(Event::Opened { stream });
+                self.events.push_back(match (one.listener, one.head) {
+                    (Some(listener), Some(head)) => Event::Accepted { listener, stream, peer: head.remote() },
+                    _ => Event::Opened { stream },
+                });
             }
             // A reply acknowledges what it answers, so that has been sent before it comes.
             let acknowledged = one.connection.acknowledged();
@@ -210,6 +239,8 @@ impl Core {
         if self.paths.follow(&mut found) {
             self.ask_spread();
         }
+        // What cannot be listened at stays the kernel's.
+        let _ = self.settle_inlets();
         for found in found.drain(..) {
             let hop = match found {
                 Found::Here(hop) | Found::Nowhere(hop) => hop,

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::frame::Head;
 use super::paths::HopId;
 use super::tcp::Connection;
-use crate::handle::{Extent, StreamId};
+use crate::handle::{Extent, ListenerId, StreamId};
 use crate::net::Cause;
 use crate::time::Instant;
 
@@ -39,6 +39,8 @@ pub(super) struct Stream {
     name: Option<StreamId>,
     pub(super) phase: Phase,
     pub(super) connection: Connection,
+    /// Who accepted it; `None`: we opened it.
+    pub(super) listener: Option<ListenerId>,
     /// None: it never had a way, or is over.
     pub(super) head: Option<Head>,
     pub(super) hop: Option<HopId>,
@@ -46,7 +48,7 @@ pub(super) struct Stream {
     pub(super) socket: usize,
     /// The queue by which answers are to come, if that could be known.
     pub(super) answers_by: Option<u32>,
-    /// The next stream with the same local port.
+    /// The next stream that is found where this one is.
     pub(super) next_of_port: Option<u32>,
     pub(super) paused: bool,
     pub(super) held: bool,

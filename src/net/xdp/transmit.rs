@@ -101,9 +101,11 @@ impl Xdp {
             core.dirty = dirty;
         }
         if let Some(first) = sockets.first_mut() {
-            for (head, to, reset) in core.answers.drain(..) {
+            for (head, to, answer) in core.answers.drain(..) {
                 let ethernet = core.paths.ethernet(to);
-                first.socket.send(|frame| head.write(&reset, ethernet, frame, |_: &mut [u8]| {}));
+                let had_room =
+                    first.socket.send(|frame| head.write(&answer, ethernet, frame, |_: &mut [u8]| {}));
+                core.counts.sent += u64::from(had_room);
             }
         }
         let missed = core.uring.take_kick_failed();

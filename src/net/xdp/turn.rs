@@ -74,7 +74,7 @@ impl Xdp {
         // While the interface is down there is news to wait for.
         let may_retry = core.is_congested && core.paths.is_up();
         let retry = if may_retry { clock::now() + RETRY } else { Instant::NEVER };
-        until.min(core.deadlines.next()).min(retry)
+        until.min(core.deadlines.next()).min(core.backlog.next_deadline()).min(retry)
     }
 
     /// Takes in what has arrived, and what time has brought.
@@ -84,11 +84,11 @@ impl Xdp {
             // A frame brings an event or two; those that there is no room for wait in their ring.
             let max = FRAMES_PER_TURN.min(room.saturating_sub(core.events.len()));
             core.arrived_by = Some(queue.number);
-            queue.socket.receive(max, |frame| core.handle_frame(frame, now));
+            queue.socket.receive(max, |frame| core.handle_frame(frame, 0, now));
         }
         core.arrived_by = None;
-        while let Some(frame) = core.handover.take() {
-            core.handle_frame(&frame, now);
+        while let Some((frame, tried)) = core.handover.take() {
+            core.handle_frame(&frame, tried, now);
         }
         if core.uring.take_readable(core.news) {
             core.follow_news();
@@ -98,6 +98,7 @@ impl Xdp {
             core.streams.at(slot as u32).connection.handle_deadline(now);
             core.touch(slot as u32);
         }
+        core.tend_backlog(now);
         core.settle_touched();
     }
 }
@@ -109,6 +110,10 @@ impl Core {
             if let Event::Closed { stream, .. } = event
                 && let Some(slot) = self.streams.report(StreamId { slot: stream.slot / 2, ..stream })
             {
+                if self.streams.get(slot).listener.is_some() {
+                    self.accepted -= 1;
+                    self.add_rest(slot);
+                }
                 self.remove_if_over(slot);
             }
             events.push(event);

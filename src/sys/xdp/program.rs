@@ -3,6 +3,8 @@
 //!
 //! A TCP segment for a port of ours at an address of ours goes to the socket of the queue it came by; if that queue
 //! has none the segment is dropped, as the kernel, which knows nothing of our connections, would answer with a reset.
+//! One for an *inlet*, an address and port that we listen at, goes there too, but passes if there is no socket: the
+//! kernel listens at the same place, and has all of the connections that come by that queue.
 //! Everything else passes: ARP, ICMP, ssh. Where our interface is a VLAN it looks behind that VLAN's tag; and, as a NIC
 //! may have taken the tag off, at frames without one.
 
@@ -142,14 +144,19 @@ pub(super) fn in_frame(number: u16) -> i32 {
     i32::from(number.to_be())
 }
 
-/// The program. `addresses`: map of our addresses, IPv4 as `::ffff:a.b.c.d`; `sockets`: map from queue to socket; `tag`:
-/// what the frames bear that are ours.
-pub(super) fn steer(
-    addresses: i32,
-    sockets: i32,
-    ports: RangeInclusive<u16>,
-    tag: Option<Tag>,
-) -> Vec<Instruction> {
+/// Descriptors of the maps that the program looks at.
+pub(super) struct Maps {
+    /// Our addresses, IPv4 as `::ffff:a.b.c.d`.
+    pub(super) addresses: i32,
+    /// The port in network order, two zeroes, and the address in that form.
+    pub(super) inlets: i32,
+    /// From queue to socket.
+    pub(super) sockets: i32,
+}
+
+/// The program. `tag`: what the frames bear that are ours. The parts behind `ports` have an address in their stack's frame
+/// at -16, and before it the port.
+pub(super) fn steer(maps: &Maps, ports: RangeInclusive<u16>, tag: Option<Tag>) -> Vec<Instruction> {
     let (context, end, header, value, past, frame) = (R(6), R(3), R(7), R(5), R(4), R(10));
     let mut a = Assembler::default();
     a.copy(context, R(1));
@@ -210,25 +217,36 @@ pub(super) fn steer(
     a.add(past, 4);
     a.jump_if(GREATER_THAN_REGISTER, past, end, 0, "pass");
     a.load(HALF, value, header, 2);
+    a.store_number(WORD, frame, -20, 0);
+    a.store(HALF, frame, -20, value);
     a.swap_half(value);
-    a.jump_if(LESS, value, NONE, i32::from(*ports.start()), "pass");
-    a.jump_if(GREATER, value, NONE, i32::from(*ports.end()), "pass");
-    a.map(R(1), addresses);
-    a.copy(R(2), frame);
-    a.add(R(2), -16);
-    a.call(MAP_LOOKUP_ELEM);
-    a.jump_if(EQUAL, R(0), NONE, 0, "pass");
-    a.load(WORD, R(2), context, 16);
-    a.map(R(1), sockets);
-    // What to do when that queue has no socket.
-    a.set(R(3), XDP_DROP);
-    a.call(REDIRECT_MAP);
-    a.exit();
+    a.jump_if(LESS, value, NONE, i32::from(*ports.start()), "inlets");
+    a.jump_if(GREATER, value, NONE, i32::from(*ports.end()), "inlets");
+    // What to do when the queue has no socket.
+    redirect_known(&mut a, maps.addresses, -16, maps.sockets, XDP_DROP);
+
+    a.label("inlets");
+    redirect_known(&mut a, maps.inlets, -20, maps.sockets, XDP_PASS);
 
     a.label("pass");
     a.set(R(0), XDP_PASS);
     a.exit();
     a.finish()
+}
+
+/// To the queue's socket, else `otherwise`, if the map knows what lies at that place; else it passes.
+fn redirect_known(a: &mut Assembler, known: i32, at: i32, sockets: i32, otherwise: i32) {
+    let (context, frame) = (R(6), R(10));
+    a.map(R(1), known);
+    a.copy(R(2), frame);
+    a.add(R(2), at);
+    a.call(MAP_LOOKUP_ELEM);
+    a.jump_if(EQUAL, R(0), NONE, 0, "pass");
+    a.load(WORD, R(2), context, 16);
+    a.map(R(1), sockets);
+    a.set(R(3), otherwise);
+    a.call(REDIRECT_MAP);
+    a.exit();
 }
 
 #[cfg(test)]
@@ -267,9 +285,11 @@ mod tests {
     /// The kernel's own verifier and interpreter say what it does.
     #[test]
     fn ours_are_dropped_without_a_socket_and_all_else_passes() {
-        let made = Map::<16, 4>::new(MapType::Hash, 16, "ours")
-            .and_then(|ours| Ok((ours, Map::<4, 4>::new(MapType::Sockets, 4, "sockets")?)));
-        let (ours, sockets) = match made {
+        let made = Map::<16, 4>::new(MapType::Hash, 16, "ours").and_then(|ours| {
+            let inlets = Map::<20, 4>::new(MapType::Hash, 16, "inlets")?;
+            Ok((ours, inlets, Map::<4, 4>::new(MapType::Sockets, 4, "sockets")?))
+        });
+        let (ours, inlets, sockets) = match made {
             Ok(maps) => maps,
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
                 eprintln!("skipped: bpf(2) is not permitted here ({error})");
@@ -286,7 +306,9 @@ mod tests {
             };
             ours.set(Ipv6Addr::octets(&key), [1; 4]).expect("room");
         }
-        let code = steer(ours.descriptor(), sockets.descriptor(), 61_000..=61_999, None);
+        let maps =
+            Maps { addresses: ours.descriptor(), inlets: inlets.descriptor(), sockets: sockets.descriptor() };
+        let code = steer(&maps, 61_000..=61_999, None);
         let program = Program::load(&code, "steer").expect("the verifier takes it");
         let run = |frame: &[u8]| test_run(&program, frame).expect("it runs") as i32;
         for to in addresses {
@@ -317,7 +339,7 @@ mod tests {
         };
         assert_eq!(run(&tagged(v4, 0x8100, 100)), XDP_PASS, "no VLAN of ours");
         let tag = Some(Tag { protocol: 0x8100, id: 100 });
-        let code = steer(ours.descriptor(), sockets.descriptor(), 61_000..=61_999, tag);
+        let code = steer(&maps, 61_000..=61_999, tag);
         let program = Program::load(&code, "steer").expect("the verifier takes it");
         let run = |frame: &[u8]| test_run(&program, frame).expect("it runs") as i32;
         for to in addresses {

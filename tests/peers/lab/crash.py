@@ -46,7 +46,7 @@ def bodies():
     return made
 
 
-# Of a shard: messages under way (limits.rs, KEPT_ACTIVE_MIN: so few links are there), and notes that wait to be written.
+# Of a shard: messages that its links can have, which is fewer, and notes that wait to be written.
 IN_FLIGHT_MAX = 1024 + 512
 
 

@@ -21,18 +21,18 @@ def toml(value):
 
 
 def config_text(
-    port, upstream_ports, *, shards=1, drain_timeout="10s", listener=(), pool=(), delivery=(), top=(), xdp=()
+    port, upstream_ports, *, shards=1, drain_timeout="10s", listener=(), pool=(), delivery=(), top=(), xdp=(), also=()
 ):
     """A configuration with one listener and one pool; the dictionaries override or add keys.
 
-    An upstream is a port of 127.0.0.1, or an address with its port.
+    An upstream is a port of 127.0.0.1, or an address with its port. `also`: other addresses to listen at.
     """
     sections = [
         ("", {"hostname": "lane.test", "shards": shards, "drain_timeout": drain_timeout, **dict(top)}),
         *([("[xdp]", dict(xdp))] if xdp else []),
         (
             "[[listener]]",
-            {"name": "in", "address": f"127.0.0.1:{port}", "trusted": ["127.0.0.0/8"], **dict(listener)},
+            {"name": "in", "address": [f"{host}:{port}" for host in ("127.0.0.1", *also)], "trusted": ["127.0.0.0/8"], **dict(listener)},
         ),
         ("[[pool]]", {"name": "farm", **dict(pool)}),
     ]

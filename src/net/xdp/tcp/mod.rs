@@ -2,10 +2,11 @@
 //!
 //! Of our own, because the stacks there are copy what is sent through a buffer of theirs, have no sender that
 //! understands SACK, and wait at least a second for what was lost. Here a body's bytes are read from where they lie when
-//! a segment leaves. Streams are opened only, never accepted.
+//! a segment leaves. A connection is opened, or made of a handshake that a [`Backlog`] has led.
 
 mod cubic;
 mod outbox;
+mod passive;
 mod receiver;
 mod rtt;
 mod segment;
@@ -20,6 +21,7 @@ use crate::handle::{Buffers, Extent};
 use crate::net::Cause;
 use crate::time::Instant;
 
+pub(super) use passive::{Answer, Backlog, Handshake, Pair};
 use receiver::{Arrival, Receiver, SCALE};
 pub(super) use rtt::RoundTrip;
 use segment::{ACK, FIN, OptionBytes, PSH, RST, SYN};
@@ -102,6 +104,34 @@ impl Connection {
         *self = Connection { sender, receiver, initial, mss, sacks, heard: now, ..Connection::default() };
     }
 
+    /// Is open at once, by a handshake that the peer began. `mss`: what the interface can carry, less headers.
+    pub(super) fn accept(&mut self, handshake: &Handshake, mss: u16, rtt: RoundTrip, now: Instant) {
+        self.open(handshake.initial, mss, rtt, now);
+        self.phase = Phase::Open;
+        self.peer_initial = handshake.peer_initial;
+        self.scale = handshake.scale.unwrap_or(0);
+        self.sender.begin();
+        self.sender.sack_permitted = handshake.sack_permitted;
+        self.sender.mss = handshake.mss.min(mss).into();
+        if let Some(took) = handshake.took {
+            self.sender.rtt.sample(took);
+        }
+        self.window_told = (0, 1);
+        self.news.opened = true;
+    }
+
+    /// Nothing more comes of it, not even a reset.
+    pub(super) fn forget(&mut self) {
+        self.end(None);
+        self.reset_at = None;
+    }
+
+    /// It rests, and a SYN with that sequence number begins another one (RFC 9293 section 3.10.7.4).
+    pub(super) fn makes_way_for(&self, seq: u32) -> bool {
+        let next = self.peer_initial.wrapping_add(self.receiver.next as u32);
+        self.phase == Phase::Resting && (seq.wrapping_sub(next) as i32) >= 0
+    }
+
     /// Its packets have so many bytes before a segment's own, and of the path that much is known. After `open`.
     pub(super) fn follow_path(&mut self, headers: u32, known: Option<Narrow>, now: Instant) {
         self.sender.follow_path(headers, known, now);
@@ -151,6 +181,21 @@ impl Connection {
     /// The peer has finished, and all it sent was taken.
     pub(super) fn peer_has_finished(&self) -> bool {
         self.receiver.is_over()
+    }
+
+    /// Bytes received that wait to be taken.
+    pub(super) fn held(&self) -> usize {
+        self.receiver.held()
+    }
+
+    /// So many may wait. Further ones count as lost.
+    pub(super) fn hold_at_most(&mut self, bytes: usize) {
+        self.receiver.held_max = bytes;
+    }
+
+    /// Nobody will take what waits.
+    pub(super) fn drop_held(&mut self) {
+        self.receiver.drop_held();
     }
 
     /// What was learnt of the path.

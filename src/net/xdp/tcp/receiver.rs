@@ -27,6 +27,8 @@ pub(super) struct Receiver {
     pub(super) edge: u64,
     /// Received since an acknowledgement left.
     pub(super) unacknowledged: u32,
+    /// Bytes that may be held; what comes beyond is dropped, and will come again.
+    pub(super) held_max: usize,
 }
 
 /// What became of a segment's bytes.
@@ -44,7 +46,17 @@ impl Receiver {
         let (mut waiting, mut early) = (std::mem::take(&mut self.waiting), std::mem::take(&mut self.early));
         waiting.clear();
         early.clear();
-        *self = Receiver { next: 1, waiting, early, ..Receiver::default() };
+        *self = Receiver { next: 1, waiting, early, held_max: usize::MAX, ..Receiver::default() };
+    }
+
+    /// Bytes that wait, in order or not.
+    pub(super) fn held(&self) -> usize {
+        self.waiting.len() + self.early.iter().map(|(_, bytes)| bytes.len()).sum::<usize>()
+    }
+
+    /// Lets go of what waits.
+    pub(super) fn drop_held(&mut self) {
+        (self.waiting, self.early) = (Vec::new(), Vec::new());
     }
 
     /// Bytes of the window that are free.
@@ -103,10 +115,11 @@ impl Receiver {
         // Never more than was offered.
         let room = self.window() as usize;
         let bytes = &bytes[..bytes.len().min(room)];
-        self.next += bytes.len() as u64;
-        self.unacknowledged += bytes.len() as u32;
         let taken = if self.waiting.is_empty() && !bytes.is_empty() { take(bytes) } else { 0 };
-        self.waiting.extend_from_slice(&bytes[taken..]);
+        let kept = (bytes.len() - taken).min(self.held_max.saturating_sub(self.held()));
+        self.next += (taken + kept) as u64;
+        self.unacknowledged += (taken + kept) as u32;
+        self.waiting.extend_from_slice(&bytes[taken..taken + kept]);
     }
 
     fn join_early(&mut self, take: &mut impl FnMut(&[u8]) -> usize) {
@@ -133,6 +146,7 @@ impl Receiver {
         if let Some((other, _)) = self.early.get(at) {
             bytes = &bytes[..(other - start).min(bytes.len() as u64) as usize];
         }
+        bytes = &bytes[..bytes.len().min(self.held_max.saturating_sub(self.held()))];
         if bytes.is_empty() || self.early.len() == EARLY_MAX {
             return;
         }
@@ -218,6 +232,26 @@ mod tests {
             prop_assert!(receiver.is_over() && receiver.early.is_empty());
             prop_assert_eq!(got, stream);
         }
+    }
+
+    /// Beyond the bound nothing is kept, and nothing of it counts as received.
+    #[test]
+    fn no_more_is_held_than_may_be() {
+        let mut receiver = Receiver::default();
+        receiver.reset();
+        receiver.held_max = 1_000;
+        let mut nothing = |_: &[u8]| 0;
+        receiver.handle(1, &[1; 900], false, &mut nothing);
+        receiver.handle(2_000, &[2; 500], false, &mut nothing);
+        assert_eq!((receiver.next, receiver.held()), (901, 1_000));
+        receiver.handle(901, &[1; 400], true, &mut nothing);
+        assert_eq!((receiver.next, receiver.held(), receiver.has_fin()), (901, 1_000, false));
+        let mut all = |bytes: &[u8]| bytes.len();
+        receiver.take_waiting(&mut all);
+        receiver.handle(901, &[1; 400], true, &mut all);
+        assert!(receiver.has_fin() && receiver.held() == 100);
+        receiver.drop_held();
+        assert_eq!(receiver.held(), 0);
     }
 
     #[test]

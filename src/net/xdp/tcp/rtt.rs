@@ -65,9 +65,9 @@ impl RoundTrip {
     }
 
     /// When the last of several segments is not acknowledged after this long, sending it again asks what is missing
-    /// (RFC 8985 section 7).
+    /// (RFC 8985 section 7): of several a peer does not delay the acknowledgement.
     pub(super) fn tail_wait(&self) -> Option<Duration> {
-        Some(Duration::from_nanos(2 * self.smoothed? + self.floor / 2))
+        Some(Duration::from_nanos(2 * self.smoothed? + self.floor / 8))
     }
 }
 

@@ -53,6 +53,11 @@ impl<'a> Segment<'a> {
         self.flags & flag != 0
     }
 
+    /// It asks for a connection.
+    pub(crate) fn is_opening(&self) -> bool {
+        self.flags & (SYN | ACK | RST | FIN) == SYN
+    }
+
     /// Sequence numbers it takes.
     pub(crate) fn sequence_len(&self) -> u64 {
         self.payload.len() as u64 + u64::from(self.has(SYN)) + u64::from(self.has(FIN))
@@ -132,6 +137,20 @@ impl OptionBytes {
         let mut options = Self::NONE;
         let [high, low] = mss.to_be_bytes();
         options.push(&[2, 4, high, low, 4, 2, 1, 3, 3, scale, 0, 0]);
+        options
+    }
+
+    /// Those of the answer to a SYN: of what that offered, what we take.
+    pub(crate) fn of_answer(mss: u16, scale: Option<u8>, sack_permitted: bool) -> OptionBytes {
+        let mut options = Self::NONE;
+        let [high, low] = mss.to_be_bytes();
+        options.push(&[2, 4, high, low]);
+        if sack_permitted {
+            options.push(&[1, 1, 4, 2]);
+        }
+        if let Some(scale) = scale {
+            options.push(&[1, 3, 3, scale]);
+        }
         options
     }
 
@@ -217,6 +236,13 @@ mod tests {
         }
         let syn = Options::parse(OptionBytes::of_syn(1_460, 7).bytes());
         assert_eq!((syn.mss, syn.scale, syn.sack_permitted), (Some(1_460), Some(7), true));
+        for (scale, sack_permitted) in [(Some(3), true), (Some(14), false), (None, true), (None, false)] {
+            let answer = Options::parse(OptionBytes::of_answer(8_960, scale, sack_permitted).bytes());
+            assert_eq!(
+                (answer.mss, answer.scale, answer.sack_permitted),
+                (Some(8_960), scale, sack_permitted)
+            );
+        }
         let sacks = Options::parse(OptionBytes::of_sacks(&[(1, 2), (u32::MAX, 5)]).bytes());
         assert_eq!(sacks.sacks(), [(1, 2), (u32::MAX, 5)]);
     }

@@ -16,8 +16,10 @@ use crate::time::Instant;
 
 /// Waits in vain before the peer counts as gone: with waits of at most half a minute, some two minutes.
 const WAITS_MAX: u32 = 10;
-/// Every second such wait with whole segments may mean that the path does not carry them (RFC 4821 section 7.7).
+/// Every second such wait with whole segments may mean that the path does not carry them (RFC 4821 section 7.7)…
 const WAITS_OF_WHOLE_SEGMENTS: u32 = 2;
+/// …and every sixth if such ones have arrived before: then they are rather lost as any are.
+const WAITS_OF_PROVEN_SEGMENTS: u32 = 6;
 /// What a peer takes that does not say (RFC 9293 section 3.7.1).
 pub(super) const MSS_MIN: u32 = 536;
 /// Arrivals behind a gap that mean a loss, to peers without SACK too (RFC 5681).
@@ -70,6 +72,8 @@ pub(super) struct Sender {
     pub(super) mss: u32,
     /// And the path between.
     width: Width,
+    /// The largest segment that has arrived, since the path was thought to be as it is.
+    proven: u32,
     /// It was guessed to be narrow, and nobody has been told yet.
     pub(super) guessed: Option<Narrow>,
     pub(super) sack_permitted: bool,
@@ -116,6 +120,11 @@ impl Sender {
         outbox.reset(1);
         sent.clear();
         *self = Sender { outbox, sent, mss, rtt, edge: 1, last_sent: now, ..Sender::default() };
+    }
+
+    /// The SYN was sent and has arrived.
+    pub(super) fn begin(&mut self) {
+        (self.acknowledged, self.next, self.furthest) = (1, 1, 1);
     }
 
     /// Nothing that was written is still needed.
@@ -253,6 +262,7 @@ impl Sender {
 
     fn on_arrived(&mut self, sent: Sent, now: Instant, sample: &mut Option<Duration>) {
         let took = now.since(sent.at);
+        self.proven = self.proven.max(sent.len() as u32);
         if !sent.again {
             // Of several the one sent last: the others waited for it at the receiver.
             *sample = Some(sample.map_or(took, |other| other.min(took)));
@@ -400,7 +410,9 @@ impl Sender {
         }
         let mss = self.segment_max();
         let whole = self.sent.front().is_some_and(|sent| sent.len() >= u64::from(mss));
-        if whole && self.waits.is_multiple_of(WAITS_OF_WHOLE_SEGMENTS) {
+        let patience = if mss > self.proven { WAITS_OF_WHOLE_SEGMENTS } else { WAITS_OF_PROVEN_SEGMENTS };
+        if whole && self.waits.is_multiple_of(patience) {
+            self.proven = 0;
             self.guessed = self.width.guess(mss, now).or(self.guessed);
         }
         (0..self.sent.len()).for_each(|at| self.mark_lost(at));

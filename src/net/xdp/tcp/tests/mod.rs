@@ -3,6 +3,7 @@
 
 mod ends;
 mod loss;
+mod passive;
 mod path;
 mod world;
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::CLEAN;
 use super::world::World;
+use super::{CLEAN, Wire};
 
 /// Of the segments of a stream only those under way when it was said are sent again, and nobody waits in vain.
 #[test]
@@ -120,4 +120,16 @@ fn only_an_opening_is_ended_by_who_says_it_cannot_be_reached() {
     (0..u32::MAX).step_by(9_999_991).for_each(|seq| world.connection.handle_refusal(seq, libc::EHOSTUNREACH));
     let body = world.write(10_000);
     world.until("all has arrived", |world| world.arrived.len() == body.len());
+}
+
+/// On a path that loses at random whole segments arrive, too: it is not taken for a narrow one.
+#[test]
+fn random_losses_are_no_narrow_path() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, Wire { loss: 0.05, loss_back: 0.05, ..CLEAN });
+        world.connect();
+        let body = world.write(2_000_000);
+        world.until("all has arrived", |world| world.arrived.len() == body.len());
+        assert_eq!(world.connection.take_news().guessed, None, "seed {seed}");
+    }
 }

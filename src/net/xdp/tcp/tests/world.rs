@@ -8,7 +8,8 @@ use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 
-use super::super::{Connection, RoundTrip};
+use super::super::segment::{ACK, SYN};
+use super::super::{Answer, Backlog, Connection, Outgoing, Pair, RoundTrip, Segment};
 use crate::handle::{Extent, ShardId};
 use crate::net::xdp::frame::{self, Ethernet, Head};
 use crate::sys::arena::{Arenas, BUFFER_BYTES};
@@ -114,6 +115,9 @@ pub(super) struct World {
     pub(super) complains: bool,
     /// Nothing gets through.
     pub(super) is_cut: bool,
+    /// If it is the peer that opens.
+    pub(super) backlog: Option<Backlog<()>>,
+    is_accepted: bool,
 }
 
 fn clock(now: Instant) -> smoltcp::time::Instant {
@@ -171,7 +175,60 @@ impl World {
             packet_max: usize::MAX,
             complains: false,
             is_cut: false,
+            backlog: None,
+            is_accepted: false,
         }
+    }
+
+    /// Has the peer open, into a backlog for so many.
+    pub(super) fn begin_peer(&mut self, backlog_max: usize) {
+        self.backlog = Some(Backlog::new(backlog_max, Default::default()));
+        let address = |text: &str| text.parse().expect("an address");
+        self.head = Head::new(address("10.0.0.1:25"), address("10.0.0.2:40000"));
+        let socket = self.sockets.get_mut::<tcp::Socket>(self.socket);
+        socket.abort();
+        let to = (IpAddress::v4(10, 0, 0, 1), 25);
+        socket.connect(self.interface.context(), to, 40_000).expect("it can");
+    }
+
+    /// From now on so many of the packets to the peer are lost.
+    pub(super) fn wire_loss(&mut self, loss: f64) {
+        self.wire.loss = loss;
+    }
+
+    /// The peer opens, and it is accepted.
+    pub(super) fn accept(&mut self, backlog_max: usize) {
+        self.begin_peer(backlog_max);
+        self.until("it is accepted", |world| world.connection.is_open());
+        assert!(self.connection.take_news().opened);
+    }
+
+    /// Of the peer, and of no connection yet. True: the connection is to see it.
+    fn handle_first(&mut self, segment: &Segment<'_>) -> bool {
+        let pair = Pair { local: self.head.local(), remote: self.head.remote() };
+        let initial = (self.roll() * f64::from(u32::MAX)) as u32;
+        let Some(backlog) = self.backlog.as_mut().filter(|_| !self.is_accepted) else { return true };
+        if segment.flags & (SYN | ACK) == SYN {
+            let answer = backlog.handle_syn(pair, segment, (), (initial, 1_460), self.now);
+            self.send(answer.expect("it has a usual size"));
+            return false;
+        }
+        let Answer::Connected(handshake) = backlog.handle_other(pair, segment, self.now) else {
+            return false;
+        };
+        self.connection.accept(&handshake, 1_460, RoundTrip::default(), self.now);
+        self.is_accepted = true;
+        true
+    }
+
+    fn send(&mut self, outgoing: Outgoing) {
+        self.segments_out += 1;
+        let mut packet = vec![0; 1_600];
+        let ethernet = Ethernet { from: [2; 6], to: [4; 6], tag: None };
+        let (head, connection, pool) = (self.head, &self.connection, &self.pool);
+        let len = head.write(&outgoing, ethernet, &mut packet, |to| connection.copy(&outgoing, to, pool));
+        assert!(len <= ETHERNET_BYTES + 1_500, "beyond the MTU: {len}");
+        self.throw(false, packet[ETHERNET_BYTES..len].to_vec());
     }
 
     fn roll(&mut self) -> f64 {
@@ -257,14 +314,9 @@ impl World {
 
     /// Has all act that can act now.
     fn act(&mut self) {
-        while let Some(outgoing) = self.connection.poll(self.now) {
-            self.segments_out += 1;
-            let mut packet = vec![0; 1_600];
-            let ethernet = Ethernet { from: [2; 6], to: [4; 6], tag: None };
-            let (head, connection, pool) = (self.head, &self.connection, &self.pool);
-            let len = head.write(&outgoing, ethernet, &mut packet, |to| connection.copy(&outgoing, to, pool));
-            assert!(len <= ETHERNET_BYTES + 1_500, "beyond the MTU: {len}");
-            self.throw(false, packet[ETHERNET_BYTES..len].to_vec());
+        while self.backlog.is_none() || self.is_accepted {
+            let Some(outgoing) = self.connection.poll(self.now) else { break };
+            self.send(outgoing);
         }
         self.interface.poll(clock(self.now), &mut self.device, &mut self.sockets);
         let socket = self.sockets.get_mut::<tcp::Socket>(self.socket);
@@ -292,12 +344,16 @@ impl World {
             Instant::from_nanos((at.total_micros() as u64 + 1) * 1_000).max(self.now)
         });
         let arrival = self.flying.iter().map(|flying| flying.at).min().unwrap_or(Instant::NEVER);
-        let next = peer.min(arrival).min(self.connection.next_deadline());
+        let half_open = self.backlog.as_ref().map_or(Instant::NEVER, Backlog::next_deadline);
+        let next = peer.min(arrival).min(self.connection.next_deadline()).min(half_open);
         if next == Instant::NEVER {
             return false;
         }
         self.now = self.now.max(next);
         self.connection.handle_deadline(self.now);
+        while let Some((.., again)) = self.backlog.as_mut().and_then(|b| b.handle_deadline(self.now)) {
+            self.send(again);
+        }
         self.flying.sort_by_key(|flying| (flying.at, flying.order));
         let due = self.flying.partition_point(|flying| flying.at <= self.now);
         let due: Vec<Flying> = self.flying.drain(..due).collect();
@@ -305,6 +361,9 @@ impl World {
             if flying.to_us {
                 let frame = [&[0; 12][..], &[0x08, 0x00], &flying.packet].concat();
                 let Some(packet) = frame::parse(&frame, false) else { panic!("smoltcp's own packet") };
+                if !self.handle_first(&packet.segment) {
+                    continue;
+                }
                 let (taken, we_take) = (&mut self.taken, self.we_take);
                 self.connection.handle_segment(&packet.segment, self.now, &mut |bytes: &[u8]| {
                     let len = if we_take { bytes.len() } else { 0 };
