@@ -30,7 +30,7 @@ def ingress(network, bypass, smtp_sink):
         options = {
             "top": {**XDP["top"], "admin.listen": admin},
             "also": [NEAR],
-            "listener": {"trusted": ["127.0.0.0/8", "10.66.0.0/24"]},
+            "listener": {"trusted": ["127.0.0.0/8", "10.66.0.0/24"], "backend": "xdp"},
             **options,
         }
         server = bypass([f"{FAR}:{sink.port}"], **options)
@@ -144,7 +144,7 @@ def test_a_client_that_is_killed_leaves_nothing(network, ingress):
 
 
 def test_a_listener_can_be_kept_to_the_kernel(network, ingress):
-    server, sink = ingress(listener={"trusted": ["127.0.0.0/8", "10.66.0.0/24"], "backend": "uring"})
+    server, sink = ingress(listener={"trusted": ["127.0.0.0/8", "10.66.0.0/24"]})
     assert f"in ({NEAR}" not in server.process.output()
     with network.far():
         assert_clean(smtp_source(server.port, 100, 1_000, sessions=4, to=NEAR))
