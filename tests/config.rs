@@ -182,7 +182,7 @@ fn kernel_bypass_is_read() {
     assert_eq!(two.xdp.and_then(|xdp| xdp.queues), Some(vec![0, 1]));
 }
 
-/// A listener's clients go the way that is written at the top, unless it says otherwise or only the loopback reaches it.
+/// A listener's clients are the kernel's, unless it says otherwise, which it cannot where only the loopback reaches it.
 #[test]
 fn a_listener_may_bypass_the_kernel_or_not() {
     let read = |top: &str, listener: &str| {
@@ -196,9 +196,9 @@ fn a_listener_may_bypass_the_kernel_or_not() {
         config.listeners[0].backend
     };
     let outside = "address = '10.1.0.5:25'";
-    assert_eq!(chosen("xdp", outside), Backend::Xdp);
-    assert_eq!(chosen("xdp", "address = '0.0.0.0:25'"), Backend::Xdp);
-    assert_eq!(chosen("xdp", "address = ['127.0.0.1:25', '10.1.0.5:25']"), Backend::Xdp);
+    assert_eq!(chosen("xdp", outside), Backend::Uring);
+    assert_eq!(chosen("xdp", "address = '0.0.0.0:25'\nbackend = 'xdp'"), Backend::Xdp);
+    assert_eq!(chosen("xdp", "address = ['127.0.0.1:25', '10.1.0.5:25']\nbackend = 'xdp'"), Backend::Xdp);
     assert_eq!(chosen("xdp", &format!("{outside}\nbackend = 'xdp'")), Backend::Xdp);
     assert_eq!(chosen("xdp", &format!("{outside}\nbackend = 'uring'")), Backend::Uring);
     assert_eq!(chosen("xdp", "address = '127.0.0.1:25'"), Backend::Uring);
@@ -211,11 +211,11 @@ fn a_listener_may_bypass_the_kernel_or_not() {
     );
     let words = refused("xdp", "address = '127.0.0.1:25'\nbackend = 'xdp'");
     assert!(words.starts_with("7:1: nothing for a loopback address comes by an interface"), "{words}");
-    let before = read("xdp", outside).expect("right");
+    let before = read("xdp", &format!("{outside}\nbackend = 'xdp'")).expect("right");
     let after = read("xdp", &format!("{outside}\nbackend = 'uring'")).expect("right");
     let difference = difference(&before, &after, &machine());
     assert_eq!(difference.lines, ["~ listener in: backend: xdp → uring"]);
-    assert!(difference.fixed.is_empty());
+    assert_eq!(difference.fixed, ["backend of a listener's address"], "its clients would be cut off");
 }
 
 /// One mistake each, in a text that is otherwise whole.

@@ -145,6 +145,7 @@ def configuration(backend, sinks, options, directory):
     lines += ["[xdp]", f'interface = "{NEAR_NIC}"'] if backend == "xdp" else []
     host = ADDRESS[NEAR] if options.both else "127.0.0.1"
     lines += ["[[listener]]", 'name = "in"', f'address = "{host}:{PORT}"', f'trusted = ["127.0.0.0/8", "{ADDRESS[FAR]}"]']
+    lines += ['backend = "xdp"'] if options.both and backend == "xdp" else []
     lines += ["[[pool]]", 'name = "farm"', f"links_per_shard = {options.links}", f"idle_links = {options.links}"]
     lines += ["[pool.health]", 'probe = "off"']
     for number, address in enumerate(sinks.addresses, 1):

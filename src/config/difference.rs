@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::net::SocketAddr;
 
 use super::units::{Size, Span};
-use super::{Config, Delivery, Machine, Pool, Route};
+use super::{Backend, Config, Delivery, Listener, Machine, Pool, Route};
 
 /// What differs between two configurations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +35,7 @@ pub fn difference(running: &Config, next: &Config, machine: &Machine) -> Differe
         ("shards", running.shard_cpus(machine) != next.shard_cpus(machine)),
         ("shard_by", running.shard_by != next.shard_by),
         ("backend", running.backend != next.backend),
+        ("backend of a listener's address", is_moved_past_kernel(running, next)),
         ("[xdp]", running.xdp != next.xdp),
         ("memory", running.memory != next.memory),
         ("spool", is_moved(&running.delivery, &next.delivery)),
@@ -41,6 +43,16 @@ pub fn difference(running: &Config, next: &Config, machine: &Machine) -> Differe
     ];
     let fixed = changed.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect();
     Difference { lines, fixed }
+}
+
+/// Whether an address stays listened at, but its clients are to come the other way: those that there are would be cut off.
+fn is_moved_past_kernel(running: &Config, next: &Config) -> bool {
+    let ways = |config: &Config| -> BTreeMap<SocketAddr, Backend> {
+        let each = |one: &Listener| -> Vec<_> { one.addresses.iter().map(|at| (*at, one.backend)).collect() };
+        config.listeners.iter().flat_map(each).collect()
+    };
+    let after = ways(next);
+    ways(running).iter().any(|(at, way)| after.get(at).is_some_and(|other| other != way))
 }
 
 /// Whether there would be a spool where there is none, or another one.

@@ -24,11 +24,11 @@ pub struct Links {
     idle: Vec<LinkId>,
     /// In a transaction and able to take one more behind it, the longest busy first.
     joinable: Vec<LinkId>,
-    /// The upstream takes binary messages: so it said last.
-    binary: bool,
     /// The link that a whole message was written to last, and when: more of that turn would leave in the same send.
     departing: Option<(LinkId, Instant)>,
     company: Company,
+    /// The upstream takes binary messages: so it said last.
+    binary: bool,
 }
 
 /// How a message gets onto a link.
@@ -64,9 +64,9 @@ impl Links {
             retired: 0,
             idle: Vec::with_capacity(max),
             joinable: Vec::with_capacity(max),
-            binary: false,
             departing: None,
             company: Company::new(),
+            binary: false,
         }
     }
 

@@ -72,15 +72,15 @@ impl Network {
         Ok(Network { near, far, beyond: None })
     }
 
-    /// Makes the far end a router to a third namespace, by a link that carries packets of `mtu` bytes; there is
-    /// [`beyond_address`](Self::beyond_address).
+    /// Makes the far end a router to a third namespace, by a link to which it passes on packets of `mtu` bytes at most;
+    /// there is [`beyond_address`](Self::beyond_address), where nobody knows that.
     #[allow(dead_code, reason = "not every user needs it")]
     pub(crate) fn route_beyond(&mut self, mtu: u32) {
         let name = new_name();
         ip(&format!("netns add {name}")).expect("there is one already");
         let beyond = File::open(format!("/run/netns/{name}"));
         for command in [
-            format!("link add xdprouter mtu {mtu} type veth peer name xdpbeyond mtu {mtu} netns {name}"),
+            format!("link add xdprouter mtu {mtu} type veth peer name xdpbeyond mtu 1500 netns {name}"),
             "addr add 10.68.0.1/24 dev xdprouter".to_owned(),
             "addr add fd68::1/64 dev xdprouter nodad".to_owned(),
             "link set xdprouter up".to_owned(),

@@ -422,7 +422,7 @@ impl Play {
         let lacks = |upstream: &Upstream| {
             let manner = &upstream.manner;
             let is_hasty = self.has_hurry() && manner.deliver_by != Some(0);
-            is_hasty || !manner.eight_bit || !manner.utf8 || manner.only_helo || manner.size.is_some()
+            is_hasty || upstream.hid || !manner.eight_bit || !manner.utf8 || manner.only_helo || manner.size.is_some()
         };
         let failures = |stats: &Stats| {
             let failed = |upstream: &UpstreamStats| FailedAt::ALL.map(|at| upstream.failures(at).get());

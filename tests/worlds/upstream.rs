@@ -200,6 +200,8 @@ pub(crate) struct Upstream {
     links: Vec<Link>,
     dice: Dice,
     trace: bool,
+    /// It has not answered an EHLO as it should: what it offers is not known on that link.
+    pub(crate) hid: bool,
 }
 
 impl Upstream {
@@ -209,6 +211,7 @@ impl Upstream {
             at,
             manner,
             taken: Vec::new(),
+            hid: false,
             breaches: Vec::new(),
             links_most: 0,
             messages_most: 0,
@@ -634,6 +637,7 @@ impl Upstream {
 
     fn commit(&mut self, link: &mut Link, moment: Moment, deed: Deed, now: Instant) {
         let in_body = link.phase == Phase::Data;
+        self.hid |= moment == Moment::Hello;
         match deed {
             Deed::Refuse | Deed::Defer if in_body => {
                 link.answered_early = true;

@@ -86,12 +86,12 @@ fn addresses(section: &mut Section<'_, '_>, listened: &mut Taken<SocketAddr>) ->
     Some(addresses.into_iter().map(|address| address.value).collect())
 }
 
-/// Where it is not written: as at the top, for what an interface can bring at all.
+/// Where it is not written: the kernel's, for its packet filter does not see what goes past it.
 fn backend(section: &mut Section<'_, '_>, top: Backend, addresses: &[SocketAddr]) -> Backend {
     let choices = [("uring", Backend::Uring), ("xdp", Backend::Xdp)];
     let is_local = !addresses.is_empty() && addresses.iter().all(|address| address.ip().is_loopback());
     let Some(written) = section.choice("backend", &choices, &[]) else {
-        return if is_local { Backend::Uring } else { top };
+        return Backend::Uring;
     };
     let wrong = match (written, top) {
         (Backend::Xdp, Backend::Uring) => {

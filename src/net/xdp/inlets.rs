@@ -41,6 +41,14 @@ impl Shared {
     }
 }
 
+/// Somebody listens, here or only in the kernel.
+#[derive(Debug)]
+struct Listener {
+    id: ListenerId,
+    at: SocketAddr,
+    may_bypass: bool,
+}
+
 /// One of this shard's inlets.
 #[derive(Debug, Default)]
 struct Inlet {
@@ -52,7 +60,7 @@ struct Inlet {
 /// This shard's inlets.
 #[derive(Debug, Default)]
 pub(super) struct Inlets {
-    listeners: Vec<(ListenerId, SocketAddr)>,
+    listeners: Vec<Listener>,
     all: HashMap<SocketAddr, Inlet>,
 }
 
@@ -64,12 +72,20 @@ fn is_at(listener: SocketAddr, address: IpAddr) -> bool {
 }
 
 impl Inlets {
-    pub(super) fn add_listener(&mut self, listener: ListenerId, at: SocketAddr) {
-        self.listeners.push((listener, at));
+    pub(super) fn add_listener(&mut self, id: ListenerId, at: SocketAddr, may_bypass: bool) {
+        self.listeners.push(Listener { id, at, may_bypass });
+        // Who listens at one address comes before who listens at any, as in the kernel.
+        self.listeners.sort_by_key(|listener| listener.at.ip().is_unspecified());
     }
 
     pub(super) fn remove_listener(&mut self, listener: ListenerId) {
-        self.listeners.retain(|(id, _)| *id != listener);
+        self.listeners.retain(|one| one.id != listener);
+    }
+
+    /// Who has what comes for that address.
+    fn listener_for(&self, inlet: SocketAddr) -> Option<ListenerId> {
+        let is_there = |one: &&Listener| one.at.port() == inlet.port() && is_at(one.at, inlet.ip());
+        self.listeners.iter().find(is_there).filter(|one| one.may_bypass).map(|one| one.id)
     }
 
     /// What listeners and the machine's addresses come to now: inlets that are new, and those that nobody needs any more.
@@ -82,17 +98,19 @@ impl Inlets {
     ) -> io::Result<()> {
         self.all.values_mut().for_each(|inlet| inlet.listener = None);
         let mut result = Ok(());
-        for &(listener, at) in &self.listeners {
-            for &address in addresses.iter().filter(|&&address| is_at(at, address)) {
-                let inlet = SocketAddr::new(address, at.port());
-                if !self.all.contains_key(&inlet)
-                    && let Err(error) = join(inlet)
-                {
-                    result = Err(error);
-                    continue;
-                }
-                self.all.entry(inlet).or_default().listener = Some(listener);
+        let mut ports: Vec<u16> = self.listeners.iter().map(|listener| listener.at.port()).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        for inlet in ports.iter().flat_map(|&port| addresses.iter().map(move |&ip| SocketAddr::new(ip, port)))
+        {
+            let Some(listener) = self.listener_for(inlet) else { continue };
+            if !self.all.contains_key(&inlet)
+                && let Err(error) = join(inlet)
+            {
+                result = Err(error);
+                continue;
             }
+            self.all.entry(inlet).or_default().listener = Some(listener);
         }
         self.sweep(leave);
         result
@@ -149,10 +167,10 @@ mod tests {
         let at = |text: &str| text.parse::<SocketAddr>().expect("an address");
         let mut inlets = Inlets::default();
         let both = [address("10.0.0.1"), address("fd00::1")];
-        inlets.add_listener(ListenerId(1), at("10.0.0.1:25"));
-        inlets.add_listener(ListenerId(2), at("127.0.0.1:25"));
-        inlets.add_listener(ListenerId(3), at("[::]:587"));
-        inlets.add_listener(ListenerId(4), at("0.0.0.0:465"));
+        inlets.add_listener(ListenerId(1), at("10.0.0.1:25"), true);
+        inlets.add_listener(ListenerId(2), at("127.0.0.1:25"), true);
+        inlets.add_listener(ListenerId(3), at("[::]:587"), true);
+        inlets.add_listener(ListenerId(4), at("0.0.0.0:465"), true);
         inlets.settle(&both, join, leave).expect("room");
         assert_eq!(shown(), "10.0.0.1:25 10.0.0.1:465 10.0.0.1:587 [fd00::1]:587");
         assert_eq!(inlets.listener_at(at("[fd00::1]:587")), Some(ListenerId(3)));
@@ -173,10 +191,17 @@ mod tests {
         assert!(!inlets.end_session(at("10.0.0.1:465")));
         assert!(inlets.end_session(at("10.0.0.1:465")));
         // One that there is no room for is the kernel's; the others are served.
-        inlets.add_listener(ListenerId(5), at("10.0.0.1:26"));
+        inlets.add_listener(ListenerId(5), at("10.0.0.1:26"), true);
         let full = |_| Err(io::Error::from_raw_os_error(libc::E2BIG));
         assert!(inlets.settle(&both, full, leave).is_err());
         assert_eq!(inlets.listener_at(at("10.0.0.1:26")), None);
         assert_eq!(inlets.listener_at(at("10.0.0.1:25")), Some(ListenerId(1)));
+        inlets.remove_listener(ListenerId(5));
+        // One of the kernel's at one address takes that from one of ours at any.
+        inlets.add_listener(ListenerId(6), at("[::]:2525"), true);
+        inlets.add_listener(ListenerId(7), at("10.0.0.1:2525"), false);
+        inlets.settle(&both, join, leave).expect("room");
+        assert_eq!(inlets.listener_at(at("10.0.0.1:2525")), None);
+        assert_eq!(inlets.listener_at(at("[fd00::1]:2525")), Some(ListenerId(6)));
     }
 }

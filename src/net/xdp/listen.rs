@@ -57,17 +57,17 @@ impl Core {
         may_bypass: bool,
     ) -> io::Result<SocketAddr> {
         let bound = self.uring.listen(listener, at)?;
-        if !may_bypass || self.watched.is_empty() {
+        if self.watched.is_empty() {
             return Ok(bound);
         }
-        let done = if self.shared.division.owner(bound.port()).is_some() {
+        let done = if may_bypass && self.shared.division.owner(bound.port()).is_some() {
             Err(io::Error::other(format!(
                 "port {} is one of `[xdp] ports`, which connections to upstreams leave from: choose another, or other \
                  `[xdp] ports`",
                 bound.port()
             )))
         } else {
-            self.inlets.add_listener(listener, bound);
+            self.inlets.add_listener(listener, bound, may_bypass);
             self.settle_inlets()
         };
         if done.is_err() {
