@@ -1,5 +1,7 @@
 //! What a message costs in memory: on a disk that takes everything at once, so that nothing else is there.
 
+use std::time::Duration;
+
 use postlane::handle::{Buffers, MessageId, Part, ShardId};
 use postlane::protocol::wire::data::Shape;
 use postlane::protocol::{Enhanced, Envelope, Mail, MailParameters, Recipient, Reply};
@@ -11,10 +13,13 @@ use postlane::time::Instant;
 const MESSAGES: u64 = 200_000;
 const NOW: Instant = Instant::from_nanos(1_000_000_000);
 
+/// Longer than any message waits for company.
+const PATIENCE: Duration = Duration::from_millis(10);
+
 /// Carries out all that is asked for. Nothing is read.
 fn settle(spool: &mut Spool, pool: &mut Pool, durable: &mut Vec<EntryId>) {
     loop {
-        let (ticket, octets) = match spool.poll_request(NOW, pool) {
+        let (ticket, octets) = match spool.poll_request(NOW + PATIENCE, pool) {
             None => break,
             Some(Request::Write { ticket, parts, .. }) => {
                 let len = |part: Part<'_>| match part {

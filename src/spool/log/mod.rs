@@ -29,11 +29,11 @@ const STATE_WAIT: Duration = Duration::from_millis(20);
 /// Or until there are so many.
 const STATES_MAX: usize = 512;
 /// A write with so many messages is a crowd's: the next one waits for more of it.
-const CROWD: usize = 16;
-/// But no longer than the last write took, nor than this;
-const HOLD_MAX: Duration = Duration::from_millis(5);
+const CROWD: usize = 20;
+/// But no longer than this;
+const HOLD_MAX: Duration = Duration::from_millis(6);
 /// nor when for so long none has come;
-const HOLD_GAP: Duration = Duration::from_micros(200);
+const HOLD_GAP: Duration = Duration::from_millis(1);
 /// nor when there are so many messages, or octets, that a sync more is cheap beside them.
 const HOLD_MESSAGES: usize = 128;
 const HOLD_BYTES: u64 = 2 << 20;
@@ -133,9 +133,8 @@ pub(in crate::spool) struct Log {
     dirty_since: Instant,
     group: Group,
     pub(in crate::spool) flying: bool,
-    /// Messages in the last write, when it began, and how long the next one may wait for more at the most.
+    /// Messages in the last write, and how long the next one may wait for more at the most.
     crowd: usize,
-    departed: Instant,
     hold_until: Instant,
     writing: Trouble,
     /// There was something to write and no room for it. Whatever makes room is told.
@@ -175,7 +174,6 @@ impl Log {
             group: Group::default(),
             flying: false,
             crowd: 0,
-            departed: Instant::default(),
             hold_until: Instant::default(),
             writing: Trouble::default(),
             blocked: false,

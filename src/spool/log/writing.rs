@@ -32,7 +32,7 @@ impl Log {
         if begun {
             self.group.pad(BLOCK);
             self.flying = true;
-            (self.crowd, self.departed) = (waiting - self.queue.len(), now);
+            self.crowd = waiting - self.queue.len();
         } else if !self.queue.is_empty() && self.queue_since + STUCK <= now {
             self.refuse_queue(ENOSPC, shared);
         }
@@ -220,7 +220,7 @@ impl Log {
                 self.writing = Trouble::default();
                 self.queue_since = now;
                 if self.crowd >= CROWD {
-                    self.hold_until = now + now.since(self.departed).min(HOLD_MAX);
+                    self.hold_until = now + HOLD_MAX;
                 }
                 shared.groups += 1;
                 shared.message_groups += u64::from(self.crowd > 0);
