@@ -319,7 +319,7 @@ fn an_end_may_be_answered_later() {
         }
     }
     assert_eq!((at, ends), (input.len(), 2));
-    let text = String::from_utf8(out).unwrap();
+    let text = String::from_utf8(out).expect("replies are text");
     let codes: Vec<&str> = text.lines().map(|line| &line[..3]).collect();
     assert_eq!(codes, ["250", "250", "500"]);
 }
