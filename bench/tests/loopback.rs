@@ -317,7 +317,7 @@ fn bytes_arrive_exactly() {
     let mut stream = TcpStream::connect(sink.addresses()[0]).expect("connects");
     let mut reader = BufReader::new(stream.try_clone().expect("clones"));
     dialogue(&mut stream, &mut reader, b"", 1);
-    dialogue(&mut stream, &mut reader, b"EHLO me\r\n", 7);
+    dialogue(&mut stream, &mut reader, b"EHLO me\r\n", 8);
     let refused = dialogue(&mut stream, &mut reader, b"MAIL FROM:<a@b> BODY=8BITMIME\r\n", 1);
     assert!(refused[0].starts_with("555 5.5.4 BODY"), "{refused:?}");
     let envelope = b"MAIL FROM: <a@b>\r\nRCPT TO:<c@d> NOTIFY=NEVER\r\nDATA\r\n";
