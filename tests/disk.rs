@@ -194,6 +194,23 @@ fn a_spool_that_is_none_fails_request_by_request() {
     assert_eq!(hands.wait(2), Err(libc::ENOTDIR));
 }
 
+/// Else what little room comes free on a full disk is taken by files that nobody uses.
+#[test]
+fn of_a_file_that_cannot_be_made_nothing_stays() {
+    let scratch = Scratch::new("full");
+    let mut hands = uring(&scratch.0);
+    let other = FileId { number: 8, ..FILE };
+    hands.create_file(1, other, 8_192);
+    assert_eq!(hands.wait(1), Ok(0));
+    let directory = scratch.0.join("03");
+    std::os::unix::fs::symlink("/dev/full", directory.join("00000007.seg")).unwrap();
+    hands.create_file(2, FILE, 8_192);
+    assert_eq!(hands.wait(2), Err(libc::ENOSPC));
+    let left: Vec<_> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["00000008.seg"]);
+}
+
 #[test]
 fn a_spool_has_one_process() {
     let scratch = Scratch::new("lock");

@@ -26,6 +26,7 @@ pub trait Disk {
     /// at them until then.
     fn read_file(&mut self, ticket: Ticket, file: FileId, at: u64, extents: &[Extent]);
     /// Makes a file of so many zeroes, or makes it that if it is there; completes when that, and the name, is durable.
+    /// Where it fails nothing of the file stays.
     fn create_file(&mut self, ticket: Ticket, file: FileId, bytes: u64);
     /// Removes a file; completes when that is durable. `ENOENT` if it is not there.
     fn remove_file(&mut self, ticket: Ticket, file: FileId);

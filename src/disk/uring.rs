@@ -32,10 +32,27 @@ type End = (Ticket, Result<u32, i32>);
 
 #[derive(Debug)]
 enum What {
-    Write { at: u64, staging: Box<Staging>, done: usize },
-    Read { at: u64, batch: Box<Batch>, done: u64 },
-    Create { bytes: u64, zeroes: Box<Staging>, filled: u64, step: Step },
-    Remove { step: Step },
+    Write {
+        at: u64,
+        staging: Box<Staging>,
+        done: usize,
+    },
+    Read {
+        at: u64,
+        batch: Box<Batch>,
+        done: u64,
+    },
+    Create {
+        bytes: u64,
+        zeroes: Box<Staging>,
+        filled: u64,
+        step: Step,
+    },
+    /// `failed`: what was wrong when the file was to be made; what there is of it goes again.
+    Remove {
+        step: Step,
+        failed: Option<i32>,
+    },
 }
 
 /// How far making or removing a file is: what is under way.
@@ -143,7 +160,7 @@ impl Files {
     pub(crate) fn remove(&mut self, ticket: Ticket, file: FileId) -> usize {
         self.reading.remove(&file);
         self.writing.retain(|_, (which, _)| *which != file);
-        self.insert(ticket, file, What::Remove { step: Step::File }, None)
+        self.insert(ticket, file, What::Remove { step: Step::File, failed: None }, None)
     }
 
     fn insert(&mut self, ticket: Ticket, file: FileId, what: What, descriptor: Option<OwnedFd>) -> usize {
@@ -180,7 +197,7 @@ impl Files {
                 (operation.direct, operation.descriptor) = (false, None);
                 return self.go_on(key, ring, tag);
             }
-            ..0 => return Some(self.end(key, Err(-result))),
+            ..0 => return self.fail(key, -result, ring, tag),
             _ if opening => {
                 let descriptor = files::adopt(result);
                 if let What::Read { .. } = operation.what {
@@ -195,8 +212,18 @@ impl Files {
         match advance(&mut operation.what, result as usize) {
             Ok(true) => Some(self.end(key, Ok(0))),
             Ok(false) => self.go_on(key, ring, tag),
-            Err(errno) => Some(self.end(key, Err(errno))),
+            Err(errno) => self.fail(key, errno, ring, tag),
         }
+    }
+
+    /// A step has failed. Of a file that could not be made nothing stays: it would keep a full disk full.
+    fn fail(&mut self, key: usize, errno: i32, ring: &mut Ring, tag: u64) -> Option<End> {
+        let operation = &mut self.operations[key];
+        if matches!(operation.what, What::Create { .. }) && operation.descriptor.take().is_some() {
+            operation.what = What::Remove { step: Step::File, failed: Some(errno) };
+            return self.go_on(key, ring, tag);
+        }
+        Some(self.end(key, Err(errno)))
     }
 
     /// Asks for what is next; its octets if nothing is.
@@ -205,7 +232,7 @@ impl Files {
         self.directory(file.log)?;
         let directory = self.directories[&file.log].as_fd();
         let operation = &mut self.operations[key];
-        if let What::Create { step: Step::Directory, .. } | What::Remove { step: Step::Directory } =
+        if let What::Create { step: Step::Directory, .. } | What::Remove { step: Step::Directory, .. } =
             operation.what
         {
             ring.sync(directory, tag);
@@ -266,6 +293,7 @@ impl Files {
                 batch.clear();
                 self.batch = Some(batch);
             }
+            What::Remove { failed: Some(errno), .. } => return (operation.ticket, Err(errno)),
             _ => {}
         }
         (operation.ticket, result)
@@ -313,8 +341,8 @@ fn advance(what: &mut What, octets: usize) -> Result<bool, i32> {
             }
             Step::Directory => Ok(true),
         },
-        What::Remove { step: Step::Directory } => Ok(true),
-        What::Remove { step } => {
+        What::Remove { step: Step::Directory, .. } => Ok(true),
+        What::Remove { step, .. } => {
             *step = Step::Directory;
             Ok(false)
         }
