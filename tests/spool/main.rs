@@ -6,6 +6,7 @@
 mod crowd;
 mod dice;
 mod letter;
+mod making;
 mod memory;
 mod reuse;
 #[path = "../seeds/mod.rs"]

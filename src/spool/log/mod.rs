@@ -39,7 +39,7 @@ const HOLD_MESSAGES: usize = 128;
 const HOLD_BYTES: u64 = 2 << 20;
 /// Free segments that new messages leave alone, for states and moves.
 const RESERVE: usize = 2;
-/// Messages that can neither be written nor refused at once are refused after this.
+/// Messages that can neither be written nor refused at once are refused after this, unless a file is being made for them.
 const STUCK: Duration = Duration::from_secs(2);
 /// The first and the longest pause after something failed.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -302,8 +302,8 @@ impl Log {
     pub(in crate::spool) fn next_deadline(&self, options: &Options, now: Instant) -> Instant {
         let mut next = Instant::NEVER;
         let mut at = |when: Instant| next = next.min(when);
-        if self.blocked && !self.queue.is_empty() {
-            at(self.queue_since + STUCK);
+        if self.blocked {
+            at(self.stuck_at());
         }
         if !self.flying && !self.blocked {
             if !self.dirty.is_empty() {

@@ -33,7 +33,7 @@ impl Log {
             self.group.pad(BLOCK);
             self.flying = true;
             self.crowd = waiting - self.queue.len();
-        } else if !self.queue.is_empty() && self.queue_since + STUCK <= now {
+        } else if self.stuck_at() <= now {
             self.refuse_queue(ENOSPC, shared);
         }
         self.blocked = !begun;
@@ -47,6 +47,12 @@ impl Log {
 
     pub(in crate::spool) fn held_until(&self) -> Instant {
         self.hold_until.min(self.queue_last + HOLD_GAP)
+    }
+
+    /// When what waits, and has no room, is refused; with a file in the making not before it is known whether there is one.
+    pub(in crate::spool) fn stuck_at(&self) -> Instant {
+        let waits = !self.queue.is_empty() && self.creating.is_none();
+        if waits { self.queue_since + STUCK } else { Instant::NEVER }
     }
 
     pub(in crate::spool) fn states_at(&self) -> Instant {
