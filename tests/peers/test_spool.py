@@ -448,13 +448,18 @@ class TestFullDisk:
             refusal.is_(452, "4.3.1")
             kept += more
 
-            # Somebody makes room on the disk.
-            Path(f"/proc/{lane.process.pid}/root{place}/ballast").unlink()
+            # Somebody makes room on the disk. What could not be made before has left nothing on it.
+            inside = Path(f"/proc/{lane.process.pid}/root{place}")
+            before = lane.metric("postlane_spool_file_bytes")
+            (inside / "ballast").unlink()
+            soon(lambda: lane.metric("postlane_spool_file_bytes") > before, "a file more")
             soon(lambda: self.takes(wire, kept), "mail taken again")
             more, refusal = self.fill(wire, kept + 1)
             refusal.is_(452, "4.3.1")
             assert more > 10, more
             kept += more + 1
+            files = lambda: [file.stat().st_size for file in inside.glob("spool/*/*.seg")]
+            soon(lambda: sum(files()) == lane.metric("postlane_spool_file_bytes"), "no file but those in use")
 
             # Mail leaves.
             upstream.rules.data.clear()
