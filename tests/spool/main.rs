@@ -5,6 +5,7 @@
 
 mod crowd;
 mod dice;
+mod failing;
 mod letter;
 mod making;
 mod memory;

@@ -25,11 +25,12 @@ impl Stage {
         spools.map(|spool| spool.usage().messages).sum()
     }
 
-    /// The files of each log take no more than they may, and one that a disk has failed may be there beside its successor.
+    /// The files of each log take no more than they may. Where the disk has failed two that did may be there beside their
+    /// successors, and a third for notes where nothing was free.
     pub(crate) fn check_disk(&self, has_failed: bool) {
         let Some(keep) = &self.setup.keep else { return };
         let files = self.platter.files();
-        let failed = if has_failed { keep.segment_bytes } else { 0 };
+        let failed = if has_failed { 3 * keep.segment_bytes } else { 0 };
         for log in 0..=u16::MAX {
             if files.iter().all(|(file, _)| file.log < log) {
                 break;

@@ -13,7 +13,7 @@ impl Log {
         (options.bytes_max / self.segment_bytes).max(RESERVE as u64 + 3) as usize
     }
 
-    /// The most files there can be, as far as is known. Those that failed do not count.
+    /// The most files that can be used, as far as is known.
     pub(in crate::spool) fn files_max(&self, options: &Options, now: Instant) -> usize {
         let sound = self.segments.len() - self.segments.suspects();
         match (self.own, self.create.is_pausing(now)) {
@@ -23,11 +23,16 @@ impl Log {
         }
     }
 
+    /// The files that count as far as there is a most of them. A few that failed do not: others may be made before these
+    /// are emptied. More of them do, or a disk that fails now and then would have more and more.
+    fn counted(&self) -> usize {
+        self.segments.len() - self.segments.suspects().min(RESERVE)
+    }
+
     pub(in crate::spool) fn can_create(&self, options: &Options, now: Instant) -> bool {
         // That a message is over must always fit, so where nothing is free one more may be made. Only what failed
         // can bring a log there.
-        let sound = self.segments.len() - self.segments.suspects();
-        let room = self.segments.free.is_empty() || sound < self.files_max(options, now);
+        let room = self.segments.free.is_empty() || self.counted() < self.files_max(options, now);
         !self.create.is_pausing(now) && room
     }
 
@@ -133,7 +138,7 @@ impl Log {
         let used = segments.used_bytes();
         let garbage = used.saturating_sub(segments.live_bytes);
         let files = self.files_max(options, now);
-        let spare = segments.free.len() + files.saturating_sub(segments.len() - segments.suspects());
+        let spare = segments.free.len() + files.saturating_sub(self.counted());
         let pressed = spare < RESERVE + 1 + files / 16;
         let worth = segments.order.len() >= 4 && garbage > used / 2 || pressed && garbage > used / 16;
         worth.then_some(oldest)
