@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use postlane::disk::sim::{Faults, Platter};
-use postlane::handle::{MessageId, ShardId};
-use postlane::protocol::wire::data::Shape;
 use postlane::protocol::{Enhanced, Envelope, Reply};
-use postlane::spool::{EntryId, Event, Kept, Options};
+use postlane::spool::{EntryId, Event, Options};
 use postlane::sys::arena::Arenas;
 use postlane::time::Instant;
 
@@ -52,22 +50,7 @@ impl Scene {
         letter::envelope(0, &mut envelope);
         for _ in 0..count {
             self.number += 1;
-            let kept = Kept {
-                id: MessageId { epoch_ms: 1, shard: ShardId(0), number: self.number },
-                envelope: &envelope,
-                remaining: &[0],
-                head: b"head",
-                body: &[],
-                shape: Shape::default(),
-                internal: false,
-                listener: "",
-                source: None,
-                source_key: 0,
-                size: 4,
-                created_unix_ms: 0,
-                pool: 0,
-                attempts: 0,
-            };
+            let kept = letter::plain(self.number, &envelope, b"head", &[]);
             self.shard.spool.append(&kept, self.number, self.now, &self.shard.disk).unwrap();
         }
     }

@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use postlane::disk::sim::{Faults, Platter};
-use postlane::handle::{MessageId, ShardId};
 use postlane::protocol::Envelope;
-use postlane::protocol::wire::data::Shape;
-use postlane::spool::{EntryId, Event, Kept, Options, Refusal};
+use postlane::spool::{EntryId, Event, Options, Refusal};
 use postlane::sys::arena::Arenas;
 use postlane::time::Instant;
 
@@ -44,22 +42,8 @@ impl Scene {
         let mut envelope = Envelope::default();
         letter::envelope(0, &mut envelope);
         self.number += 1;
-        let kept = Kept {
-            id: MessageId { epoch_ms: 1, shard: ShardId(0), number: self.number },
-            envelope: &envelope,
-            remaining: &[0],
-            head: &vec![b'h'; octets],
-            body: &[],
-            shape: Shape::default(),
-            internal: false,
-            listener: "",
-            source: None,
-            source_key: 0,
-            size: octets as u64,
-            created_unix_ms: 0,
-            pool: 0,
-            attempts: 0,
-        };
+        let head = vec![b'h'; octets];
+        let kept = letter::plain(self.number, &envelope, &head, &[]);
         self.shard.spool.append(&kept, self.number, self.now, &self.shard.disk)
     }
 

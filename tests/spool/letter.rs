@@ -1,7 +1,9 @@
 //! A message of a world: its octets follow from its number.
 
 use postlane::handle::{Extent, MessageId, ShardId};
+use postlane::protocol::wire::data::Shape;
 use postlane::protocol::{Envelope, Mail, MailParameters, Recipient};
+use postlane::spool::Kept;
 use postlane::sys::pool::Pool;
 
 /// How a message stands, as far as it has to survive.
@@ -16,6 +18,27 @@ pub(crate) struct State {
 /// A message's name in the world.
 pub(crate) fn id(number: u64) -> MessageId {
     MessageId { epoch_ms: 77, shard: ShardId(9), number }
+}
+
+/// A message with one recipient, and nothing told of it but what it is.
+pub(crate) fn plain<'a>(number: u64, envelope: &'a Envelope, head: &'a [u8], body: &'a [Extent]) -> Kept<'a> {
+    let octets = head.len() as u64 + body.iter().map(|extent| u64::from(extent.len)).sum::<u64>();
+    Kept {
+        id: MessageId { epoch_ms: 1, shard: ShardId(0), number },
+        envelope,
+        remaining: &[0],
+        head,
+        body,
+        shape: Shape::default(),
+        internal: false,
+        listener: "",
+        source: None,
+        source_key: 0,
+        size: octets,
+        created_unix_ms: 0,
+        pool: 0,
+        attempts: 0,
+    }
 }
 
 fn mix(number: u64) -> u64 {

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use postlane::handle::{MessageId, Part, ShardId, Ticket};
+use postlane::handle::{Part, ShardId, Ticket};
 use postlane::protocol::Envelope;
-use postlane::protocol::wire::data::Shape;
-use postlane::spool::{Event, Kept, Options, Refusal, Request, Spool};
+use postlane::spool::{Event, Options, Refusal, Request, Spool};
 use postlane::sys::arena::Arenas;
 use postlane::sys::pool::Pool;
 use postlane::time::Instant;
@@ -51,22 +50,7 @@ impl Scene {
     fn append(&mut self) -> Result<(), Refusal> {
         let mut envelope = Envelope::default();
         letter::envelope(0, &mut envelope);
-        let kept = Kept {
-            id: MessageId { epoch_ms: 1, shard: ShardId(0), number: self.taken },
-            envelope: &envelope,
-            remaining: &[0],
-            head: &[b'h'; 10_000],
-            body: &[],
-            shape: Shape::default(),
-            internal: false,
-            listener: "",
-            source: None,
-            source_key: 0,
-            size: 10_000,
-            created_unix_ms: 0,
-            pool: 0,
-            attempts: 0,
-        };
+        let kept = letter::plain(self.taken, &envelope, &[b'h'; 10_000], &[]);
         self.spool.append(&kept, self.taken, self.now, &self.pool)?;
         self.taken += 1;
         Ok(())

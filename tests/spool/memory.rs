@@ -10,6 +10,8 @@ use postlane::sys::arena::Arenas;
 use postlane::sys::pool::Pool;
 use postlane::time::Instant;
 
+use crate::letter;
+
 const MESSAGES: u64 = 200_000;
 const NOW: Instant = Instant::from_nanos(1_000_000_000);
 
@@ -106,22 +108,7 @@ fn what_is_bounded_stays_so() {
     let (durable, _) = keep(&mut spool, &mut pool);
     let mut envelope = Envelope::default();
     envelope.push_recipient(&Recipient { path: b"one@more.example", notify: None, orcpt: None });
-    let kept = Kept {
-        id: MessageId::default(),
-        envelope: &envelope,
-        remaining: &[0],
-        head: b"",
-        body: &[],
-        shape: Shape::default(),
-        internal: false,
-        listener: "",
-        source: None,
-        source_key: 0,
-        size: 0,
-        created_unix_ms: 0,
-        pool: 0,
-        attempts: 0,
-    };
+    let kept = letter::plain(0, &envelope, b"", &[]);
     assert_eq!(spool.append(&kept, 0, NOW, &pool), Err(postlane::spool::Refusal::Full));
     let later = Reply::new(451, Enhanced(4, 4, 1), "later").to_buf();
     spool.defer(durable[0], 0, &later, NOW);

@@ -5,10 +5,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use postlane::disk::sim::{Faults, Platter};
-use postlane::handle::{MessageId, ShardId};
-use postlane::protocol::wire::data::Shape;
 use postlane::protocol::{Enhanced, Envelope, Reply};
-use postlane::spool::{EntryId, Event, Kept, Options, Report};
+use postlane::spool::{EntryId, Event, Options, Report};
 use postlane::sys::arena::Arenas;
 use postlane::time::Instant;
 
@@ -67,22 +65,7 @@ impl Scene {
         let mut envelope = Envelope::default();
         letter::envelope(3, &mut envelope);
         let body = letter::place(&[number as u8; BODY], self.shard.disk.pool()).unwrap();
-        let kept = Kept {
-            id: MessageId { epoch_ms: 1, shard: ShardId(0), number },
-            envelope: &envelope,
-            remaining: &[0],
-            head: b"",
-            body: &body,
-            shape: Shape::default(),
-            internal: false,
-            listener: "",
-            source: None,
-            source_key: 0,
-            size: BODY as u64,
-            created_unix_ms: 0,
-            pool: 0,
-            attempts: 0,
-        };
+        let kept = letter::plain(number, &envelope, b"", &body);
         self.shard.spool.append(&kept, number, self.now, &self.shard.disk).unwrap()
     }
 
