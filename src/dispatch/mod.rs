@@ -53,7 +53,6 @@ use session::Session;
 pub use streaming::Part;
 use streaming::Queues;
 pub use timely::Deadline;
-use timely::Timers;
 use transaction::Transaction;
 
 /// What the shard is to do, in this order.
@@ -171,6 +170,8 @@ pub struct Dispatch {
     sessions: Slab<Session>,
     session_deadlines: Deadlines,
     transactions: Slab<Transaction>,
+    /// When the time that their senders gave them is over.
+    transaction_deadlines: Deadlines,
     deliveries: Slab<Delivery>,
     links: Slab<Link>,
     link_deadlines: Deadlines,
@@ -212,7 +213,6 @@ pub struct Dispatch {
     /// Sessions between MAIL and the final dot.
     receiving: usize,
     keeping: Keeping,
-    timers: Timers,
     next_tick: Instant,
     /// When it is looked at the latest whether upstreams are overdue.
     overdue_look: Instant,
@@ -233,6 +233,7 @@ impl Dispatch {
             sessions: Slab::new(),
             session_deadlines: Deadlines::default(),
             transactions: Slab::new(),
+            transaction_deadlines: Deadlines::default(),
             deliveries: Slab::new(),
             links: Slab::new(),
             link_deadlines: Deadlines::default(),
@@ -257,7 +258,6 @@ impl Dispatch {
             lookout: None,
             receiving: 0,
             keeping: Keeping::default(),
-            timers: Timers::default(),
             next_tick: Instant::NEVER,
             overdue_look: Instant::NEVER,
             draining: false,
@@ -376,15 +376,18 @@ impl Dispatch {
             (0..self.pools.len()).for_each(|pool| self.stir(pool));
             self.make_room(now, buffers);
         }
-        self.mind_timers(now, buffers);
+        while let Some(slot) = self.transaction_deadlines.pop_expired(now) {
+            self.transaction_expired(slot as u32, now, buffers);
+        }
         self.handle_kept_deadlines(now, buffers);
         self.settle(now, buffers);
     }
 
     /// When `handle_deadlines` is to be called at the latest.
     pub fn next_deadline(&self, now: Instant) -> Instant {
-        let ours = self.next_tick.min(self.overdue_look).min(self.next_kept(now)).min(self.timers.next());
-        self.session_deadlines.next().min(self.link_deadlines.next()).min(ours)
+        let ours = self.next_tick.min(self.overdue_look).min(self.next_kept(now));
+        let theirs = self.session_deadlines.next().min(self.link_deadlines.next());
+        ours.min(theirs).min(self.transaction_deadlines.next())
     }
 
     /// The next thing to do; `None` when all is done. To be called until then after any `handle_*`.

@@ -143,9 +143,10 @@ impl Dispatch {
     }
 
     /// Brings up to date what listeners offer: the time that messages are held against, and BINARYMIME only while every
-    /// upstream takes it.
+    /// upstream takes it and may be sent it.
     pub(super) fn tell_listeners(&mut self, now: Instant) {
-        let binary = self.pools.iter().all(PoolState::takes_binary);
+        let mut pools = self.pools.iter().zip(&self.options.pools);
+        let binary = pools.all(|(pool, options)| options.chunking && pool.takes_binary());
         self.options.listeners.iter_mut().for_each(|listener| listener.server.binary = binary);
         let unix_now = self.unix_seconds(now);
         let offers =

@@ -2,9 +2,6 @@
 //! over. What is to come back then is taken from upstreams that are not committed to it; of what goes on its sender is
 //! told. (What waits on disk is looked after by the spool.)
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-
 use super::Dispatch;
 use super::delivery::DeliveryId;
 use super::message::{GroupId, Letter, Message, TransactionId};
@@ -52,25 +49,6 @@ impl Deadline {
     }
 }
 
-/// When transactions under way are to be looked at.
-#[derive(Debug, Default)]
-pub(super) struct Timers(BinaryHeap<Reverse<(Instant, u32, u32)>>);
-
-impl Timers {
-    /// When the next one is.
-    pub(super) fn next(&self) -> Instant {
-        self.0.peek().map_or(Instant::NEVER, |Reverse((at, ..))| *at)
-    }
-
-    fn pop(&mut self, now: Instant) -> Option<TransactionId> {
-        let Reverse((at, ..)) = self.0.peek()?;
-        if *at > now {
-            return None;
-        }
-        self.0.pop().map(|Reverse((_, slot, generation))| TransactionId { slot, generation })
-    }
-}
-
 impl Message {
     /// Notes what its sender asks about time, from `now` on; `unix_ms`: what the calendar says then.
     pub(super) fn note_times(&mut self, asked: &MailParameters<'_>, now: Instant, unix_ms: u64) {
@@ -109,24 +87,22 @@ impl Dispatch {
     /// Has the transaction looked at when its sender's time is over.
     pub(super) fn note_deadline(&mut self, id: TransactionId) {
         if let Some(deadline) = self.transactions[id.slot as usize].message.deadline {
-            self.timers.0.push(Reverse((deadline.instant(), id.slot, id.generation)));
+            self.transaction_deadlines.set(id.slot as usize, deadline.instant());
         }
     }
 
-    /// Looks at those whose sender's time is over.
-    pub(super) fn mind_timers(&mut self, now: Instant, buffers: &mut impl Buffers) {
-        while let Some(id) = self.timers.pop(now) {
-            let Some(transaction) = self.transaction(id).filter(|transaction| transaction.groups_left > 0)
-            else {
-                continue;
-            };
-            let message = &transaction.message;
-            // (What is streamed is on its way, or waits for its client.)
-            if message.is_too_late(now) && !message.streamed {
-                self.call_back(id);
-            } else if message.is_late(now) {
-                self.tell_late(id, now, buffers);
-            }
+    /// Its sender's time is over, or was that of one in the same place before it.
+    pub(super) fn transaction_expired(&mut self, slot: u32, now: Instant, buffers: &mut impl Buffers) {
+        let transaction =
+            self.transactions.get(slot as usize).filter(|transaction| transaction.groups_left > 0);
+        let Some(transaction) = transaction else { return };
+        let (id, message) =
+            (TransactionId { slot, generation: transaction.generation }, &transaction.message);
+        // (What is streamed is on its way, or waits for its client.)
+        if message.is_too_late(now) && !message.streamed {
+            self.call_back(id);
+        } else if message.is_late(now) {
+            self.tell_late(id, now, buffers);
         }
     }
 

@@ -1,8 +1,9 @@
 //! One deadline for each slot of a table, cheap to move: moving it later touches no heap.
 //!
-//! The heap holds at most a few entries for a slot, and they outlive the slot's users: when one comes up, the
-//! slot's real deadline is looked at and the entry goes back in if that is later. So a session that speaks all
-//! the time costs one heap operation per time-out period, and connections that come and go cost none at all.
+//! The heap's entries outlive the slot's users: when one comes up, the slot's real deadline is looked at and the entry
+//! goes back in if that is later. So a session that speaks all the time costs one heap operation per time-out period, and
+//! connections that come and go cost none at all. A deadline that comes earlier leaves an entry behind that stands for
+//! nothing; when these are more than the slots, they are thrown out.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -34,6 +35,11 @@ impl Deadlines {
         if deadline < entry.armed {
             entry.armed = deadline;
             self.heap.push(Reverse((deadline, slot as u32)));
+            if self.heap.len() > 2 * self.slots.len() {
+                let armed = (0..).zip(&self.slots).filter(|(_, entry)| entry.armed != Instant::NEVER);
+                self.heap.clear();
+                self.heap.extend(armed.map(|(slot, entry)| Reverse((entry.armed, slot))));
+            }
         }
     }
 
@@ -86,6 +92,20 @@ mod tests {
         assert_eq!(deadlines.pop_expired(at(600)), None);
         assert_eq!(deadlines.pop_expired(at(1499)), Some(3));
         assert_eq!(deadlines.pop_expired(at(9999)), None);
+    }
+
+    #[test]
+    fn deadlines_that_come_ever_earlier_leave_no_trail() {
+        let mut deadlines = Deadlines::default();
+        deadlines.set(2, at(7000));
+        for n in 0..1000 {
+            deadlines.set(3, at(5000 - n));
+            deadlines.set(3, Instant::NEVER);
+        }
+        deadlines.set(1, at(6000));
+        assert!(deadlines.heap.len() <= 2 * deadlines.slots.len(), "{} entries", deadlines.heap.len());
+        let expired: Vec<usize> = std::iter::from_fn(|| deadlines.pop_expired(at(9999))).collect();
+        assert_eq!(expired, [1, 2]);
     }
 
     proptest! {

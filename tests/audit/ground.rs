@@ -1,5 +1,6 @@
-//! One shard on the loopback, with sinks behind it and the generator before it.
+//! Shards on the loopback, with sinks behind them and the generator before them; the first one is watched.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -13,8 +14,8 @@ use postlane::handle::{ListenerId, ShardId};
 use postlane::net::uring::{Uring, UringOptions};
 use postlane::observe::Stats;
 use postlane::protocol::server;
-use postlane::shard::mailbox::mailboxes;
-use postlane::shard::{Orders, Shard};
+use postlane::shard::mailbox::{Mailbox, mailboxes};
+use postlane::shard::{Order, Orders, Shard};
 use postlane::spool::{self, Spool};
 use postlane::sys::arena::Arenas;
 use postlane::sys::ring_table::RingTable;
@@ -40,11 +41,23 @@ pub(crate) struct Load {
 
 pub(crate) struct Ground {
     shard: Shard<Uring>,
-    stats: Arc<Stats>,
+    /// The other shards, on threads of their own.
+    others: Vec<JoinHandle<()>>,
+    shared: Shared,
     sinks: Vec<sink::Handle>,
     stop: Arc<AtomicBool>,
     load: JoinHandle<load::LoadResult>,
     _spool: Option<Scratch>,
+}
+
+/// What shards have in common.
+#[derive(Clone)]
+struct Shared {
+    arenas: Arc<Arenas>,
+    rings: Arc<RingTable>,
+    stats: Arc<[Arc<Stats>]>,
+    orders: Arc<Orders>,
+    upstreams: Arc<[SocketAddr]>,
 }
 
 /// A directory that goes with the test.
@@ -70,26 +83,28 @@ impl Drop for Scratch {
 const BUFFERS: usize = 4_096;
 
 impl Ground {
-    pub(crate) fn new(mode: Mode, load: Load) -> Ground {
+    pub(crate) fn new(mode: Mode, shards: u16, load: Load) -> Ground {
         let sinks: Vec<sink::Handle> = (0..SINKS)
             .map(|_| {
                 let listen = vec!["127.0.0.1:0".parse().unwrap()];
                 sink::spawn(sink::Options { listen, ..sink::Options::default() }).unwrap()
             })
             .collect();
-        let stats = Arc::new(Stats::new(1, &[SINKS]));
-        let arenas = Arenas::new(1, BUFFERS).unwrap();
-        let mut net = Uring::new(UringOptions::default(), arenas, RingTable::new(1)).unwrap();
-        let mut dispatch = Dispatch::new(options(mode, &sinks), stats.clone(), 1_700_000_000_000);
+        let shared = Shared::new(shards, &sinks);
+        let mut boxes = mailboxes::<Letter>(shards).into_iter();
         let spool = (mode != Mode::Through).then(Scratch::new);
-        if let Some(Scratch(root)) = &spool {
-            net.use_spool(root.clone(), true);
-            dispatch.set_spool(Spool::new(spool::Options::default(), 1_700_000_000_000));
-        }
-        let mailbox = mailboxes::<Letter>(1).remove(0);
-        let all: Arc<[Arc<Stats>]> = Arc::new([stats.clone()]);
-        let mut shard = Shard::new(ShardId(0), net, dispatch, mailbox, Arc::new(Orders::default()), all);
-        let target = shard.listen(ListenerId(0), "127.0.0.1:0".parse().unwrap()).unwrap();
+        let (first, at) = (boxes.next().unwrap(), "127.0.0.1:0".parse().unwrap());
+        let (shard, target) = shared.shard(mode, ShardId(0), first, at, spool.as_ref());
+        let others = (1..).zip(boxes).map(|(id, mailbox)| {
+            let shared = shared.clone();
+            std::thread::spawn(move || {
+                let (mut shard, _) = shared.shard(mode, ShardId(id), mailbox, target, None);
+                while !shard.has_ended() {
+                    shard.turn();
+                }
+            })
+        });
+        let others = others.collect();
         let stop = Arc::new(AtomicBool::new(false));
         let load = {
             let stop = stop.clone();
@@ -103,12 +118,12 @@ impl Ground {
             };
             std::thread::spawn(move || load::run(&options, &stop, &mut progress::Line::new()).unwrap())
         };
-        Ground { shard, stats, sinks, stop, load, _spool: spool }
+        Ground { shard, others, shared, sinks, stop, load, _spool: spool }
     }
 
     /// Turns until `count` more messages have been accepted; how many it was.
     pub(crate) fn take(&mut self, count: u64) -> u64 {
-        let accepted = || self.stats.listeners[0].accepted.get();
+        let accepted = || self.shared.stats[0].listeners[0].accepted.get();
         let before = accepted();
         let deadline = Instant::now() + PATIENCE;
         while accepted() < before + count {
@@ -121,6 +136,11 @@ impl Ground {
     /// `io_uring_enter` calls so far.
     pub(crate) fn enters(&self) -> u64 {
         self.shard.net().enters()
+    }
+
+    /// Letters that it has sent to other shards so far.
+    pub(crate) fn letters(&self) -> u64 {
+        self.shared.stats[0].letters.get()
     }
 
     /// What the spool has and has done.
@@ -137,17 +157,58 @@ impl Ground {
             self.shard.turn();
         }
         let result = self.load.join().unwrap();
+        self.shared.orders.give(Order::Stop);
+        while !(self.shard.has_ended() && self.others.iter().all(JoinHandle::is_finished)) {
+            assert!(Instant::now() < deadline, "a shard does not end");
+            self.shard.turn();
+        }
+        self.others.drain(..).for_each(|shard| shard.join().unwrap());
         let arrived: u64 = self.sinks.drain(..).map(|sink| sink.stop().unwrap().0.messages).sum();
         assert!(arrived >= result.acknowledged, "{arrived} of {} messages arrived", result.acknowledged);
     }
 }
 
-fn options(mode: Mode, sinks: &[sink::Handle]) -> Options {
+impl Shared {
+    fn new(shards: u16, sinks: &[sink::Handle]) -> Shared {
+        let shards = usize::from(shards);
+        Shared {
+            arenas: Arenas::new(shards, BUFFERS).unwrap(),
+            rings: RingTable::new(shards),
+            stats: (0..shards).map(|_| Arc::new(Stats::new(1, &[SINKS]))).collect(),
+            orders: Arc::default(),
+            upstreams: sinks.iter().map(|sink| sink.addresses()[0]).collect(),
+        }
+    }
+
+    /// One of them, and where it listens.
+    fn shard(
+        &self,
+        mode: Mode,
+        id: ShardId,
+        mailbox: Mailbox<Letter>,
+        at: SocketAddr,
+        spool: Option<&Scratch>,
+    ) -> (Shard<Uring>, SocketAddr) {
+        let uring = UringOptions { shard: id, ..UringOptions::default() };
+        let mut net = Uring::new(uring, self.arenas.clone(), self.rings.clone()).unwrap();
+        let options = options(mode, id, self.stats.len() as u16, &self.upstreams);
+        let mut dispatch = Dispatch::new(options, self.stats[id.index()].clone(), 1_700_000_000_000);
+        if let Some(Scratch(root)) = spool {
+            net.use_spool(root.clone(), true);
+            dispatch.set_spool(Spool::new(spool::Options::default(), 1_700_000_000_000));
+        }
+        let mut shard = Shard::new(id, net, dispatch, mailbox, self.orders.clone(), self.stats.clone());
+        let bound = shard.listen(ListenerId(0), at).unwrap();
+        (shard, bound)
+    }
+}
+
+fn options(mode: Mode, shard: ShardId, shards: u16, upstreams: &[SocketAddr]) -> Options {
     let upstream =
-        |(n, sink): (usize, &sink::Handle)| options::Upstream::new(format!("mta{n}"), sink.addresses()[0], 1);
+        |(n, address): (usize, &SocketAddr)| options::Upstream::new(format!("mta{n}"), *address, 1);
     Options {
-        shard: ShardId(0),
-        shards: 1,
+        shard,
+        shards,
         shard_by: owner::ShardBy::Address,
         hostname: "lane.test".into(),
         epoch_ms: 1_700_000_000_000,
@@ -180,7 +241,7 @@ fn options(mode: Mode, sinks: &[sink::Handle]) -> Options {
             attempts: 3,
             chunking: true,
             fallback: None,
-            upstreams: sinks.iter().enumerate().map(upstream).collect(),
+            upstreams: upstreams.iter().enumerate().map(upstream).collect(),
             ..options::Pool::default()
         }],
         routes: std::sync::Arc::default(),

@@ -1,7 +1,7 @@
 //! What a message costs on a warm shard, counted and not timed: allocations, and enters into the kernel.
 //!
-//! A whole shard on its real ring, on this thread; the generator and the sinks of `postlane bench` around it, over
-//! the loopback.
+//! A whole shard on its real ring, on this thread, and perhaps another that mail goes to and comes from; the generator
+//! and the sinks of `postlane bench` around them, over the loopback.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
@@ -22,7 +22,7 @@ const WINDOWS: usize = 3;
 const ALLOCATIONS_MAX: u64 = COUNTED / 20;
 
 fn audit(name: &str, load: Load) {
-    audit_mode(Mode::Through, name, load, ALLOCATIONS_MAX);
+    audit_mode(Mode::Through, 1, name, load, ALLOCATIONS_MAX);
 }
 
 fn load(exchange: Exchange, size: &'static str, recipients: usize) -> Load {
@@ -30,8 +30,8 @@ fn load(exchange: Exchange, size: &'static str, recipients: usize) -> Load {
 }
 
 /// `most`: allocations.
-fn audit_mode(mode: Mode, name: &str, load: Load, most: u64) {
-    let mut ground = Ground::new(mode, load);
+fn audit_mode(mode: Mode, shards: u16, name: &str, load: Load, most: u64) {
+    let mut ground = Ground::new(mode, shards, load);
     ground.take(WARM_UP);
     // Links that open and lists that grow show in one window; what each message allocates shows in all of them.
     let mut windows = (0..WINDOWS).map(|_| {
@@ -55,6 +55,7 @@ fn audit_mode(mode: Mode, name: &str, load: Load, most: u64) {
         });
         panic!("{name}: {allocations} allocations in {taken} messages:\n{places}");
     }
+    assert_eq!(shards > 1, ground.letters() > COUNTED / 4, "{} letters", ground.letters());
     if mode == Mode::ThroughThenSpool {
         let usage = ground.usage();
         assert_eq!((usage.groups, usage.messages), (0, 0), "the disk was touched");
@@ -70,14 +71,14 @@ fn audit_mode(mode: Mode, name: &str, load: Load, most: u64) {
 #[test]
 fn a_warm_message_that_could_be_kept_allocates_nothing() {
     let load = load(Exchange::Pipelining, "10KiB", 1);
-    audit_mode(Mode::ThroughThenSpool, "through-then-spool, 10 KiB", load, ALLOCATIONS_MAX);
+    audit_mode(Mode::ThroughThenSpool, 1, "through-then-spool, 10 KiB", load, ALLOCATIONS_MAX);
 }
 
 /// Its facts stay in the index for as long as it is kept; beside them only what a sync costs.
 #[test]
 fn a_warm_message_that_is_kept_allocates_its_entry() {
     let load = load(Exchange::Pipelining, "10KiB", 1);
-    audit_mode(Mode::Spool, "spool, 10 KiB", load, COUNTED + 4 * ALLOCATIONS_MAX);
+    audit_mode(Mode::Spool, 1, "spool, 10 KiB", load, COUNTED + 4 * ALLOCATIONS_MAX);
 }
 
 #[test]
@@ -104,4 +105,11 @@ fn a_warm_message_allocates_nothing_among_several_of_its_session() {
 #[test]
 fn a_warm_message_allocates_nothing_large_and_for_several() {
     audit("pipelined, 100 KiB, 5 recipients", load(Exchange::Pipelining, "100KiB", 5));
+}
+
+/// Half of what this shard takes goes to the other one, and half of what that one takes comes here.
+#[test]
+fn a_warm_message_allocates_nothing_between_shards() {
+    let load = load(Exchange::Pipelining, "10KiB", 1);
+    audit_mode(Mode::Through, 2, "pipelined, 10 KiB, two shards", load, ALLOCATIONS_MAX);
 }

@@ -176,11 +176,6 @@ impl Client {
         )
     }
 
-    /// Its sessions may fall silent.
-    pub(crate) fn may_stall(&self) -> bool {
-        self.habits.stall > 0.0
-    }
-
     fn is_stalled(&self) -> bool {
         self.stall_at.is_some_and(|at| self.sent >= at)
     }

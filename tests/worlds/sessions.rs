@@ -9,7 +9,7 @@ use crate::client::Habits;
 use crate::focus::{MS, world};
 use crate::message::Fate;
 use crate::play::Play;
-use crate::stage::Setup;
+use crate::stage::{Setup, upstream_address};
 use crate::upstream::{Deed, Manner, Moment};
 
 /// By BDAT, all in one go.
@@ -136,4 +136,38 @@ fn a_drain_answers_what_is_under_way() {
         // Whatever the upstream has was acknowledged.
         assert_eq!(count.taken, count.accepted, "{count:?}");
     }
+}
+
+/// BINARYMIME is offered as long as such messages can go: not when BDAT is no longer to be used, whatever links stand.
+#[test]
+fn binary_messages_are_not_asked_for_where_chunks_are_switched_off() {
+    let mut setup = Setup::new(500, 1);
+    let mut play = world(&setup, vec![Manner::good()]);
+    let at = upstream_address(0);
+    play.upstreams[0].die(&play.stage.world);
+    play.stage.world.listen_peer(at).unwrap();
+    play.add_clients(1, &Habits::plain(1), 1, 40);
+    play.pass(5 * MS);
+    let upstream = play.stage.world.accept_peer(at).expect("it is called");
+    for text in ["220 a\r\n", "250-a\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 BINARYMIME\r\n"] {
+        play.stage.world.send(upstream, text.as_bytes());
+        play.pass(5 * MS);
+    }
+    play.stage.world.send(upstream, "250 2.0.0 ok\r\n".repeat(3).as_bytes());
+    play.pass(5 * MS);
+    play.all_are(Fate::Answered(250));
+    assert!(offers(&mut play).contains("250-BINARYMIME\r\n"));
+    setup.pool.chunking = false;
+    play.stage.reload(&setup);
+    assert!(!offers(&mut play).contains("BINARYMIME"));
+}
+
+/// What a client hears that says EHLO.
+fn offers(play: &mut Play) -> String {
+    let client = play.stage.world.connect(play.stage.inlet, ([127, 0, 0, 1], 0).into());
+    play.stage.world.send(client, b"EHLO c.example\r\n");
+    play.pass(5 * MS);
+    let mut heard = Vec::new();
+    play.stage.world.take_received(client, &mut heard);
+    String::from_utf8(heard).unwrap()
 }

@@ -280,8 +280,7 @@ impl Dispatch {
         stats.opened.add(1);
         let nanos = now.nanos_since(link.asked_at);
         self.pools[link.pool].fleet.heard(link.upstream, Told::Connected, nanos, now);
-        let takes_binary =
-            link.client.capabilities().takes_binary() && self.options.pools[link.pool].chunking;
+        let takes_binary = link.client.capabilities().takes_binary();
         let links = &mut self.pools[link.pool].links[link.upstream];
         let is_news = links.takes_binary() != takes_binary;
         links.opened(takes_binary);

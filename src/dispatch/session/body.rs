@@ -15,7 +15,6 @@ use crate::time::Instant;
 const CHUNK_OK: Reply<'static> = Reply::new(250, Enhanced(2, 0, 0), "Chunk taken");
 /// Of a streamed message nobody knows how much is held: it is waited for.
 const STREAMED: u64 = u64::MAX;
-const TOO_EAGER: Reply<'static> = Reply::new(421, Enhanced(4, 3, 1), "Out of memory, closing");
 
 impl Dispatch {
     pub(super) fn session_body(&mut self, slot: u32, piece: Extent, buffers: &mut impl Buffers) {
@@ -123,9 +122,6 @@ impl Dispatch {
             self.commands.push_back(Queued::Hold(stream, false));
         }
         self.note_answer(slot, &reply, now);
-        if self.sessions[slot as usize].overrun {
-            self.say_goodbye(slot, TOO_EAGER, now);
-        }
         self.resume(slot, now, buffers);
     }
 

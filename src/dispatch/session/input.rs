@@ -15,6 +15,7 @@ const MAIL_OK: Reply<'static> = Reply::new(250, Enhanced(2, 1, 0), "Ok");
 const RCPT_OK: Reply<'static> = Reply::new(250, Enhanced(2, 1, 5), "Ok");
 const GO_AHEAD: Reply<'static> =
     Reply { code: 354, enhanced: None, text: b"End data with <CR><LF>.<CR><LF>" };
+const TOO_EAGER: Reply<'static> = Reply::new(421, Enhanced(4, 3, 1), "Out of memory, closing");
 const RELAY_DENIED: Reply<'static> = Reply::new(550, Enhanced(5, 7, 1), "Relaying denied");
 
 /// What an event asks of dispatch, free of the input it was read from.
@@ -184,8 +185,11 @@ impl Dispatch {
         }
     }
 
-    /// Goes on with the input that came in the meantime.
+    /// Goes on with the input that came in the meantime; if some of it is gone, what follows is no use.
     pub(in crate::dispatch) fn resume(&mut self, slot: u32, now: Instant, buffers: &mut impl Buffers) {
+        if self.sessions[slot as usize].overrun {
+            return self.say_goodbye(slot, TOO_EAGER, now);
+        }
         loop {
             let session = &mut self.sessions[slot as usize];
             if session.is_busy() || session.closing || session.pending.is_empty() {

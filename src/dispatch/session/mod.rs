@@ -3,6 +3,8 @@
 mod body;
 mod input;
 mod owed;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -52,7 +54,7 @@ pub(in crate::dispatch) struct Session {
     marked: usize,
     /// It has not taken enough of them: nothing more is taken from it until then.
     pub(in crate::dispatch) is_deaf: bool,
-    /// Input that came while it waited had to be thrown away: it is sent away after its answer.
+    /// Input that came while it waited had to be thrown away: it is sent away when it would be heard again.
     overrun: bool,
     /// Its stream is being closed, as soon as it has been told all; what still comes is ignored.
     pub(in crate::dispatch) closing: bool,
