@@ -94,6 +94,7 @@ impl<const OPENS: bool> Ground for XdpOn<OPENS> {
         ip.is_loopback()
             || ip == self.network.far_address().ip()
             || ip == self.network.far_address_ipv6().ip()
+            || ip == crate::vlan::FAR
     }
 
     fn absent() -> Option<String> {

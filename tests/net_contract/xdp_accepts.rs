@@ -9,6 +9,23 @@ use postlane::net::{Cause, Net};
 use crate::ground::{FarState, Ground, Stage, pattern};
 use crate::xdp::{XdpAccepts, if_there_is};
 
+/// A client comes, is served, and goes.
+pub(crate) fn visit(stage: &mut Stage<XdpAccepts>, at: SocketAddr, is_bypassed: bool) {
+    let before = stage.accepted.len();
+    let far = stage.ground.connect(at);
+    stage.until("accepted", |stage| stage.accepted.len() > before);
+    let stream = stage.accepted[before];
+    assert_eq!(stage.net().is_bypassed(stream), is_bypassed, "{at}");
+    stage.net().write(stream, b"220 box.example.net ESMTP\r\n");
+    stage.until_far_received(far, b"220 box.example.net ESMTP\r\n");
+    stage.ground.send(far, b"QUIT\r\n");
+    stage.until_received(stream, b"QUIT\r\n");
+    stage.net().close(stream);
+    stage.until_far(far, FarState::Finished);
+    stage.ground.close(far);
+    stage.until_closed(stream);
+}
+
 /// Clients over the interface go past the kernel, by IPv4 and IPv6, and those on this machine by it: at one listener.
 #[test]
 fn one_listener_has_both_kinds_of_clients() {
@@ -16,19 +33,7 @@ fn one_listener_has_both_kinds_of_clients() {
         let mut stage = Stage::<XdpAccepts>::new();
         let wild = stage.net().listen_past_kernel(ListenerId(3), "[::]:0".parse().unwrap()).unwrap();
         for (ip, is_bypassed) in [("10.66.0.1", true), ("fd66::1", true), ("127.0.0.1", false)] {
-            let before = stage.accepted.len();
-            let far = stage.ground.connect(SocketAddr::new(ip.parse().unwrap(), wild.port()));
-            stage.until("accepted", |stage| stage.accepted.len() > before);
-            let stream = stage.accepted[before];
-            assert_eq!(stage.net().is_bypassed(stream), is_bypassed, "{ip}");
-            stage.net().write(stream, b"220 box.example.net ESMTP\r\n");
-            stage.until_far_received(far, b"220 box.example.net ESMTP\r\n");
-            stage.ground.send(far, b"QUIT\r\n");
-            stage.until_received(stream, b"QUIT\r\n");
-            stage.net().close(stream);
-            stage.until_far(far, FarState::Finished);
-            stage.ground.close(far);
-            stage.until_closed(stream);
+            visit(&mut stage, SocketAddr::new(ip.parse().unwrap(), wild.port()), is_bypassed);
         }
         assert!(stage.net().bypassed().received >= 6, "{:?}", stage.net().bypassed());
     });

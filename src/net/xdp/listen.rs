@@ -88,7 +88,7 @@ impl Core {
     /// Listeners have changed, or the machine's addresses.
     pub(super) fn settle_inlets(&mut self) -> io::Result<()> {
         let Core { inlets, paths, shared, .. } = self;
-        inlets.settle(paths.addresses(), |at| shared.join_inlet(at), |at| shared.leave_inlet(at))
+        inlets.settle(paths.receivable(), |at| shared.join_inlet(at), |at| shared.leave_inlet(at))
     }
 
     /// A segment for none of the ports that we open from: from a client, or to one that we do not know any more. False: it

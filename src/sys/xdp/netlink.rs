@@ -231,6 +231,20 @@ impl Netlink {
         found.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
     }
 
+    /// All interfaces that are VLANs of others.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn vlans(&mut self) -> io::Result<Vec<Interface>> {
+        let mut request = Request::new(libc::RTM_GETLINK, libc::NLM_F_DUMP);
+        request.bytes(&[0; 16]);
+        let mut all = Vec::new();
+        self.ask(request, |_, body| {
+            all.extend(read_interface(body).filter(|interface| interface.vlan.is_some()));
+        })?;
+        Ok(all)
+    }
+
     /// All addresses of this machine, each with its interface.
     ///
     /// # Errors
