@@ -3,7 +3,9 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use crate::sys::socket;
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
@@ -147,13 +149,7 @@ impl Netlink {
     }
 
     fn open(groups: u32) -> io::Result<Netlink> {
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
-        // SAFETY: no pointers; the descriptor returned is new and owned by nobody else.
-        let fd = unsafe {
-            let fd = libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE);
-            checked(fd as isize)?;
-            OwnedFd::from_raw_fd(fd)
-        };
+        let fd = socket::open(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
         // SAFETY: all zeroes is a valid `sockaddr_nl`.
         let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
         address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
@@ -166,7 +162,7 @@ impl Netlink {
                 size_of::<libc::sockaddr_nl>() as libc::socklen_t,
             )
         };
-        checked(bound as isize)?;
+        socket::checked(bound)?;
         Ok(Netlink { fd, buffer: vec![0; 64 << 10], sequence: 0 })
     }
 
