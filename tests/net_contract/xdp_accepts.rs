@@ -52,11 +52,7 @@ fn beyond_accepted_max_newcomers_are_refused() {
         // What we open has a bound of its own.
         let far = stage.ground.listen();
         stage.open_one(far);
-        stage.ground.close(held[0].1);
-        stage.until_closed(held[0].0);
-        let (stream, far) = stage.accept_one();
-        stage.ground.send(far, b"there is room again");
-        stage.until_received(stream, b"there is room again");
+        stage.make_way(held[0]);
     });
 }
 
