@@ -32,10 +32,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from ground.programs import POSTLANE, ROOT, stop
+from ground.sinks import Sinks, counted
 from vm.guest import Failed, Guest, goes_with_us, initramfs
 from vm.letters import send_letters
 
-ROOT = Path(__file__).resolve().parents[2]
 BACKENDS = ("uring", "xdp")
 QUEUES = 2  # and CPUs of the guest, and shards
 NEAR, FAR = ("10.68.0.1", "10.68.1.1"), ("10.68.0.2", "10.68.1.2")  # the guest's addresses, and ours
@@ -66,7 +67,7 @@ def arguments():
     parser.add_argument("--modules", type=Path, help="its directory of modules (where the kernel is)")
     parser.add_argument("--boot-timeout", type=int, default=90, help="most seconds until the guest answers (90)")
     parser.add_argument("--timeout", type=int, default=120, help="most seconds for one load (120)")
-    parser.add_argument("--postlane", default=str(ROOT / "target/release/postlane"))
+    parser.add_argument("--postlane", default=str(POSTLANE))
     parser.add_argument("--json", default=str(ROOT / "target/compare-qemu.json"))
     return parser.parse_args()
 
@@ -138,7 +139,7 @@ def configuration(backend, upstreams, options):
     return "\n".join(lines) + "\n"
 
 
-class Sinks:
+class FarSinks(Sinks):
     """Two sinks that count, and one that keeps what it gets."""
 
     def __init__(self, directory, options):
@@ -173,24 +174,11 @@ class Sinks:
     def taken(self):
         if self.dumps:
             return sum(dump.read_bytes().count(b"\n") for dump in self.dumps)
-        counts = [re.findall(rb"mesg=(\d+)", Path(log.name).read_bytes()[-4096:]) for log in self.logs[:2]]
-        return sum(int(count[-1]) for count in counts if count)
-
-    def settled(self, expected):
-        deadline = time.monotonic() + 10
-        while self.taken() < expected and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return self.taken()
+        return sum(counted(Path(log.name)) for log in self.logs[:2])
 
     def stop(self):
         for process in self.processes:
-            process.terminate()
-        for process in self.processes:
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            stop(process)
         for log in self.logs:
             log.close()
 
@@ -299,7 +287,7 @@ def one_round(guest, backend, size, sinks, options):
         seconds = load(options.messages, size, options)
         kernel_after, user_after = guest.counters.read()
         expected = before + warm_up + options.messages
-        if (arrived := sinks.settled(expected)) != expected:
+        if (arrived := sinks.settled(expected, 10)) != expected:
             counts = guest.run(f"wget -q -O - http://{ADMIN}/metrics | grep -v ^# | grep -v ' 0$' | grep -v _bucket")
             raise Failed(f"{backend}: {arrived - before} messages arrived of {expected - before} sent\n{counts}")
         segments = lane.segments()
@@ -358,7 +346,6 @@ def report(rounds, mode, guest, options):
 
 def main():
     options = arguments()
-    os.environ["PATH"] += ":/usr/sbin:/usr/local/sbin"
     if missing := absent(options):
         print(f"skipped: not here: {', '.join(missing)}", file=sys.stderr)
         return 69
@@ -371,7 +358,7 @@ def main():
             upstreams = [f"{FAR[1]}:{SINKS}", f"{FAR[1]}:{SINKS + 1}"]
             files = {f"etc/{backend}.toml": configuration(backend, upstreams, options) for backend in BACKENDS}
             files["etc/whole.toml"] = configuration("xdp", [f"{FAR[1]}:{WHOLE}"], options)
-            sinks = Sinks(directory, options)
+            sinks = FarSinks(directory, options)
             try:
                 guest = Guest(directory, options.kernel, initramfs(options.postlane, options.modules, files), options)
                 try:

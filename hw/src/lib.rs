@@ -76,8 +76,8 @@ impl Machine {
         self.cpus.iter().find(|cpu| cpu.id == id)
     }
 
-    /// The interfaces of these names, and of a VLAN's the one that has its device; or, if none is named, all those that mail may go by and that there is something
-    /// to tune about: with a device, not down, not by radio.
+    /// The interfaces of these names, for a VLAN's the one that has its device; or, if none is named, all those that mail
+    /// may go by and that there is something to tune about: with a device, not down, not by radio.
     pub fn nics_of(&self, names: &[String]) -> impl Iterator<Item = &Nic> {
         self.nics.iter().filter(move |nic| match names {
             [] => nic.driver.is_some() && nic.state != "down" && !nic.wireless,

@@ -58,7 +58,7 @@ pub struct Config {
     pub shards: Shards,
     /// What of a recipient is hashed to find its shard.
     pub shard_by: ShardBy,
-    /// How bytes travel, to upstreams and, where its listener says nothing else, from clients.
+    /// How bytes travel to upstreams; and from clients may travel, where a listener says so.
     pub backend: Backend,
     /// The interface for kernel bypass; there if `backend` is that.
     pub xdp: Option<Xdp>,

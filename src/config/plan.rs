@@ -27,7 +27,7 @@ pub struct Plan {
     pub spool: Option<SpoolPlan>,
     /// The address in `From:` of bounces.
     pub bounce_from: String,
-    /// How bytes travel, to upstreams and where a listener says nothing else: `uring` or `xdp`.
+    /// How bytes travel to upstreams, and where a listener says so from clients: `uring` or `xdp`.
     pub backend: &'static str,
     /// The interface that bytes bypass the kernel by.
     pub xdp: Option<XdpPlan>,

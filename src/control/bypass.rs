@@ -1,4 +1,5 @@
-//! The interface that upstreams are reached by past the kernel: set up before the shards are, shared out among them.
+//! The interface by which upstreams are reached, and clients may come, past the kernel: set up before the shards are,
+//! shared out among them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

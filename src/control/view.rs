@@ -1,7 +1,6 @@
 //! What there is and how it stands: shared by the control thread's tasks, and by whoever wants to look.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -21,8 +20,6 @@ pub struct View {
     pub orders: Arc<Orders>,
     started: Instant,
     bypass: Option<Bypass>,
-    /// That answers come by other queues than they should was told.
-    told_astray: AtomicBool,
     shared: Mutex<Shared>,
 }
 
@@ -36,6 +33,8 @@ pub(super) struct Shared {
     watched: HashMap<u64, Watched>,
     /// By a pool's serial.
     pools: HashMap<u64, PoolStanding>,
+    /// That answers come by other queues than they should was told.
+    told_astray: bool,
 }
 
 /// What is known of an upstream beyond its counters.
@@ -56,9 +55,15 @@ impl View {
         orders: Arc<Orders>,
         bypass: Option<Bypass>,
     ) -> View {
-        let shared = Shared { layout, stats, edition: 0, watched: HashMap::new(), pools: HashMap::new() };
-        let told_astray = AtomicBool::new(false);
-        let view = View { orders, started: Instant::now(), bypass, told_astray, shared: Mutex::new(shared) };
+        let shared = Shared {
+            layout,
+            stats,
+            edition: 0,
+            watched: HashMap::new(),
+            pools: HashMap::new(),
+            told_astray: false,
+        };
+        let view = View { orders, started: Instant::now(), bypass, shared: Mutex::new(shared) };
         view.lock().welcome("it has been so since the start");
         view
     }
@@ -100,10 +105,12 @@ impl View {
         if let Some(bypass) = &self.bypass
             && let shards = shared.stats.iter().filter(|stats| stats.astray() > 0).count()
             && shards > 0
-            && !self.told_astray.swap(true, Ordering::Relaxed)
+            && !std::mem::replace(&mut shared.told_astray, true)
         {
             eprintln!(
-                "postlane: answers to {shards} of {} shards come by other queues of {} than its hash says, so that shards                  pass them on to each other: compare `ethtool -x` (key, table) and `ethtool -n … rx-flow-hash tcp4` (it                  should be of addresses and ports, `sdfn`)",
+                "postlane: answers to {shards} of {} shards come by other queues of {} than its hash says, so that shards \
+                 pass them on to each other: compare `ethtool -x` (key, table) and `ethtool -n … rx-flow-hash tcp4` (it \
+                 should be of addresses and ports, `sdfn`)",
                 shared.stats.len(),
                 bypass.interface
             );

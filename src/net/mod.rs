@@ -98,6 +98,12 @@ pub struct Bypassed {
     pub handed_over: u64,
     /// Streams of which the first answer came by another queue than the interface's hash says.
     pub astray: u64,
+    /// Clients that were not let in, because as many were already as may be.
+    pub turned_away: u64,
+    /// Cookies sent in place of SYNs remembered…
+    pub cookies_sent: u64,
+    /// …and those that came back.
+    pub cookies_returned: u64,
 }
 
 /// A shard's hands towards the network. `Buffers` because received bytes lie in its arena.

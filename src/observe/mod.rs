@@ -286,6 +286,9 @@ pub struct Totals {
     /// TCP segments that bypassed the kernel: received, sent, sent again; of nobody's; passed on to their shard; and
     /// the first answers that came by another queue than the interface's hash says.
     pub segments: [Counter; 6],
+    /// Clients that came past the kernel: turned away; answered by a cookie, as there were too many SYNs to remember;
+    /// and back with that.
+    pub bypass_clients: [Counter; 3],
     /// Turns of the loop.
     pub turns: Counter,
     /// Nanoseconds not spent waiting.

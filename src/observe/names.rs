@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-/// The interface that upstream bytes bypass the kernel by.
+/// The interface that bytes bypass the kernel by.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Bypass {
     /// Its name.

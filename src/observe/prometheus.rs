@@ -24,12 +24,14 @@ pub fn text(names: &Names, shards: &[Arc<Stats>], busy: &[f64]) -> String {
             "TCP segments and frames that bypassed the kernel.",
         );
         let kinds = ["received", "sent", "sent_again", "of_nobody", "handed_over", "astray"];
-        for (shard, stats) in shards.iter().enumerate() {
-            for (kind, counter) in kinds.iter().zip(&stats.segments) {
-                let label = format!("shard=\"{shard}\",kind=\"{kind}\"");
-                page.line("postlane_bypass_segments_total", &label, counter.get());
-            }
-        }
+        page.by_kind("postlane_bypass_segments_total", &kinds, shards, |stats| &stats.segments);
+        page.head(
+            "postlane_bypass_clients_total",
+            "counter",
+            "Clients past the kernel: not let in, answered by a cookie, back with it.",
+        );
+        let kinds = ["turned_away", "cookie_sent", "cookie_returned"];
+        page.by_kind("postlane_bypass_clients_total", &kinds, shards, |stats| &stats.bypass_clients);
     }
     page.head("postlane_reloads_total", "counter", "Reloads applied.");
     page.line("postlane_reloads_total", "", names.edition);
@@ -249,6 +251,15 @@ impl Page {
         };
     }
 
+    /// Counters of which every shard has one of each kind.
+    fn by_kind(&mut self, name: &str, kinds: &[&str], shards: &[Arc<Stats>], of: fn(&Stats) -> &[Counter]) {
+        for (shard, stats) in shards.iter().enumerate() {
+            for (kind, counter) in kinds.iter().zip(of(stats)) {
+                self.line(name, &format!("shard=\"{shard}\",kind=\"{kind}\""), counter.get());
+            }
+        }
+    }
+
     fn by_part<O: Copy>(
         &mut self,
         name: &str,
@@ -319,6 +330,7 @@ mod tests {
         shards[0].pools[0][0].limit.set(8);
         shards[1].pools[0][0].limit.set(3);
         shards[0].pools[0][0].stage(Stage::Eod).record(1_500_000);
+        shards[1].bypass_clients[1].set(7);
         let text = text(&names, &shards, &[0.25, 0.5]);
         for line in [
             "postlane_messages_total{listener=\"apps\",outcome=\"accepted\"} 5",
@@ -334,6 +346,7 @@ mod tests {
             "postlane_shard_busy_ratio{shard=\"1\"} 0.5000",
             "postlane_bypass_info{interface=\"eth1\",mode=\"copy\"} 1",
             "postlane_bypass_segments_total{shard=\"1\",kind=\"sent_again\"} 0",
+            "postlane_bypass_clients_total{shard=\"1\",kind=\"cookie_sent\"} 7",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}");
         }

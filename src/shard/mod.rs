@@ -281,9 +281,11 @@ impl<N: Net + Disk> Shard<N> {
 
     fn publish_bypassed(&self) {
         let now = self.net.bypassed();
-        let all = [now.received, now.sent, now.sent_again, now.strangers, now.handed_over, now.astray];
-        let counters = &self.stats[self.id.index()].segments;
-        counters.iter().zip(all).for_each(|(counter, count)| counter.set(count));
+        let segments = [now.received, now.sent, now.sent_again, now.strangers, now.handed_over, now.astray];
+        let clients = [now.turned_away, now.cookies_sent, now.cookies_returned];
+        let stats = &self.stats[self.id.index()];
+        let counters = stats.segments.iter().chain(&stats.bypass_clients);
+        counters.zip(segments.into_iter().chain(clients)).for_each(|(counter, count)| counter.set(count));
     }
 
     fn sessions_elsewhere(&self, listener: ListenerId) -> u64 {

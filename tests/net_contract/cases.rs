@@ -543,3 +543,16 @@ pub(crate) fn nothing_is_left_behind<G: Ground>() {
 fn open_fds() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
+
+/// Beyond `opened_max`, which is 32 where there is one, an open fails, told by its event like every other failure.
+pub(crate) fn beyond_opened_max_opens_fail<G: Ground>() {
+    let mut stage = Stage::<G>::new();
+    let at = stage.ground.listen();
+    let held: Vec<_> = (0..32).map(|_| stage.open_one(at)).collect();
+    let extra = stage.net().open(at, None);
+    stage.net().write(extra, b"in vain");
+    assert_eq!(stage.until_closed(extra), Cause::NotOpened(libc::EMFILE));
+    stage.net().close(held[0].0);
+    stage.until_closed(held[0].0);
+    stage.open_one(at);
+}

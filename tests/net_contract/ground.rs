@@ -209,6 +209,15 @@ impl<G: Ground> Stage<G> {
         (self.accepted[before], far)
     }
 
+    /// One that was accepted goes, and another is taken in its place.
+    pub(crate) fn make_way(&mut self, (stream, far): (StreamId, Far)) {
+        self.ground.close(far);
+        self.until_closed(stream);
+        let (stream, far) = self.accept_one();
+        self.ground.send(far, b"there is room again");
+        self.until_received(stream, b"there is room again");
+    }
+
     /// A stream opened to a far listener, at which it was accepted.
     pub(crate) fn open_one(&mut self, at: SocketAddr) -> (StreamId, Far) {
         let stream = self.net().open(at, None);

@@ -301,25 +301,12 @@ fn beyond_accepted_max_newcomers_are_turned_away() {
     let extra = stage.ground.connect(at);
     stage.until("turned away", |stage| stage.ground.state(extra) != FarState::Open);
     assert_eq!((stage.ground.net.turned_away(), stage.accepted.len()), (1, 32));
-    stage.ground.close(held[0].1);
-    stage.until_closed(held[0].0);
-    let (stream, far) = stage.accept_one();
-    stage.ground.send(far, b"there is room again");
-    stage.until_received(stream, b"there is room again");
+    stage.make_way(held[0]);
 }
 
-/// Beyond `opened_max` an open fails, told by its event like every other failure.
 #[test]
 fn beyond_opened_max_opens_fail() {
-    let mut stage = crate::ground::Stage::<UringGround>::new();
-    let at = stage.ground.listen();
-    let held: Vec<_> = (0..32).map(|_| stage.open_one(at)).collect();
-    let extra = stage.net().open(at, None);
-    stage.net().write(extra, b"in vain");
-    assert_eq!(stage.until_closed(extra), postlane::net::Cause::NotOpened(libc::EMFILE));
-    stage.net().close(held[0].0);
-    stage.until_closed(held[0].0);
-    stage.open_one(at);
+    crate::cases::beyond_opened_max_opens_fail::<UringGround>();
 }
 
 /// The local address asked for is the one the far end sees.

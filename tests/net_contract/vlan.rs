@@ -1,15 +1,20 @@
 //! AF_XDP over a VLAN: its frames go by the interface below it, and bear its tag there.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use postlane::handle::ListenerId;
 use postlane::net::Net;
 use postlane::net::xdp::{Interface, XdpOptions};
 use postlane::sys::xdp::socket::Mode;
 
 use crate::ground::{Ground, Stage, pattern};
 use crate::network::{FAR_INTERFACE, INTERFACE, Network};
-use crate::xdp::{XdpGround, if_there_is, options};
+use crate::xdp::{XdpAccepts, XdpGround, if_there_is, options};
+use crate::xdp_accepts::visit;
 
 /// The VLAN at both ends: its number, and addresses that no other interface has.
 const ID: u16 = 100;
+pub(crate) const FAR: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 67, 0, 2));
 
 fn name() -> String {
     format!("{INTERFACE}.{ID}")
@@ -115,6 +120,27 @@ fn what_is_not_the_vlans_stays_with_the_kernel() {
         assert!(!stage.net().is_bypassed(stream));
         stage.ground.send(far, b"untagged");
         stage.until_received(stream, b"untagged");
+    });
+}
+
+/// Where tags come beside frames those of VLAN and interface look alike: clients that come by the other one, to its
+/// address, are the kernel's.
+#[test]
+fn clients_beside_the_vlan_are_served_by_the_kernel() {
+    if_there_are_vlans(|| {
+        for (options, addresses) in
+            [(over_vlan(None), ["10.67.0.1", "10.66.0.1"]), (options(), ["10.66.0.1", "10.67.0.1"])]
+        {
+            // A thread for each, as each stays in its network.
+            let run = move || {
+                let mut stage = Stage::on(XdpAccepts::on(network(true, "id 100"), &options, 64, 8));
+                let at = stage.net().listen_past_kernel(ListenerId(3), "[::]:0".parse().unwrap()).unwrap();
+                for (ip, is_bypassed) in addresses.iter().zip([true, false]) {
+                    visit(&mut stage, SocketAddr::new(ip.parse().unwrap(), at.port()), is_bypassed);
+                }
+            };
+            std::thread::spawn(run).join().unwrap();
+        }
     });
 }
 

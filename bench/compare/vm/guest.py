@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from ground.programs import stop
+
 LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
 HERE = Path(__file__).resolve().parent
@@ -210,11 +212,5 @@ class Guest:
     def stop(self):
         if self.shell:
             self.shell.close()
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        stop(self.process)
         self.log.close()

@@ -88,7 +88,7 @@ impl Core {
     /// Listeners have changed, or the machine's addresses.
     pub(super) fn settle_inlets(&mut self) -> io::Result<()> {
         let Core { inlets, paths, shared, .. } = self;
-        inlets.settle(paths.addresses(), |at| shared.join_inlet(at), |at| shared.leave_inlet(at))
+        inlets.settle(paths.receivable(), |at| shared.join_inlet(at), |at| shared.leave_inlet(at))
     }
 
     /// A segment for none of the ports that we open from: from a client, or to one that we do not know any more. False: it
@@ -116,7 +116,7 @@ impl Core {
 
     fn handle_syn(&mut self, packet: &Packet<'_>, now: Instant) {
         if self.accepted >= self.accepted_max {
-            self.turned_away += 1;
+            self.counts.turned_away += 1;
             return self.refuse(packet);
         }
         if self.answers.len() >= ANSWERS_MAX {
@@ -154,7 +154,7 @@ impl Core {
     fn accept(&mut self, listener: ListenerId, packet: &Packet<'_>, handshake: &Handshake, now: Instant) {
         // Others may have come first since the SYN.
         if self.accepted >= self.accepted_max {
-            self.turned_away += 1;
+            self.counts.turned_away += 1;
             return self.refuse(packet);
         }
         let Some((hop, mtu)) = self.way_back(packet) else { return self.refuse(packet) };

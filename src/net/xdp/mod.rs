@@ -93,7 +93,6 @@ struct Core {
     sessions: Sessions,
     /// Accepted streams that nobody has any more, the oldest first.
     rests: VecDeque<u32>,
-    turned_away: u64,
     /// Bytes that wait in connections to be taken, and how many may.
     held: usize,
     held_max: usize,
@@ -179,7 +178,6 @@ impl Xdp {
             backlog: Backlog::new(HALF_OPEN_MAX, cookie_secret),
             sessions: Sessions::new(accepted_max as usize),
             rests: VecDeque::new(),
-            turned_away: 0,
             held: 0,
             held_max,
             deadlines: Deadlines::default(),
@@ -215,15 +213,9 @@ impl Xdp {
         self.core.uring.streams() + self.core.streams.owned()
     }
 
-    /// Who was not let in over the interface, because as many were already as may be.
-    pub fn turned_away(&self) -> u64 {
-        self.core.turned_away
-    }
-
-    /// SYNs that are remembered for now, cookies sent in the place of such, and those of them that came back.
-    pub fn half_open(&self) -> (usize, u64, u64) {
-        let (sent, back) = self.core.backlog.cookies;
-        (self.core.backlog.len(), sent, back)
+    /// SYNs that are remembered for now.
+    pub fn half_open(&self) -> usize {
+        self.core.backlog.len()
     }
 
     /// Whether a stream goes by the interface.
@@ -443,6 +435,7 @@ impl Net for Xdp {
     }
 
     fn bypassed(&self) -> Bypassed {
-        self.core.counts
+        let (cookies_sent, cookies_returned) = self.core.backlog.cookies;
+        Bypassed { cookies_sent, cookies_returned, ..self.core.counts }
     }
 }

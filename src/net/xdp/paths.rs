@@ -63,7 +63,10 @@ pub(super) struct Paths {
     requests: Netlink,
     news: Netlink,
     interface: netlink::Interface,
+    /// This machine's, but for the loopback's.
     addresses: Vec<IpAddr>,
+    /// Those of them that frames for may be ours.
+    receivable: Vec<IpAddr>,
     ways: HashMap<(IpAddr, Option<IpAddr>), Way>,
     hops: Vec<Hop>,
     by_address: HashMap<IpAddr, HopId>,
@@ -85,6 +88,7 @@ impl Paths {
             requests,
             shared,
             addresses: Vec::new(),
+            receivable: Vec::new(),
             ways: HashMap::new(),
             hops: Vec::new(),
             by_address: HashMap::new(),
@@ -111,9 +115,10 @@ impl Paths {
         self.interface.mtu
     }
 
-    /// This machine's, but for the loopback's.
-    pub(super) fn addresses(&self) -> &[IpAddr] {
-        &self.addresses
+    /// What clients by our interface may come to. Not the addresses of others on the same device, of which it is a VLAN
+    /// or that are its VLANs: a NIC that takes tags off has their frames look like ours, and our answers would go astray.
+    pub(super) fn receivable(&self) -> &[IpAddr] {
+        &self.receivable
     }
 
     /// It is up, and so is what it is connected to.
@@ -261,8 +266,15 @@ impl Paths {
     }
 
     fn read_addresses(&mut self) -> io::Result<()> {
-        let all = self.requests.addresses()?;
-        let now: Vec<IpAddr> = all.into_iter().map(|(_, ip)| ip).filter(|ip| !ip.is_loopback()).collect();
+        let mut all = self.requests.addresses()?;
+        all.retain(|(_, ip)| !ip.is_loopback());
+        let vlans = self.requests.vlans()?;
+        let device = self.shared.device_index();
+        let is_vlan_of_it = |vlan: &netlink::Interface| vlan.vlan.is_some_and(|vlan| vlan.of == Some(device));
+        let beside = vlans.iter().filter(|vlan| is_vlan_of_it(vlan)).map(|vlan| vlan.index).chain([device]);
+        let beside: Vec<u32> = beside.filter(|&index| index != self.interface.index).collect();
+        let now: Vec<IpAddr> = all.iter().map(|(_, ip)| *ip).collect();
+        all.retain(|(index, _)| !beside.contains(index));
         for &gone in self.addresses.iter().filter(|address| !now.contains(address)) {
             self.shared.remove_address(gone);
         }
@@ -270,6 +282,7 @@ impl Paths {
             self.shared.add_address(new)?;
         }
         self.addresses = now;
+        self.receivable = all.into_iter().map(|(_, ip)| ip).collect();
         Ok(())
     }
 

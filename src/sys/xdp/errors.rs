@@ -6,7 +6,9 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use crate::sys::socket;
 
 // Not in libc: linux/icmp.h, linux/icmpv6.h.
 const SOL_RAW: libc::c_int = 255;
@@ -26,10 +28,6 @@ pub struct Errors {
     is_ipv4: bool,
 }
 
-fn checked(result: isize) -> io::Result<usize> {
-    usize::try_from(result).map_err(|_| io::Error::last_os_error())
-}
-
 impl Errors {
     /// Of that family.
     ///
@@ -40,37 +38,16 @@ impl Errors {
             true => (libc::AF_INET, libc::IPPROTO_ICMP),
             false => (libc::AF_INET6, libc::IPPROTO_ICMPV6),
         };
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        // SAFETY: no pointers; the descriptor returned is new and owned by nobody else.
-        let fd = unsafe {
-            let fd = libc::socket(family, kind, protocol);
-            checked(fd as isize)?;
-            OwnedFd::from_raw_fd(fd)
-        };
-        let this = Errors { fd, is_ipv4 };
+        let fd = socket::open(family, libc::SOCK_RAW | libc::SOCK_NONBLOCK, protocol)?;
         // A bit for each type that is not wanted.
         if is_ipv4 {
-            this.set(SOL_RAW, ICMP_FILTER, &!(1_u32 << DESTINATION_UNREACHABLE))?;
+            socket::set(&fd, SOL_RAW, ICMP_FILTER, &!(1_u32 << DESTINATION_UNREACHABLE))?;
         } else {
             let mut filter = [u32::MAX; 8];
             filter[0] &= !(1 << DESTINATION_UNREACHABLE_V6 | 1 << PACKET_TOO_BIG_V6);
-            this.set(libc::IPPROTO_ICMPV6, ICMPV6_FILTER, &filter)?;
+            socket::set(&fd, libc::IPPROTO_ICMPV6, ICMPV6_FILTER, &filter)?;
         }
-        Ok(this)
-    }
-
-    fn set<T: Copy>(&self, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
-        // SAFETY: the value is valid for reading and its size is given.
-        let set = unsafe {
-            libc::setsockopt(
-                self.fd.as_raw_fd(),
-                level,
-                option,
-                (&raw const *value).cast(),
-                size_of::<T>() as libc::socklen_t,
-            )
-        };
-        checked(set as isize).map(drop)
+        Ok(Errors { fd, is_ipv4 })
     }
 
     /// To be watched for readability.
@@ -89,7 +66,7 @@ impl Errors {
         let len = unsafe {
             libc::recv(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
         };
-        checked(len).ok().map(|len| &buffer[..len])
+        usize::try_from(len).ok().map(|len| &buffer[..len])
     }
 
     /// Room for one.

@@ -3,7 +3,9 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use crate::sys::socket;
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
@@ -147,13 +149,7 @@ impl Netlink {
     }
 
     fn open(groups: u32) -> io::Result<Netlink> {
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
-        // SAFETY: no pointers; the descriptor returned is new and owned by nobody else.
-        let fd = unsafe {
-            let fd = libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE);
-            checked(fd as isize)?;
-            OwnedFd::from_raw_fd(fd)
-        };
+        let fd = socket::open(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
         // SAFETY: all zeroes is a valid `sockaddr_nl`.
         let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
         address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
@@ -166,7 +162,7 @@ impl Netlink {
                 size_of::<libc::sockaddr_nl>() as libc::socklen_t,
             )
         };
-        checked(bound as isize)?;
+        socket::checked(bound)?;
         Ok(Netlink { fd, buffer: vec![0; 64 << 10], sequence: 0 })
     }
 
@@ -229,6 +225,20 @@ impl Netlink {
             }
         })?;
         found.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
+    }
+
+    /// All interfaces that are VLANs of others.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn vlans(&mut self) -> io::Result<Vec<Interface>> {
+        let mut request = Request::new(libc::RTM_GETLINK, libc::NLM_F_DUMP);
+        request.bytes(&[0; 16]);
+        let mut all = Vec::new();
+        self.ask(request, |_, body| {
+            all.extend(read_interface(body).filter(|interface| interface.vlan.is_some()));
+        })?;
+        Ok(all)
     }
 
     /// All addresses of this machine, each with its interface.

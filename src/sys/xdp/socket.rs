@@ -5,11 +5,12 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use super::ring::{Consumer, Producer};
 use super::umem::Umem;
+use crate::sys::socket::{self, checked};
 
 /// Bytes the kernel keeps before a received frame (XDP_PACKET_HEADROOM, linux/bpf.h).
 const HEADROOM: u32 = 256;
@@ -56,24 +57,6 @@ pub struct Xsk {
     frame_bytes: u32,
 }
 
-fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
-fn set<T>(fd: &OwnedFd, option: libc::c_int, value: &T) -> io::Result<()> {
-    // SAFETY: the value is valid for reading and its size is given.
-    checked(unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_XDP,
-            option,
-            (&raw const *value).cast(),
-            size_of::<T>() as libc::socklen_t,
-        )
-    })
-    .map(drop)
-}
-
 /// An option of the socket's that is a `T` of plain numbers.
 fn get<T: Copy>(fd: &OwnedFd, option: libc::c_int, zero: T) -> io::Result<T> {
     let mut value = zero;
@@ -99,18 +82,15 @@ impl Xsk {
     /// What the kernel refuses: `EPERM` without CAP_NET_RAW, `EAFNOSUPPORT` without AF_XDP, `ENOBUFS` or `ENOMEM`
     /// beyond the limit of locked memory.
     pub fn new(entries: u32, mtu: u32) -> io::Result<Xsk> {
-        // SAFETY: no pointers; the descriptor returned is new and owned by nobody else.
-        let fd = unsafe {
-            OwnedFd::from_raw_fd(checked(libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0))?)
-        };
+        let fd = socket::open(libc::AF_XDP, libc::SOCK_RAW, 0)?;
         // Ethernet header, VLAN tag.
         let frame_bytes = if mtu + 18 + HEADROOM <= 2_048 { 2_048 } else { 4_096 };
         let umem = Umem::new(entries * 2, frame_bytes)?;
-        set(&fd, libc::XDP_UMEM_REG, &umem.registration())?;
+        socket::set(&fd, libc::SOL_XDP, libc::XDP_UMEM_REG, &umem.registration())?;
         let rings =
             [libc::XDP_UMEM_FILL_RING, libc::XDP_UMEM_COMPLETION_RING, libc::XDP_RX_RING, libc::XDP_TX_RING];
         for ring in rings {
-            set(&fd, ring, &entries)?;
+            socket::set(&fd, libc::SOL_XDP, ring, &entries)?;
         }
         let zero = libc::xdp_mmap_offsets { rx: NO_OFFSETS, tx: NO_OFFSETS, fr: NO_OFFSETS, cr: NO_OFFSETS };
         let parts = get(&fd, libc::XDP_MMAP_OFFSETS, zero)?;

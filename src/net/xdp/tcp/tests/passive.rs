@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::segment::{ACK, OptionBytes, RST, SYN, Segment};
 use super::super::{Answer, Backlog, Outgoing, Pair};
 use super::world::World;
-use super::{CLEAN, Wire};
+use super::{CLEAN, Wire, exchange, rough};
 use crate::net::Cause;
 use crate::time::Instant;
 
@@ -32,20 +32,9 @@ fn a_stream_arrives_whole_in_both_directions() {
 #[test]
 fn whatever_the_wire_does_the_stream_arrives_whole() {
     for seed in 0..60 {
-        let wire = Wire {
-            round_trip: Duration::from_micros([200, 3_000, 40_000][seed as usize % 3]),
-            loss: [0.001, 0.02, 0.1][seed as usize / 3 % 3],
-            loss_back: [0.1, 0.001, 0.02][seed as usize / 3 % 3],
-            repeats: 0.02,
-            jitter: Duration::from_micros([0, 100, 5_000][seed as usize / 9 % 3]),
-        };
-        let mut world = World::new(seed, wire);
+        let mut world = World::new(seed, rough(seed));
         world.accept(16);
-        let body = world.write(200_000);
-        world.answer(&body[..50_000]);
-        world
-            .until("both have all", |world| world.arrived.len() == body.len() && world.taken.len() == 50_000);
-        assert!(world.arrived == body && world.taken == body[..50_000], "seed {seed}");
+        exchange(&mut world, seed);
         world.close_peer();
         world.until("its end is noticed", |world| world.connection.peer_has_finished());
         let now = world.now;
