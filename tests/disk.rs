@@ -181,6 +181,43 @@ fn the_simulator_keeps_the_contract() {
     contract(&mut Simulated { net, world });
 }
 
+/// As a start does that has much to send: the first reads of a file find it closed, each of them.
+#[test]
+fn many_read_a_file_that_nobody_has_open() {
+    const READS: usize = 64;
+    let scratch = Scratch::new("many");
+    let mut hands = uring(&scratch.0);
+    hands.create_file(1, FILE, 1 << 20);
+    assert_eq!(hands.wait(1), Ok(0));
+    let content: Vec<u8> = (0..READS as u8).flat_map(|n| [n; 4_096]).collect();
+    hands.write_file(2, FILE, 0, [Part::Bytes(&content)].into_iter());
+    assert_eq!(hands.wait(2), Ok(content.len() as u32));
+    drop(hands);
+
+    let mut hands = uring(&scratch.0);
+    let into: Vec<Vec<Extent>> = (0..READS).map(|_| take(4_096, &mut hands)).collect();
+    for (n, extents) in into.iter().enumerate() {
+        hands.read_file(n as u64, FILE, n as u64 * 4_096, extents);
+    }
+    let mut results = vec![None; READS];
+    for _ in 0..1_000 {
+        let mut events = Vec::new();
+        let until = hands.now() + Duration::from_millis(10);
+        hands.turn(until, READS, &mut events);
+        for event in events {
+            let Event::Disk { ticket, result } = event else { panic!("{event:?}") };
+            results[ticket as usize] = Some(result);
+        }
+        if results.iter().all(Option::is_some) {
+            break;
+        }
+    }
+    assert_eq!(results, vec![Some(Ok(4_096)); READS]);
+    for (n, extents) in into.iter().enumerate() {
+        assert!(bytes(extents, &hands) == [n as u8; 4_096], "{n}");
+    }
+}
+
 /// Where no directory can be made every request fails, and says why.
 #[test]
 fn a_spool_that_is_none_fails_request_by_request() {

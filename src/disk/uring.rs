@@ -201,7 +201,8 @@ impl Files {
             _ if opening => {
                 let descriptor = files::adopt(result);
                 if let What::Read { .. } = operation.what {
-                    self.reading.insert(operation.file, descriptor);
+                    // Another read may have opened it meanwhile, and be about to use that one: it stays open.
+                    self.reading.entry(operation.file).or_insert(descriptor);
                 } else {
                     operation.descriptor = Some(descriptor);
                 }
