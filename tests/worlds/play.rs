@@ -326,7 +326,9 @@ impl Play {
         for message in &self.messages {
             let (unexplained, missing) = self.judge_message(message, &by_recipient, &repeated, &mut count);
             refused_but_taken += unexplained;
-            excused += missing + self.judge_notices(message, &by_recipient, &mut count);
+            let untold = self.judge_notices(message, &by_recipient, &mut count);
+            // What is in doubt may have been taken, and be among what one notice says has failed.
+            excused += if count.in_doubt > 0 { missing.max(untold) } else { missing + untold };
         }
         let dropped = stage.sum(|stats| stats.bounces_dropped.get());
         assert!(
@@ -426,6 +428,7 @@ impl Play {
             let is_hasty = self.has_hurry() && manner.deliver_by != Some(0);
             is_hasty
                 || upstream.hid
+                || upstream.put_off
                 || !manner.eight_bit
                 || !manner.utf8
                 || manner.only_helo

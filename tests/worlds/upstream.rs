@@ -202,6 +202,8 @@ pub(crate) struct Upstream {
     trace: bool,
     /// It has not answered an EHLO as it should: what it offers is not known on that link.
     pub(crate) hid: bool,
+    /// It has put off a recipient.
+    pub(crate) put_off: bool,
 }
 
 impl Upstream {
@@ -212,6 +214,7 @@ impl Upstream {
             manner,
             taken: Vec::new(),
             hid: false,
+            put_off: false,
             breaches: Vec::new(),
             links_most: 0,
             messages_most: 0,
@@ -638,6 +641,7 @@ impl Upstream {
     fn commit(&mut self, link: &mut Link, moment: Moment, deed: Deed, now: Instant) {
         let in_body = link.phase == Phase::Data;
         self.hid |= moment == Moment::Hello;
+        self.put_off |= moment == Moment::Rcpt && deed == Deed::Defer;
         match deed {
             Deed::Refuse | Deed::Defer if in_body => {
                 link.answered_early = true;
