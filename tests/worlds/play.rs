@@ -269,9 +269,10 @@ impl Play {
                 && play.clients.iter().all(|client| client.done)
         });
         for client in &self.clients {
-            // Nine minutes for a message, and what may have been under way.
+            // Nine minutes for the messages that it is held back behind, five for one that then says nothing, and what may
+            // have been under way.
             assert!(
-                client.waited_most < Duration::from_secs(600),
+                client.waited_most < Duration::from_secs(900),
                 "{:?} waited for an answer",
                 client.waited_most
             );
