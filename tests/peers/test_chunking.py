@@ -137,8 +137,9 @@ def test_transactions_in_one_write(lane, recorder):
     """A client that waits for nothing: all is on its way at once, and every reply comes in its turn."""
     messages, codes = 60, {0: 250, 1: 552, 2: 250, 3: 550}
     refused = {"u2": "550 5.1.1 nobody"}, {"u1": "552 5.3.4 too much"}
-    slow, fast = (recorder(rules=Rules(*refused, delay=delay)) for delay in (0.05, 0))
-    server = lane([slow, fast], pool={"balance": "round-robin"})
+    # Both as slow: of two, the slower one might be taken for hung and get no more.
+    upstreams = [recorder(rules=Rules(*refused, delay=0.1)) for _ in range(2)]
+    server = lane(upstreams, pool={"balance": "round-robin"})
     # What is to come of each lies in its recipient: taken, refused at the end, RSET in mid-message, refused at RCPT.
     users = {0: "u0", 1: "u1", 2: "u0", 3: "u2"}
     out, expected = [], []
@@ -164,12 +165,11 @@ def test_transactions_in_one_write(lane, recorder):
     names = [name[1] for name in names if name]
     arrived = {
         int(re.search(rb"Subject: (\d+)", mail.content)[1]): re.search(rb" id (\S+?)[\s;]", mail.content)[1].decode()
-        for mail in slow.mails() + fast.mails()
+        for upstream in upstreams for mail in upstream.mails()
     }
     taken = [number for number in range(messages) if codes[number % 4] == 250]
     assert [arrived.get(number) for number in taken] == names and sorted(arrived) == taken
-    # Some thirty wait at the slow one: not one behind the other.
-    assert took < 0.05 * len(slow.mails()), (took, len(slow.mails()))
+    assert took < 0.1 * len(taken) / 2, f"{took:.2f} s: one behind the other"
 
 
 def test_an_unreadable_size_ends_the_session(lane, recorder):
