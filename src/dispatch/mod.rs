@@ -49,7 +49,7 @@ pub use message::{GroupId, LegId, Letter, Message, MessageId, Outcome, Place, Sl
 use options::Options;
 use owner::{Owners, Way};
 use router::Router;
-use session::Session;
+use session::{Session, Talkers};
 pub use streaming::Part;
 use streaming::Queues;
 pub use timely::Deadline;
@@ -212,6 +212,7 @@ pub struct Dispatch {
     ease_at: Instant,
     /// Sessions between MAIL and the final dot.
     receiving: usize,
+    talkers: Talkers,
     keeping: Keeping,
     next_tick: Instant,
     /// When it is looked at the latest whether upstreams are overdue.
@@ -257,6 +258,7 @@ impl Dispatch {
             generation: 0,
             lookout: None,
             receiving: 0,
+            talkers: Talkers::default(),
             keeping: Keeping::default(),
             next_tick: Instant::NEVER,
             overdue_look: Instant::NEVER,

@@ -109,6 +109,11 @@ impl Spool {
         (self.options.retry, self.options.max_age) = (retry, max_age);
     }
 
+    /// Messages come from so many sessions at present: how much company one that is to be written has to expect.
+    pub fn set_sources(&mut self, sources: usize) {
+        self.logs[0].sources = sources;
+    }
+
     /// Keeps a message; `Durable` or `NotKept` follows. It is active: nobody else is given it.
     ///
     /// # Errors

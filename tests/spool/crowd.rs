@@ -13,7 +13,9 @@ use crate::shard::{BUFFERS, Shard};
 
 const WRITE: Duration = Duration::from_millis(2);
 /// No crowd is waited for longer.
-const HOLD: Duration = Duration::from_millis(6);
+const HOLD: Duration = Duration::from_millis(20);
+/// Sessions that the crowd is of.
+const SOURCES: usize = 1200;
 const STEP: Duration = Duration::from_micros(100);
 
 struct Scene {
@@ -31,6 +33,7 @@ impl Scene {
         let now = Instant::from_nanos(1_000_000_000);
         let (shard, _) = Shard::start(options, &platter, &arenas, now, 0);
         let mut scene = Scene { shard, now, number: 0, kept: Vec::new() };
+        scene.shard.spool.set_sources(SOURCES);
         // The files are made, and one is begun.
         scene.settle();
         scene.append(1);
@@ -105,15 +108,45 @@ fn a_message_by_itself_waits_for_nothing() {
 
 #[test]
 fn a_crowd_is_waited_for_while_it_comes() {
-    let mut scene = Scene::crowd(20);
-    let landed = scene.now;
-    while scene.now.since(landed) < HOLD {
-        assert_eq!(scene.ask(), 0, "after {:?}", scene.now.since(landed));
-        assert!(scene.deadline() > scene.now && scene.deadline() <= landed + HOLD);
-        scene.append(1);
-        scene.now = scene.now + STEP;
+    for (step, landing) in [(STEP, 20), (Duration::from_millis(1), 20)] {
+        let mut scene = Scene::crowd(landing);
+        let began = scene.now;
+        let mut waiting = landing;
+        // For no more than a twelfth of those who are at it, and no longer than the longest.
+        while waiting < SOURCES as u64 / 12 && scene.now.since(began) < HOLD - STEP {
+            assert_eq!(scene.ask(), 0, "{waiting} after {:?}", scene.now.since(began));
+            assert!(scene.deadline() > scene.now && scene.deadline() <= began + HOLD);
+            scene.append(1);
+            waiting += 1;
+            scene.now = scene.now + step;
+        }
+        assert_eq!((scene.ask(), scene.complete(WRITE)), (1, waiting as usize));
     }
-    assert_eq!((scene.ask(), scene.complete(WRITE)), (1, 80));
+}
+
+#[test]
+fn stragglers_do_not_end_it_but_silence_does() {
+    let mut scene = Scene::crowd(0);
+    for _ in 0..2 {
+        scene.append(1);
+        assert_eq!(scene.ask(), 0);
+        scene.now = scene.deadline();
+        assert_eq!((scene.ask(), scene.complete(WRITE)), (1, 1));
+    }
+    for _ in 0..10 {
+        scene.append(1);
+        scene.now = scene.now + HOLD;
+        assert_eq!((scene.ask(), scene.complete(WRITE)), (1, 1));
+    }
+    scene.append(1);
+    assert_eq!(scene.ask(), 1);
+}
+
+#[test]
+fn few_sessions_are_not_waited_for() {
+    let mut scene = Scene::crowd(20);
+    scene.shard.spool.set_sources(64);
+    assert_eq!((scene.ask(), scene.complete(WRITE)), (1, 20));
 }
 
 #[test]
@@ -122,9 +155,13 @@ fn no_crowd_is_waited_for_that_does_not_come() {
     scene.append(1);
     assert_eq!(scene.ask(), 0);
     let deadline = scene.deadline();
-    assert!(deadline.since(scene.now) < WRITE * 3 / 4, "{:?}", deadline.since(scene.now));
+    assert!(deadline.since(scene.now) <= HOLD / 5, "{:?}", deadline.since(scene.now));
+    // What else is due waits with it.
+    scene.shard.spool.done_all(scene.kept[0], scene.now);
+    let before = scene.shard.spool.usage().groups;
     scene.now = deadline;
     assert_eq!((scene.ask(), scene.complete(WRITE)), (1, 21));
+    assert!(scene.shard.spool.is_settled() && scene.shard.spool.usage().groups == before + 1);
 }
 
 #[test]

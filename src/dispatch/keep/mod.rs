@@ -224,6 +224,8 @@ impl Dispatch {
             pool: lane,
             attempts: 0,
         };
+        // By a connection for each message more come and go in a second than there are at a time.
+        spool.set_sources(self.talkers.count().min(self.sessions.len()));
         transaction.entry = Some(spool.append(&kept, token_of(id), now, buffers)?);
         transaction.stage = Stage::Keeping;
         Ok(())

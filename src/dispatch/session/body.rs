@@ -87,6 +87,7 @@ impl Dispatch {
     /// The message has ended. Others may follow before its verdict. `octets`: what of it is held.
     fn await_verdict(&mut self, slot: u32, transaction: TransactionId, octets: u64, now: Instant) {
         let session = &mut self.sessions[slot as usize];
+        self.talkers.note(&mut session.spoke_in, now);
         session.server.postpone();
         if !session.owed.awaits() {
             let until = if session.owed.has_ready() { now + REPLIES_HELD_MAX } else { Instant::NEVER };

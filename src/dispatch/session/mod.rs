@@ -3,6 +3,7 @@
 mod body;
 mod input;
 mod owed;
+mod talkers;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use crate::protocol::server::{Server, Violation};
 use crate::protocol::wire::reply::{Enhanced, Reply, ReplyBuf};
 use crate::time::Instant;
 use owed::Owed;
+pub(in crate::dispatch) use talkers::Talkers;
 
 /// A downstream dialogue.
 #[derive(Debug)]
@@ -43,6 +45,8 @@ pub(in crate::dispatch) struct Session {
     /// In which line of `Dispatch::queues` it waits for room.
     pub(in crate::dispatch) line: Line,
     pub(in crate::dispatch) mail_at: Instant,
+    /// The second in which it has ended a message.
+    spoke_in: u64,
     /// What it is still to be told, the verdicts on its messages among it.
     owed: Owed,
     /// Input that came while no more could be taken.
@@ -124,6 +128,7 @@ impl Dispatch {
             held_back: false,
             line: Line::None,
             mail_at: now,
+            spoke_in: u64::MAX,
             owed: Owed::default(),
             pending: Vec::new(),
             paused: false,

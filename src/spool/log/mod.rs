@@ -30,10 +30,12 @@ const STATE_WAIT: Duration = Duration::from_millis(20);
 const STATES_MAX: usize = 512;
 /// A write with so many messages is a crowd's: the next one waits for more of it.
 const CROWD: usize = 20;
-/// But no longer than this;
-const HOLD_MAX: Duration = Duration::from_millis(6);
+/// But for no more than that part of what as many sessions can say: who is one of many hardly notices;
+const HOLD_PART: usize = 12;
+/// nor longer than this;
+const HOLD_MAX: Duration = Duration::from_millis(20);
 /// nor when for so long none has come;
-const HOLD_GAP: Duration = Duration::from_millis(1);
+const HOLD_GAP: Duration = Duration::from_millis(3);
 /// nor when there are so many messages, or octets, that a sync more is cheap beside them.
 const HOLD_MESSAGES: usize = 128;
 const HOLD_BYTES: u64 = 2 << 20;
@@ -133,9 +135,13 @@ pub(in crate::spool) struct Log {
     dirty_since: Instant,
     group: Group,
     pub(in crate::spool) flying: bool,
-    /// Messages in the last write, and how long the next one may wait for more at the most.
+    /// Messages in the last write.
+    carried: usize,
+    /// Messages in the last write that had some, and until when the next one may wait for more at the most.
     crowd: usize,
     hold_until: Instant,
+    /// Sessions that messages come from, one each at a time.
+    pub(in crate::spool) sources: usize,
     writing: Trouble,
     /// There was something to write and no room for it. Whatever makes room is told.
     blocked: bool,
@@ -173,8 +179,10 @@ impl Log {
             dirty_since: Instant::NEVER,
             group: Group::default(),
             flying: false,
+            carried: 0,
             crowd: 0,
             hold_until: Instant::default(),
+            sources: 0,
             writing: Trouble::default(),
             blocked: false,
             creating: None,
@@ -230,6 +238,9 @@ impl Log {
         pending.head.extend_from_slice(head);
         pending.extents.extend_from_slice(extents);
         if self.queue.is_empty() {
+            // Whoever comes long after the last write is not of the crowd that was in it.
+            let is_of_a_crowd = self.crowd >= CROWD && now < self.queue_since + HOLD_MAX;
+            self.hold_until = if is_of_a_crowd { now + HOLD_MAX } else { now };
             self.queue_since = now;
         }
         self.queue_last = now;
@@ -306,17 +317,19 @@ impl Log {
             at(self.stuck_at());
         }
         if !self.flying && !self.blocked {
+            let held = if self.holds(now) { self.held_until() } else { Instant::default() };
+            let earliest = self.writing.retry_at.max(held);
             if !self.dirty.is_empty() {
-                at(self.states_at().max(self.writing.retry_at));
+                at(self.states_at().max(earliest));
             }
             if !self.queue.is_empty() {
                 at((self.queue_since + STUCK).max(self.writing.retry_at));
                 if self.holds(now) {
-                    at(self.held_until());
+                    at(held);
                 }
             }
             if !self.moves.is_empty() {
-                at(self.writing.retry_at);
+                at(earliest);
             }
         }
         if self.create.is_pausing(now) {

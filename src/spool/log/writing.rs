@@ -1,6 +1,6 @@
 //! Writing: groups are gathered, and what comes of them is told.
 
-use super::{CROWD, EIO, ENOSPC, HOLD_BYTES, HOLD_GAP, HOLD_MAX, HOLD_MESSAGES, Log, RESERVE, Read};
+use super::{EIO, ENOSPC, HOLD_BYTES, HOLD_GAP, HOLD_MESSAGES, HOLD_PART, Log, RESERVE, Read};
 use super::{STATE_WAIT, STATES_MAX, STUCK, Trouble};
 use crate::handle::{Buffers, Extent};
 use crate::spool::group::{Frame, Group, Member, record_bytes_max};
@@ -18,9 +18,10 @@ impl Log {
         now: Instant,
         buffers: &mut impl Buffers,
     ) -> bool {
-        let states_due = self.dirty.len() >= STATES_MAX || !self.dirty.is_empty() && self.states_at() <= now;
-        let messages_due = !self.queue.is_empty() && !self.holds(now);
-        let wanted = messages_due || !self.moves.is_empty() || states_due;
+        let states_due = !self.dirty.is_empty() && self.states_at() <= now;
+        let something_due = !self.queue.is_empty() || !self.moves.is_empty() || states_due;
+        // While messages wait for company all else waits with them, or there would be two syncs for one.
+        let wanted = something_due && !self.holds(now) || self.dirty.len() >= STATES_MAX;
         self.blocked = false;
         if self.flying || !wanted || self.writing.is_pausing(now) {
             return false;
@@ -32,7 +33,11 @@ impl Log {
         if begun {
             self.group.pad(BLOCK);
             self.flying = true;
-            self.crowd = waiting - self.queue.len();
+            self.carried = waiting - self.queue.len();
+            if self.carried > 0 {
+                // A few stragglers behind a crowd do not say that it is gone.
+                self.crowd = self.carried.max(self.crowd / 4 * 3);
+            }
         } else if self.stuck_at() <= now {
             self.refuse_queue(ENOSPC, shared);
         }
@@ -42,7 +47,10 @@ impl Log {
 
     /// Are messages to wait for company? Alone they never do; where many come at once, a sync is shared by more.
     pub(in crate::spool) fn holds(&self, now: Instant) -> bool {
-        now < self.held_until() && self.queue.len() < HOLD_MESSAGES && self.queued_bytes < HOLD_BYTES
+        !self.queue.is_empty()
+            && now < self.held_until()
+            && self.queue.len() < HOLD_MESSAGES.min(self.sources / HOLD_PART)
+            && self.queued_bytes < HOLD_BYTES
     }
 
     pub(in crate::spool) fn held_until(&self) -> Instant {
@@ -225,11 +233,8 @@ impl Log {
             Ok(()) => {
                 self.writing = Trouble::default();
                 self.queue_since = now;
-                if self.crowd >= CROWD {
-                    self.hold_until = now + HOLD_MAX;
-                }
                 shared.groups += 1;
-                shared.message_groups += u64::from(self.crowd > 0);
+                shared.message_groups += u64::from(self.carried > 0);
                 self.segments.get_mut(self.group.segment).end = self.group.at + self.group.bytes;
                 self.tail_durable = self.tail_durable.max(self.group.tail);
                 members.drain(..).for_each(|member| self.kept(member, shared, buffers));
