@@ -10,6 +10,8 @@ What is counted, for the dispatcher alone, from after the warm-up to the last me
     sum            of the three
     frames         of system and nic: the kernel's moving of frames from and to AF_XDP sockets by copy; not ours
     bypass         of user: our TCP, frames and rings
+    out, in        packets that its veth sent and received for a message (of several segments each with TSO)
+    turns          of the shard's loop, for a message
 CPU time is exact, and divided by samples of what ran (perf).
 The downstream leg goes by io_uring over the loopback in both cases, and is in both sums. With --both the clients come
 from the other namespace, over the same veth, and both legs go by the backend. The senders' TSO is on unless --no-tso.
@@ -45,6 +47,7 @@ NEAR, FAR = "xdp-bench-near", "xdp-bench-far"
 NEAR_NIC, FAR_NIC = "benchnear", "benchfar"
 ADDRESS = {NEAR: "10.67.0.1", FAR: "10.67.0.2"}
 PORT = 2525
+ADMIN = "127.0.0.1:8025"  # in the near namespace
 BACKENDS = ("uring", "xdp")
 
 
@@ -103,6 +106,19 @@ class Network:
             run("ip", "netns", "del", name, check=False)
 
 
+def packets():
+    """Sent and received so far by the near veth."""
+    counters = json.loads(run("ip", "-n", NEAR, "-j", "-s", "link", "show", NEAR_NIC).stdout)[0]["stats64"]
+    return {"out": counters["tx"]["packets"], "in": counters["rx"]["packets"]}
+
+
+def turns():
+    """Of the shard's loop so far."""
+    read = "import sys, urllib.request as web; print(web.urlopen(sys.argv[1], timeout=5).read().decode())"
+    page = run(*inside(NEAR, sys.executable, "-c", read, f"http://{ADMIN}/metrics")).stdout
+    return {"turns": sum(int(count) for count in re.findall(r"^postlane_turns_total\S* (\d+)", page, re.M))}
+
+
 class FarSinks(Sinks):
     """In the far namespace, so that nothing here can look for their greetings."""
 
@@ -130,6 +146,7 @@ class FarSinks(Sinks):
 
 def configuration(backend, sinks, options, directory):
     lines = ['hostname = "lane.test"', f'shards = "{options.cpu}-{options.cpu}"', f'backend = "{backend}"']
+    lines += ["[admin]", f'listen = "{ADMIN}"']
     lines += ["[xdp]", f'interface = "{NEAR_NIC}"'] if backend == "xdp" else []
     host = ADDRESS[NEAR] if options.both else "127.0.0.1"
     lines += ["[[listener]]", 'name = "in"', f'address = "{host}:{PORT}"', f'trusted = ["127.0.0.0/8", "{ADDRESS[FAR]}"]']
@@ -162,10 +179,12 @@ def one_round(backend, size, sinks, options, directory):
             send(PORT, warm_up, size, options, **come)
             # `ip netns exec` has become the dispatcher.
             samples = Samples(process.pid, directory, options)
+            passed = {**packets(), **turns()}
             total = cpu_seconds(process.pid)
             seconds = send(PORT, messages, size, options, **come)
             spent = cpu_seconds(process.pid) - total
             counts = samples.stop()
+            passed = {kind: count - passed[kind] for kind, count in {**packets(), **turns()}.items()}
             expected = before + warm_up + messages
             if (arrived := sinks.settled(expected)) != expected:
                 raise RuntimeError(f"{arrived - before} messages arrived of {expected - before} sent")
@@ -174,6 +193,7 @@ def one_round(backend, size, sinks, options, directory):
     micro = lambda kind: counts[kind] / counts["own"] * spent / messages * 1e6
     return {
         **{kind: micro(kind) for kind in ("user", "system", "nic", "frames", "bypass")},
+        **{kind: count / messages for kind, count in passed.items()},
         "sum": micro("user") + micro("system") + micro("nic"),
         "process": spent / messages * 1e6,
         "messages_per_second": messages / seconds,
@@ -181,9 +201,12 @@ def one_round(backend, size, sinks, options, directory):
     }
 
 
+KEYS = ("user", "system", "nic", "sum", "frames", "bypass", "out", "in", "turns", "process", "messages_per_second")
+SHOWN = KEYS[:-2]
+
+
 def median(rounds):
-    keys = ("user", "system", "nic", "sum", "frames", "bypass", "process", "messages_per_second")
-    return {key: statistics.median(one[key] for one in rounds) for key in keys}
+    return {key: statistics.median(one[key] for one in rounds) for key in KEYS}
 
 
 def main():
@@ -197,7 +220,7 @@ def main():
         return 69
     sizes = [int(size) for size in options.sizes.split(",")]
     rounds = {size: {backend: [] for backend in BACKENDS} for size in sizes}
-    print(f"{'size':>7} {'backend':8} {'user':>7} {'system':>7} {'nic':>7} {'sum':>7} {'frames':>7} {'bypass':>7} {'msgs/s':>8}   us per message, medians")
+    print(f"{'size':>7} {'backend':8} " + " ".join(f"{key:>7}" for key in SHOWN) + "   msgs/s   us per message, medians")
     with tempfile.TemporaryDirectory(prefix="compare-xdp-") as name:
         directory = Path(name)
         try:
@@ -210,11 +233,8 @@ def main():
                             rounds[size][backend].append(one_round(backend, size, sinks, options, directory))
                     for backend in BACKENDS:
                         one = median(rounds[size][backend])
-                        print(
-                            f"{size:7} {backend:8} {one['user']:7.1f} {one['system']:7.1f} {one['nic']:7.1f} "
-                            f"{one['sum']:7.1f} {one['frames']:7.1f} {one['bypass']:7.1f} {one['messages_per_second']:8.0f}",
-                            flush=True,
-                        )
+                        figures = " ".join(f"{one[key]:7.1f}" for key in SHOWN)
+                        print(f"{size:7} {backend:8} {figures} {one['messages_per_second']:8.0f}", flush=True)
                     sums = [median(rounds[size][backend])["sum"] for backend in BACKENDS]
                     print(f"{'':7} xdp / uring {sums[1] / sums[0]:36.2f}")
             finally:
