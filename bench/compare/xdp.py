@@ -69,6 +69,7 @@ def arguments():
     parser.add_argument("--load-cpu", type=int, default=1)
     parser.add_argument("--timeout", type=int, default=120, help="most seconds for one load")
     parser.add_argument("--postlane", default=str(POSTLANE))
+    parser.add_argument("--before", help="another build, measured beside by AF_XDP")
     parser.add_argument("--json", default=str(ROOT / "target/compare-xdp.json"))
     return parser.parse_args()
 
@@ -145,6 +146,7 @@ class FarSinks(Sinks):
 
 
 def configuration(backend, sinks, options, directory):
+    backend = "uring" if backend == "uring" else "xdp"
     lines = ['hostname = "lane.test"', f'shards = "{options.cpu}-{options.cpu}"', f'backend = "{backend}"']
     lines += ["[admin]", f'listen = "{ADMIN}"']
     lines += ["[xdp]", f'interface = "{NEAR_NIC}"'] if backend == "xdp" else []
@@ -165,7 +167,7 @@ def one_round(backend, size, sinks, options, directory):
     messages = max(500, min(options.messages, options.messages * 10_240 // size))
     config = configuration(backend, sinks, options, directory)
     with open(directory / f"{backend}.log", "wb") as log:
-        process = start(inside(NEAR, options.postlane, "serve", "--config", config), options.cpu, log)
+        process = start(inside(NEAR, options.before if backend == "before" else options.postlane, "serve", "--config", config), options.cpu, log)
         try:
             deadline = time.monotonic() + 15
             while "takes mail" not in (said := Path(log.name).read_text()):
@@ -218,8 +220,9 @@ def main():
     if not shutil.which(options.postlane):
         print(f"{options.postlane} is not there: cargo build --release", file=sys.stderr)
         return 69
+    backends = BACKENDS + (("before",) if options.before else ())
     sizes = [int(size) for size in options.sizes.split(",")]
-    rounds = {size: {backend: [] for backend in BACKENDS} for size in sizes}
+    rounds = {size: {backend: [] for backend in backends} for size in sizes}
     print(f"{'size':>7} {'backend':8} " + " ".join(f"{key:>7}" for key in SHOWN) + "   msgs/s   us per message, medians")
     with tempfile.TemporaryDirectory(prefix="compare-xdp-") as name:
         directory = Path(name)
@@ -229,9 +232,9 @@ def main():
             try:
                 for size in sizes:
                     for number in range(options.rounds):
-                        for backend in BACKENDS if number % 2 == 0 else reversed(BACKENDS):
+                        for backend in backends if number % 2 == 0 else reversed(backends):
                             rounds[size][backend].append(one_round(backend, size, sinks, options, directory))
-                    for backend in BACKENDS:
+                    for backend in backends:
                         one = median(rounds[size][backend])
                         figures = " ".join(f"{one[key]:7.1f}" for key in SHOWN)
                         print(f"{size:7} {backend:8} {figures} {one['messages_per_second']:8.0f}", flush=True)

@@ -215,6 +215,9 @@ impl Head {
         let header = outgoing.write_header(self.local.port(), self.remote.port(), tcp);
         let segment = &mut tcp[..header + outgoing.len];
         fill(&mut segment[header..]);
+        // Read as it was written, in large pieces from its beginning: what was only just written in smaller ones has to be
+        // waited for.
+        let content = sum(&segment[header..]) + outgoing.header_sum(self.local.port(), self.remote.port());
         ip.copy_from_slice(&self.ip[..ip_len]);
         if is_ipv4 {
             let len = ((ip_len + segment.len()) as u16).to_be_bytes();
@@ -224,7 +227,7 @@ impl Head {
             ip[4..6].copy_from_slice(&(segment.len() as u16).to_be_bytes());
         }
         let pseudo = self.pseudo + sum(&(segment.len() as u32).to_be_bytes());
-        let checksum = !fold(pseudo + sum(segment));
+        let checksum = !fold(pseudo + content);
         segment[16..18].copy_from_slice(&checksum.to_ne_bytes());
         begin + ip_len + segment.len()
     }
