@@ -1,0 +1,105 @@
+"""The disks that a power cut could have left, made of a log of what was done to one.
+
+A cut is *at* entry N: entries 1 to N had been carried out. A disk with a volatile cache has then whatever came before the
+last flush among these, and of each write behind that flush nothing, all, or some of its sectors, whatever it has of
+the others.
+"""
+
+import os
+
+from .log import FLUSH, ZEROES, Log, entries, pieces
+
+# What becomes of the writes that nothing was flushed behind.
+KINDS = ("none", "all", "some", "torn")
+
+
+class Cuts:
+    """Makes disks of a log, the cuts in ascending order."""
+
+    def __init__(self, image, log, sector):
+        """`image`: the disk that the log begins with; it is changed. `sector`: octets of a write that are never torn."""
+        self.log, self.sector = log, sector
+        self.entries = list(entries(log))
+        self.file = open(log, "rb")
+        self.at = 0  # entries looked at
+        self.behind = []  # those among them that no flush has followed
+        self.image = os.open(image, os.O_RDWR)
+
+    def close(self):
+        os.close(self.image)
+        self.file.close()
+
+    def count(self):
+        return len(self.entries)
+
+    def flushes(self):
+        return sum(entry.flags & FLUSH for entry in self.entries)
+
+    def whole(self, size):
+        """How many entries the log had as a whole when it had so many octets."""
+        return self._search(size, lambda entry: entry.end <= size)
+
+    def begun(self, size):
+        """And how many were at least begun."""
+        return self._search(size, lambda entry: entry.start < size)
+
+    def _search(self, size, holds):
+        low, high = 0, len(self.entries)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if holds(self.entries[middle]) else (low, middle)
+        return low
+
+    def advance(self, to):
+        """The image is as it is at entry `to` from now on, flushed writes alone."""
+        flushed, self.behind = self._split(to)
+        for entry in flushed:
+            self._put(entry)
+        self.at = to
+
+    def _split(self, to):
+        """The writes up to entry `to` that the image has not: those that a flush has followed, and the others."""
+        assert to >= self.at
+        flushed, behind = [], list(self.behind)
+        for entry in self.entries[self.at : to]:
+            if entry.flags & FLUSH:
+                flushed += behind
+                behind = []
+            elif entry.len:
+                behind.append(entry)
+        return flushed, behind
+
+    def _data(self, entry):
+        return os.pread(self.file.fileno(), entry.len, entry.data)
+
+    def _put(self, entry):
+        data = self._data(entry)
+        if data == ZEROES[: len(data)] and not any(pieces(self.image, entry.at, entry.at + entry.len)):
+            return  # it stays a hole
+        os.pwrite(self.image, data, entry.at)
+
+    def patch(self, path, to, kind, rng):
+        """What else is on the disk after a cut at entry `to`, as a log. How many writes no flush had followed."""
+        flushed, behind = self._split(to)
+        patch = Log(path)
+        for entry in flushed:
+            patch.write(entry.at, self._data(entry))
+        chance = {"none": 0, "all": 1}.get(kind, rng.choice([0.2, 0.5, 0.8]))
+        for entry in behind:
+            if rng.random() >= chance:
+                continue
+            data = self._data(entry)
+            for start, end in self._sectors(entry.len, rng) if kind == "torn" else [(0, entry.len)]:
+                patch.write(entry.at + start, data[start:end])
+        os.close(patch.file)
+        return len(behind)
+
+    def _sectors(self, length, rng):
+        """Ranges of a torn write that got to the disk: a beginning, an end, or anything."""
+        count = length // self.sector
+        cut = rng.randrange(count + 1) * self.sector
+        how = rng.choice(["beginning", "end", "anything"])
+        if how != "anything":
+            return [(0, cut) if how == "beginning" else (cut, length)]
+        kept = [number * self.sector for number in range(count) if rng.random() < 0.5]
+        return [(start, start + self.sector) for start in kept]
