@@ -17,6 +17,8 @@ What this does not show: the loop device and FUSE stand for a disk and its contr
 disks that lie about flushes, or lose what they had, are others.
 
 The seed repeats all choices but not the timing of a run. So a cut that lost mail is kept, and `--again` judges it anew.
+
+Exit: 0 nothing was lost, 1 something was, or a start failed, 69 a program, the kernel or privileges are absent.
 """
 
 import argparse
@@ -26,6 +28,7 @@ import json
 import random
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -55,7 +58,8 @@ class Campaign:
         self.rng = random.Random(options.seed)
         self.books, self.ids = Books(), itertools.count()
         self.owed = set()  # at the beginning of a round: (message, recipient)
-        self.figures = Counter()
+        counted = "disks rounds cuts acknowledged taken refused entries flushes owed found unfinished_writes repaired not_flushed"
+        self.figures = Counter(dict.fromkeys(counted.split(), 0))
         self.image = directory / "image"
         self.kind = self.sector = None
 
@@ -94,7 +98,7 @@ class Campaign:
         sinks = [Sink(self.books, self.books.taken, random.Random(rng.random())) for _ in range(2)]
         mounted = disk.Disk(self.directory, self.image, self.kind, self.sector, log=log)
         mode = rng.choice(["spool", "spool", "through-then-spool"])
-        lane = self._lane(self.directory, sinks, mounted, rng.randint(1, 2), mode)
+        lane = self._lane(self.directory, sinks, mounted, rng.choice([1, 1, 2]), mode)
         try:
             for sink in sinks:
                 await sink.start()
@@ -173,7 +177,7 @@ class Campaign:
 
     def _cut_at(self, cuts, bounds, at, place):
         kind = self.rng.choice(KINDS)
-        cut = Cut(self.directory / f"cut-{place}", bounds.owed(at), self.rng.randint(1, 2), f"at {at} of {cuts.count()}, {kind} kept")
+        cut = Cut(self.directory / f"cut-{place}", bounds.owed(at), self.rng.choice([1, 1, 2]), f"at {at} of {cuts.count()}, {kind} kept")
         cut.directory.mkdir(exist_ok=True)
         not_flushed = cuts.patch(cut.patch, at, kind, self.rng)
         self.figures.update({"cuts": 1, f"{kind}_kept": 1, "owed": len(cut.owed), "not_flushed": not_flushed})
@@ -315,9 +319,10 @@ def arguments():
     parser.add_argument("--sessions", type=int, default=12)
     parser.add_argument("--fs", type=lambda text: text.split(","), default=None, help="file systems (ext4,xfs as far as they are here)")
     parser.add_argument("--mib", type=int, default=1024, help="the disk's size (1024)")
-    parser.add_argument("--no-sync", dest="sync", action="store_false", help="sync = false: has to lose mail, and exit 1")
+    parser.add_argument("--no-sync", dest="sync", action="store_false", help="`sync = false`, which loses mail: exit 1")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     parser.add_argument("--again", type=Path, help="a directory `failed` that was kept: judges that cut")
+    parser.add_argument("--directory", type=Path, default=ROOT / "target/peers", help="where the disks are (target/peers)")
     parser.add_argument("--json", type=Path, help="where the figures go")
     return parser.parse_args()
 
@@ -331,29 +336,35 @@ def missing(options):
 
 def main():
     options = arguments()
-    if absent := missing(options):
+    for name in ("again", "directory", "json"):
+        if path := getattr(options, name):
+            setattr(options, name, path.resolve())
+    absent = missing(options)
+    if not absent:
+        try:
+            disk.own_mounts()
+        except PermissionError as error:
+            absent = [str(error)]
+    if absent:
         print(f"skipped: not here: {', '.join(absent)}", file=sys.stderr)
         return 69
-    base = ROOT / "target/peers"
-    base.mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(prefix="power-", dir=base))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    options.directory.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="power-", dir=options.directory))
     print(f"seed {options.seed}, {' and '.join(options.fs)}", flush=True)
     began = time.monotonic()
     try:
-        disk.own_mounts()
         campaign = Campaign(directory, options)
         campaign.again(options.again) if options.again else campaign.run()
-    except PermissionError as error:
-        print(f"skipped: not here: {error}", file=sys.stderr)
-        return 69
-    except Lost as error:
+    except (AssertionError, OSError) as error:
         print(f"{error}\nseed {options.seed} failed; kept: {directory}", file=sys.stderr)
         return 1
-    figures = {"seed": options.seed, "fs": options.fs, "seconds": round(time.monotonic() - began), **campaign.figures}
     shutil.rmtree(directory)
-    print(json.dumps(figures, indent=2))
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    if not options.again:
+        figures = {"seed": options.seed, "fs": options.fs, "seconds": round(time.monotonic() - began), **campaign.figures}
+        print(json.dumps(figures, indent=2))
+        if options.json:
+            options.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 0
 
 
