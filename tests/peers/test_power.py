@@ -1,7 +1,6 @@
 """Power cuts on a file system of a disk that logs: the short form of scripts/power.sh, and what it makes of a log."""
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import pytest
 
 from lab.power.campaign import Bounds
 from lab.power.cuts import Cuts
-from lab.power.log import FLUSH, Log, entries
+from lab.power.log import FLUSH, Log
 from lab.power.mail import NEVER, Books
 from lab.programs import ROOT, run
 
@@ -51,11 +50,8 @@ def made(directory, steps):
 
 def blocks(directory, cuts, at, kind, seed=0):
     """What is in the blocks after such a cut: by block, which octets."""
-    cuts.patch(directory / "patch", at, kind, random.Random(seed))
-    disk = bytearray((directory / "image").read_bytes())
-    with open(directory / "patch", "rb") as file:
-        for entry in entries(directory / "patch"):
-            disk[entry.at : entry.at + entry.len] = os.pread(file.fileno(), entry.len, entry.data)
+    cuts.make(directory / "cut", at, kind, random.Random(seed))
+    disk = (directory / "cut").read_bytes()
     return {n: set(disk[n * 4096 : n * 4096 + 4096]) for n in range(64) if any(disk[n * 4096 : n * 4096 + 4096])}
 
 

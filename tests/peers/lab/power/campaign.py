@@ -39,8 +39,8 @@ from pathlib import Path
 from ..programs import ROOT
 from ..spooling import Spooling
 from . import disk
-from .cuts import KINDS, Cuts
-from .log import FLUSH, entries
+from .cuts import KINDS, Cuts, copy
+from .log import FLUSH
 from .mail import NEVER, Books, Sender, Sink, pairs
 
 PATIENCE = 60
@@ -53,8 +53,9 @@ class Lost(AssertionError):
 class Campaign:
     """What goes on from round to round."""
 
-    def __init__(self, directory, options):
-        self.directory, self.options = directory, options
+    def __init__(self, directory, scratch, options):
+        """`scratch`: where disks are that are soon done with."""
+        self.directory, self.scratch, self.options = directory, scratch, options
         self.rng = random.Random(options.seed)
         self.books, self.ids = Books(), itertools.count()
         self.owed = set()  # at the beginning of a round: (message, recipient)
@@ -104,7 +105,7 @@ class Campaign:
                 await sink.start()
             await asyncio.to_thread(lane.start)
             self._sound(lane)
-            sender = Sender(self.books, self.ids, lane.port, options.sessions, rng)
+            sender = Sender(self.books, self.ids, lane.port, options.sessions, rng, rng.random() < 0.25)
             sending = asyncio.create_task(sender.run())
             until = time.monotonic() + options.seconds
             while time.monotonic() < until:
@@ -143,61 +144,57 @@ class Campaign:
 
     def _judge(self, log, deadline):
         base = self.directory / "durable"
-        run_copy(self.image, base)
+        copy(self.image, base)
         cuts = Cuts(base, log, self.sector)
         self.figures.update(entries=cuts.count(), flushes=cuts.flushes())
         # A device that is never told to flush would keep all or nothing.
-        assert cuts.flushes() > 10, f"only {cuts.flushes()} flushes of {cuts.count()} entries"
+        assert cuts.flushes() > 5, f"only {cuts.flushes()} flushes of {cuts.count()} entries"
         bounds = Bounds(self.books, cuts, self.owed)
         acknowledged = len(self.books.acknowledged)
         many = min(self.options.cuts_per_round, self.options.cuts - self.figures["cuts"])
         places = sorted(bounds.place(self.rng) for _ in range(many))
-        chosen = self.rng.choice(places)
-        next_owed, next_image = None, self.directory / "next"
+        chosen, next_image = self.rng.choice(places), self.directory / "next"
         for some in batches(places, self.options.at_once):
             cuts.advance(some[0])
-            judged = [self._cut_at(cuts, bounds, at, place) for place, at in enumerate(some)]
-            asyncio.run(self._check_all(base, judged))
-            if next_owed is None and chosen <= some[-1]:
+            judged = [self._cut_at(bounds, at, place) for place, at in enumerate(some)]
+            asyncio.run(self._check_all(cuts, judged))
+            if chosen in some:
                 cut = judged[some.index(chosen)]
-                run_copy(base, next_image)
-                apply(cut.patch, next_image)
-                next_owed = cut.owed
+                cut.make(cuts, next_image)
+                self.owed = cut.owed
             if time.monotonic() > deadline:
                 break
         cuts.close()
-        if next_owed is not None:
+        if next_image.exists():
             next_image.replace(self.image)
-            self.owed = next_owed
         print(
             f"{self.kind}, sectors of {self.sector}: {cuts.count()} entries and {cuts.flushes()} flushes, "
             f"{acknowledged} messages acknowledged; {self.figures['cuts']} cuts so far, none lost any",
             flush=True,
         )
 
-    def _cut_at(self, cuts, bounds, at, place):
-        kind = self.rng.choice(KINDS)
-        cut = Cut(self.directory / f"cut-{place}", bounds.owed(at), self.rng.choice([1, 1, 2]), f"at {at} of {cuts.count()}, {kind} kept")
-        cut.directory.mkdir(exist_ok=True)
-        not_flushed = cuts.patch(cut.patch, at, kind, self.rng)
-        self.figures.update({"cuts": 1, f"{kind}_kept": 1, "owed": len(cut.owed), "not_flushed": not_flushed})
-        self.figures["cuts_with_writes_not_flushed"] += not_flushed > 0
-        return cut
+    def _cut_at(self, bounds, at, place):
+        rng = self.rng
+        seed, kind, shards = rng.random(), rng.choice(KINDS), rng.choice([1, 1, 2])
+        return Cut(self.scratch / f"cut-{place}", at, kind, seed, shards, bounds.owed(at))
 
-    async def _check_all(self, image, cuts):
+    async def _check_all(self, cuts, these):
         """Checks them side by side, as most of that is waiting for a retry."""
-        results = await asyncio.gather(*[self._check(image, cut) for cut in cuts], return_exceptions=True)
-        for cut, error in zip(cuts, results):
+        for cut in these:
+            cut.directory.mkdir()
+            not_flushed = cut.make(cuts, cut.image)
+            self.figures.update({"cuts": 1, f"{cut.kind}_kept": 1, "owed": len(cut.owed), "not_flushed": not_flushed})
+            self.figures["cuts_with_writes_not_flushed"] += not_flushed > 0
+        results = await asyncio.gather(*[self._check(cut) for cut in these], return_exceptions=True)
+        for cut, error in zip(these, results):
             if error:
-                self._keep(image, cut, error)
+                self._keep(cuts, cut, error)
                 raise error
-            for path in cut.directory.iterdir():
-                if path != cut.patch and path.is_file():
-                    path.unlink()
+            shutil.rmtree(cut.directory)
 
-    async def _check(self, image, cut):
+    async def _check(self, cut):
         """The disk after the cut: it is mounted, and all that is owed comes out of its spool."""
-        mounted = disk.Disk(cut.directory, image, self.kind, self.sector, patch=cut.patch)
+        mounted = disk.Disk(cut.directory, cut.image, self.kind, self.sector)
         try:
             self.figures["repaired"] += mounted.repaired
             await self._deliver(mounted, cut)
@@ -212,10 +209,10 @@ class Campaign:
             await asyncio.to_thread(lane.start)
             self._sound(lane)
             until = time.monotonic() + PATIENCE
-            while await asyncio.to_thread(lane.metric, "postlane_spool_messages"):
+            while (await asyncio.to_thread(lane.queue_json, "list", "--limit", "0"))["matched"]:
                 if time.monotonic() > until:
                     raise Lost(f"after {PATIENCE} s there is mail left:\n{lane.said()[-2000:]}")
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.1)
             self._sound(lane)
             await asyncio.to_thread(lane.stop)
         finally:
@@ -226,16 +223,15 @@ class Campaign:
         if lost or sink.wrong:
             raise Lost(sink.wrong or f"{len(lost)} recipients of {len(cut.owed)} lost: {lost[:20]}")
 
-    def _keep(self, image, cut, error):
+    def _keep(self, cuts, cut, error):
         kept = self.directory / "failed"
         kept.mkdir()
-        for path in (image, self.directory / "log"):
-            run_copy(path, kept / path.name)
-        shutil.copy(cut.patch, kept / "patch")
-        told = {"what": f"{cut.what}: {error}", "fs": self.kind, "sector": self.sector, "shards": cut.shards}
+        cut.make(cuts, kept / "image")
+        what = f"cut at {cut.at} of {cuts.count()}, {cut.kind} kept: {error}"
+        told = {"what": what, "fs": self.kind, "sector": self.sector, "shards": cut.shards}
         told |= {"owed": sorted(cut.owed), "sent": self.books.sent}
         (kept / "cut.json").write_text(json.dumps(told))
-        print(f"cut {cut.what}; kept: {kept}", file=sys.stderr)
+        print(what.split(":")[0], file=sys.stderr)
 
     def again(self, kept):
         """Judges a cut that was kept."""
@@ -243,10 +239,10 @@ class Campaign:
         self.kind, self.sector = told["fs"], told["sector"]
         self.books.sent.update({int(number): tuple(sent) for number, sent in told["sent"].items()})
         self.books.new_round(self.directory / "log")
-        cut = Cut(self.directory / "cut", {tuple(pair) for pair in told["owed"]}, told["shards"], told["what"])
-        cut.directory.mkdir(exist_ok=True)
-        shutil.copy(kept / "patch", cut.patch)
-        asyncio.run(self._check(kept / "durable", cut))
+        cut = Cut(self.scratch / "cut", 0, "", 0, told["shards"], {tuple(pair) for pair in told["owed"]})
+        cut.directory.mkdir()
+        copy(kept / "image", cut.image)
+        asyncio.run(self._check(cut))
 
 
 @dataclass
@@ -254,13 +250,18 @@ class Cut:
     """A cut that is judged, in a directory of its own."""
 
     directory: Path
-    owed: set
+    at: int
+    kind: str
+    seed: float
     shards: int
-    what: str
+    owed: set
 
     @property
-    def patch(self):
-        return self.directory / "patch"
+    def image(self):
+        return self.directory / "image"
+
+    def make(self, cuts, image):
+        return cuts.make(image, self.at, self.kind, random.Random(self.seed))
 
 
 class Bounds:
@@ -296,18 +297,6 @@ def batches(these, size):
     return [these[start : start + size] for start in range(0, len(these), size)]
 
 
-def run_copy(source, to):
-    disk.run("cp", "--sparse=always", source, to)
-
-
-def apply(patch, image):
-    with open(patch, "rb") as written, open(image, "r+b") as file:
-        for entry in entries(patch):
-            written.seek(entry.data)
-            file.seek(entry.at)
-            file.write(written.read(entry.len))
-
-
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cuts", type=int, default=1_000)
@@ -317,7 +306,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=5, help="with one disk, before a new one is made (5)")
     parser.add_argument("--seconds", type=float, default=5, help="of load in a round (5)")
     parser.add_argument("--sessions", type=int, default=12)
-    parser.add_argument("--fs", type=lambda text: text.split(","), default=None, help="file systems (ext4,xfs as far as they are here)")
+    parser.add_argument("--fs", type=lambda text: text.split(","), default=None, help="file systems (ext4, xfs and btrfs as far as they are here)")
     parser.add_argument("--mib", type=int, default=1024, help="the disk's size (1024)")
     parser.add_argument("--no-sync", dest="sync", action="store_false", help="`sync = false`, which loses mail: exit 1")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
@@ -330,8 +319,15 @@ def arguments():
 def missing(options):
     """What is absent; fills in the file systems."""
     if options.fs is None:
-        options.fs = [kind for kind in ("ext4", "xfs") if kind == "ext4" or not disk.absent(kind)]
+        options.fs = [kind for kind in disk.PROGRAMS if kind == "ext4" or not disk.absent(kind)]
     return sorted({what for kind in options.fs for what in disk.absent(kind)})
+
+
+def roomy(options):
+    """Where flushes of disks that nothing is to outlive cost nothing, if there is room for them."""
+    memory = Path("/dev/shm")
+    needed = options.at_once * options.mib * disk.MIB
+    return memory if memory.is_dir() and shutil.disk_usage(memory).free > 2 * needed else options.directory
 
 
 def main():
@@ -354,8 +350,9 @@ def main():
     print(f"seed {options.seed}, {' and '.join(options.fs)}", flush=True)
     began = time.monotonic()
     try:
-        campaign = Campaign(directory, options)
-        campaign.again(options.again) if options.again else campaign.run()
+        with tempfile.TemporaryDirectory(prefix="power-", dir=roomy(options)) as scratch:
+            campaign = Campaign(directory, Path(scratch), options)
+            campaign.again(options.again) if options.again else campaign.run()
     except (AssertionError, OSError) as error:
         print(f"{error}\nseed {options.seed} failed; kept: {directory}", file=sys.stderr)
         return 1

@@ -6,8 +6,9 @@ the others.
 """
 
 import os
+import subprocess
 
-from .log import FLUSH, ZEROES, Log, entries, pieces
+from .log import FLUSH, ZEROES, entries, pieces
 
 # What becomes of the writes that nothing was flushed behind.
 KINDS = ("none", "all", "some", "torn")
@@ -23,7 +24,7 @@ class Cuts:
         self.file = open(log, "rb")
         self.at = 0  # entries looked at
         self.behind = []  # those among them that no flush has followed
-        self.image = os.open(image, os.O_RDWR)
+        self.path, self.image = image, os.open(image, os.O_RDWR)
 
     def close(self):
         os.close(self.image)
@@ -54,7 +55,7 @@ class Cuts:
         """The image is as it is at entry `to` from now on, flushed writes alone."""
         flushed, self.behind = self._split(to)
         for entry in flushed:
-            self._put(entry)
+            self._put(self.image, entry)
         self.at = to
 
     def _split(self, to):
@@ -69,29 +70,24 @@ class Cuts:
                 behind.append(entry)
         return flushed, behind
 
-    def _data(self, entry):
-        return os.pread(self.file.fileno(), entry.len, entry.data)
+    def _put(self, image, entry, start=0, end=None):
+        end = entry.len if end is None else end
+        at, data = entry.at + start, os.pread(self.file.fileno(), end - start, entry.data + start)
+        if data != ZEROES[: len(data)] or any(pieces(image, at, at + len(data))):
+            os.pwrite(image, data, at)  # or it stays a hole
 
-    def _put(self, entry):
-        data = self._data(entry)
-        if data == ZEROES[: len(data)] and not any(pieces(self.image, entry.at, entry.at + entry.len)):
-            return  # it stays a hole
-        os.pwrite(self.image, data, entry.at)
-
-    def patch(self, path, to, kind, rng):
-        """What else is on the disk after a cut at entry `to`, as a log. How many writes no flush had followed."""
+    def make(self, path, to, kind, rng):
+        """Makes a disk after a cut at entry `to`. How many writes no flush had followed."""
+        copy(self.path, path)
         flushed, behind = self._split(to)
-        patch = Log(path)
-        for entry in flushed:
-            patch.write(entry.at, self._data(entry))
-        chance = {"none": 0, "all": 1}.get(kind, rng.choice([0.2, 0.5, 0.8]))
-        for entry in behind:
-            if rng.random() >= chance:
-                continue
-            data = self._data(entry)
-            for start, end in self._sectors(entry.len, rng) if kind == "torn" else [(0, entry.len)]:
-                patch.write(entry.at + start, data[start:end])
-        os.close(patch.file)
+        with open(path, "r+b") as file:
+            for entry in flushed:
+                self._put(file.fileno(), entry)
+            chance = {"none": 0, "all": 1}.get(kind, rng.choice([0.2, 0.5, 0.8]))
+            for entry in behind:
+                if rng.random() < chance:
+                    for start, end in self._sectors(entry.len, rng) if kind == "torn" else [(0, entry.len)]:
+                        self._put(file.fileno(), entry, start, end)
         return len(behind)
 
     def _sectors(self, length, rng):
@@ -103,3 +99,8 @@ class Cuts:
             return [(0, cut) if how == "beginning" else (cut, length)]
         kept = [number * self.sector for number in range(count) if rng.random() < 0.5]
         return [(start, start + self.sector) for start in kept]
+
+
+def copy(image, to):
+    """Holes stay holes."""
+    subprocess.run(["cp", "--sparse=always", image, to], check=True, timeout=120)

@@ -7,7 +7,7 @@ log is all that ever happened to the disk. The image itself is mapped privately 
 
 A process of its own, as the kernel may wait for it wherever a process touches the file system:
 
-    device.py IMAGE MOUNTPOINT [--patch LOG] [--log LOG]
+    device.py IMAGE MOUNTPOINT LOG
 """
 
 import ctypes
@@ -19,7 +19,7 @@ import stat
 import struct
 import sys
 
-from log import FLUSH, SECTOR, ZEROES, Log, entries, pieces
+from log import FLUSH, SECTOR, ZEROES, Log, pieces
 
 LOOKED_AT = 40  # octets of a request's header
 LARGEST, CHUNK = len(ZEROES), 1 << 16
@@ -33,7 +33,7 @@ MS_NOSUID, MS_NODEV, PR_SET_PDEATHSIG = 2, 4, 1
 class Disk:
     """The octets, and the log of what is done to them."""
 
-    def __init__(self, image, patch, log):
+    def __init__(self, image, log):
         with open(image, "rb") as file:
             self.size = os.fstat(file.fileno()).st_size
             self.octets = mmap.mmap(file.fileno(), self.size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -41,10 +41,6 @@ class Disk:
             self.used = bytearray(self.size // CHUNK + 1)
             for start, end in pieces(file.fileno(), 0, self.size):
                 self._use(start, end - start)
-        if patch:
-            with open(patch, "rb") as file:
-                for entry in entries(patch):
-                    self._put(entry.at, os.pread(file.fileno(), entry.len, entry.data))
         self.log = log
 
     def _chunks(self, at, length):
@@ -57,7 +53,7 @@ class Disk:
     def read(self, at, length):
         if any(self.used[self._chunks(at, length)]):
             return self.octets[at : at + length]
-        return ZEROES[: max(0, min(length, self.size - at))]
+        return memoryview(ZEROES)[: max(0, min(length, self.size - at))]
 
     def _put(self, at, data):
         # A page that stays as it is takes no memory.
@@ -69,13 +65,11 @@ class Disk:
         if at % SECTOR or len(data) % SECTOR or at + len(data) > self.size:
             return -errno.EIO
         self._put(at, data)
-        if self.log:
-            self.log.write(at, data)
+        self.log.write(at, data)
         return len(data)
 
     def flush(self):
-        if self.log:
-            self.log.mark(FLUSH)
+        self.log.mark(FLUSH)
 
 
 class Server:
@@ -146,10 +140,8 @@ class Server:
 
 def main():
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    image, mountpoint, *more = sys.argv[1:]
-    more = dict(zip(more[::2], more[1::2]))
-    log = Log(more["--log"]) if "--log" in more else None
-    server = Server(Disk(image, more.get("--patch"), log), mountpoint)
+    image, mountpoint, log = sys.argv[1:]
+    server = Server(Disk(image, Log(log)), mountpoint)
     print("mounted", flush=True)
     server.run()
 

@@ -9,7 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-PROGRAMS = {"mkfs.ext4": "e2fsprogs", "e2fsck": "e2fsprogs", "mkfs.xfs": "xfsprogs", "xfs_repair": "xfsprogs"}
+# By file system: what makes one, and what repairs it, and their package.
+PROGRAMS = {
+    "ext4": (["mkfs.ext4", "e2fsck"], "e2fsprogs"),
+    "xfs": (["mkfs.xfs", "xfs_repair"], "xfsprogs"),
+    "btrfs": (["mkfs.btrfs"], "btrfs-progs"),
+}
 TOOLS = {"losetup": "mount", "mount": "mount", "umount": "mount", "setpriv": "util-linux"}
 CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 1 << 18
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -18,8 +23,9 @@ MIB = 1 << 20
 
 def absent(kind):
     """What is missing for disks with such a file system, in words."""
-    programs = {name: package for name, package in PROGRAMS.items() if kind in name or kind == "ext4" and name == "e2fsck"}
-    missing = [f"{name} (apt-get install {package})" for name, package in {**TOOLS, **programs}.items() if not shutil.which(name)]
+    programs, package = PROGRAMS[kind]
+    needed = {**TOOLS, **dict.fromkeys(programs, package)}
+    missing = [f"{name} (apt-get install {package})" for name, package in needed.items() if not shutil.which(name)]
     missing += [f"{path} (modprobe {module})" for path, module in (("/dev/fuse", "fuse"), ("/dev/loop-control", "loop")) if not Path(path).exists()]
     if os.geteuid() != 0:
         return missing + ["root"]
@@ -49,30 +55,34 @@ def make(image, kind, mib, sector):
         file.truncate(mib * MIB)
     if kind == "ext4":
         run("mkfs.ext4", "-q", "-F", "-b", 4096, "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", image)
-    else:
+    elif kind == "xfs":
         run("mkfs.xfs", "-q", "-K", "-s", f"size={sector}", image)
+    else:
+        run("mkfs.btrfs", "-q", "-K", image)
 
 
 class Disk:
-    """`image` with `patch` on it, mounted at `mountpoint`; what is done to it goes to `log`, and nothing to the image."""
+    """An image, mounted. With a log what is done to it goes there, and nothing to the image."""
 
-    def __init__(self, directory, image, kind, sector, *, patch=None, log=None):
-        self.file, self.mountpoint = directory / "disk", directory / "mounted"
+    def __init__(self, directory, image, kind, sector, log=None):
+        self.file, self.mountpoint, self.device = image, directory / "mounted", None
         self.kind, self.sector, self.repaired = kind, sector, False
-        directory.mkdir(exist_ok=True)
-        self.file.touch()
         self.mountpoint.mkdir(exist_ok=True)
-        command = [sys.executable, Path(__file__).with_name("device.py"), image, self.file]
-        command += ["--patch", patch] if patch else []
-        command += ["--log", log] if log else []
-        # It ends with the thread that starts it: this one must last.
-        self.device = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True)
         try:
-            assert self.device.stdout.readline() == "mounted\n", "the device did not start"
+            if log:
+                self.file = directory / "disk"
+                self._start(image, log)
             self._mount()
         except BaseException:
             self.close()
             raise
+
+    def _start(self, image, log):
+        self.file.touch()
+        command = [sys.executable, Path(__file__).with_name("device.py"), image, self.file, log]
+        # It ends with the thread that starts it: this one must last.
+        self.device = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True)
+        assert self.device.stdout.readline() == "mounted\n", "the device did not start"
 
     def _mount(self):
         loop = run("losetup", "--find", "--show", "--sector-size", self.sector, self.file)
@@ -84,7 +94,7 @@ class Disk:
                 self.repaired = True
                 if self.kind == "ext4":
                     subprocess.run(["e2fsck", "-f", "-y", loop], capture_output=True, timeout=120, check=False)
-                else:
+                elif self.kind == "xfs":
                     run("xfs_repair", "-L", loop)
                 print(f"repaired: {error}", flush=True)
                 self._mount_at(loop)
@@ -92,6 +102,7 @@ class Disk:
             run("losetup", "--detach", loop)  # when it is no longer mounted
 
     def _mount_at(self, loop):
+        # Disks after a cut are clones of one another.
         run("mount", "-t", self.kind, "-o", "nouuid" if self.kind == "xfs" else "nodiscard", loop, self.mountpoint)
 
     def close(self):
@@ -104,6 +115,8 @@ class Disk:
                     if time.monotonic() > deadline:
                         raise
                     time.sleep(0.05)
+        if self.device is None:
+            return
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.device.wait(10)
         self.device.kill()

@@ -8,7 +8,10 @@ from ..crash import Load, bodies
 from ..ports import free_port
 
 SIZES = [0, 200, 200, 1_500, 6_000, 30_000]
-BACKLOG = 500
+# Such fill a segment of 64 MiB soon.
+LARGE = [250_000, 800_000]
+# Messages that wait: no more than what a start after a cut delivers soon.
+BACKLOG, BACKLOG_LARGE = 500, 50
 NEVER = -1  # it was taken before it was acknowledged
 
 
@@ -19,7 +22,7 @@ class Books:
     """
 
     def __init__(self):
-        self.bodies = bodies(SIZES)
+        self.bodies = bodies(SIZES + LARGE)
         self.sent = {}  # by number: which body, and how many recipients
         self.acknowledged, self.taken, self.log = {}, {}, None
 
@@ -37,13 +40,13 @@ class Books:
 class Sender(Load):
     """A load whose every 250 is noted with the log's length."""
 
-    def __init__(self, books, ids, port, sessions, rng):
-        super().__init__(port, sessions, rng, books.bodies)
+    def __init__(self, books, ids, port, sessions, rng, large):
+        super().__init__(port, sessions, rng, books.bodies if large else books.bodies[: len(SIZES)])
         self.books, self.ids, self.sent = books, ids, books.sent
+        self.backlog = BACKLOG_LARGE if large else BACKLOG
 
     async def pace(self):
-        """No more than what a start after a cut delivers soon."""
-        while len(self.acknowledged) > BACKLOG + len(self.books.taken) and not self.over:
+        while len(self.acknowledged) > self.backlog + len(self.books.taken) and not self.over:
             await asyncio.sleep(0.02)
 
     def acknowledge(self, number):
