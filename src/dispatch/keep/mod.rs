@@ -342,8 +342,8 @@ impl Dispatch {
             return self.notice_not_kept(id, behalf, now, buffers);
         }
         match (transaction.groups, transaction.groups_left, transaction.session) {
-            // Made here: better sent than lost.
-            (0, _, None) => self.send_groups(id, now),
+            // Made here: better sent than lost. (Of a client that is gone it has not been taken, and may have to be held.)
+            (0, _, None) if transaction.message.internal => self.send_groups(id, now),
             (0, ..) => self.refused_by_disk(id, refusal, now, buffers),
             (_, 0, _) => self.end_unkept(id, refusal, now, buffers),
             _ => {}
