@@ -69,7 +69,7 @@ def arguments():
     parser.add_argument("--in-flight", type=int, default=1, help="with chunking: unanswered messages of a client (1)")
     parser.add_argument("--timeout", type=int, default=120, help="most seconds for one round's load (120)")
     parser.add_argument("--postlane", default=str(POSTLANE), help="the binary")
-    parser.add_argument("--against", help="another binary, whose rounds are interleaved with this one's")
+    parser.add_argument("--against", action="append", default=[], help="another binary, interleaved with this one; repeatable")
     parser.add_argument("--json", default=str(ROOT / "target/shards.json"), help="where the figures go")
     return parser.parse_args()
 
@@ -234,15 +234,15 @@ def show(results, options):
     )
     heads = ("CPU us", "min", "enters", "turns", "letters", "switches", "msgs/s", "p50 us", "p99 us")
     keys = ("cpu_us", "cpu_us_min", "enters", "turns", "letters", "switches", "messages_per_second", "p50_us", "p99_us")
-    print(f"{'':14}" + "".join(f"{head:>10}" for head in heads))
+    print(f"{'':18}" + "".join(f"{head:>10}" for head in heads))
     for name, one in results.items():
         cells = ["-" if one[key] is None else f"{one[key]:.{0 if one[key] > 1000 else 2}f}" for key in keys]
-        print(f"{name:14}" + "".join(f"{cell:>10}" for cell in cells))
+        print(f"{name:18}" + "".join(f"{cell:>10}" for cell in cells))
     for name, one in results.items():
         base = results.get(re.sub(r"^\S+", "1", name))
         if base and base is not one:
             ratios = one["cpu_us"] / base["cpu_us"], one["cpu_us_min"] / base["cpu_us_min"]
-            print(f"{name:14}{ratios[0]:10.2f}{ratios[1]:10.2f}   of the CPU time of 1 shard")
+            print(f"{name:18}{ratios[0]:10.2f}{ratios[1]:10.2f}   of the CPU time of 1 shard")
 
 
 def main():
@@ -250,7 +250,7 @@ def main():
     if not shutil.which(options.postlane):
         print(f"{options.postlane} is not there: cargo build --release", file=sys.stderr)
         return 69
-    binaries = {"": options.postlane, **({" before": options.against} if options.against else {})}
+    binaries = {"": options.postlane, **{f" {Path(other).name}": other for other in options.against}}
     kinds = [(one + suffix, ARRANGEMENTS[one], binary) for one in options.arrangements.split(",") for suffix, binary in binaries.items()]
     rounds = {name: [] for name, _, _ in kinds}
     with tempfile.TemporaryDirectory(prefix="shards-") as name:
@@ -261,7 +261,7 @@ def main():
                 for name, shards, binary in kinds if number % 2 == 0 else reversed(kinds):
                     one = one_round(binary, shards, sinks, options, directory)
                     rounds[name].append(one)
-                    print(f"round {number + 1} {name:12} {one['cpu_us']:6.1f} us", flush=True)
+                    print(f"round {number + 1} {name:18} {one['cpu_us']:6.1f} us", flush=True)
         except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
             print(f"round failed ({name}): {error}", file=sys.stderr)
             return 1
