@@ -306,8 +306,8 @@ impl<N: Net + Disk> Shard<N> {
                     write_pieces(&mut self.net, stream, message.converted(), &mut self.copy);
                     self.net.mark(stream);
                 }
-                Command::WritePart { stream, part } => {
-                    match part.stuffed() {
+                Command::WritePart { stream, part, form } => {
+                    match part.stuffed(form) {
                         None => self.net.write_body(stream, &part.extents),
                         Some(pieces) => write_pieces(&mut self.net, stream, pieces, &mut self.copy),
                     }
