@@ -10,6 +10,7 @@ mod focus;
 mod in_flight;
 mod kept;
 mod kept_focus;
+mod kept_large;
 mod kept_world;
 mod links;
 mod message;

@@ -186,6 +186,13 @@ impl Stage {
         self.shards.iter_mut().for_each(Shard::turn);
     }
 
+    /// The next start has so much memory. To be said between a crash and that.
+    pub(crate) fn set_buffers(&mut self, buffers: usize) {
+        assert!(self.shards.is_empty(), "their buffers are in use");
+        self.setup.buffers = buffers;
+        self.world.set_buffers(SHARDS_MAX, buffers);
+    }
+
     pub(crate) fn now(&self) -> Instant {
         self.world.now()
     }
