@@ -197,7 +197,7 @@ fn standings(page: &mut Page, named: &[(usize, &UpstreamName, String)]) {
 fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
     type Total = fn(&Stats) -> &Counter;
     type Times = fn(&Stats) -> &Histogram;
-    let totals: [(&str, &str, Total); 9] = [
+    let totals: [(&str, &str, Total); 10] = [
         ("postlane_in_doubt_total", "Transactions repeated although an upstream may have taken them.", |s| {
             &s.in_doubt
         }),
@@ -212,6 +212,11 @@ fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
         ("postlane_letters_total", "Letters between shards.", |s| &s.letters),
         ("postlane_out_of_buffers_total", "Messages refused for want of memory.", |s| &s.out_of_buffers),
         ("postlane_streamed_total", "Messages that left while they were still arriving.", |s| &s.streamed),
+        (
+            "postlane_connections_turned_away_total",
+            "Connections closed at once, as many being open as a shard can have.",
+            |s| &s.connections_turned_away,
+        ),
         ("postlane_turns_total", "Turns of the shards' loops.", |s| &s.turns),
     ];
     for (name, help, of) in totals {
