@@ -210,6 +210,7 @@ fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
         }),
         ("postlane_fallbacks_total", "Deliveries that went on to a pool's fallback.", |s| &s.fallbacks),
         ("postlane_letters_total", "Letters between shards.", |s| &s.letters),
+        ("postlane_wake_ups_total", "Shards woken by others, for letters.", |s| &s.wake_ups),
         ("postlane_out_of_buffers_total", "Messages refused for want of memory.", |s| &s.out_of_buffers),
         ("postlane_streamed_total", "Messages that left while they were still arriving.", |s| &s.streamed),
         (

@@ -18,6 +18,7 @@ use postlane::shard::mailbox::mailboxes;
 use postlane::shard::{Desks, Edition, Order, Orders, Shard};
 use postlane::time::Instant;
 
+use crate::decay::Decay;
 use crate::disk::Keep;
 
 /// Turns without any time passing after which something is going round in circles.
@@ -126,6 +127,7 @@ pub(crate) struct Stage {
     pub(crate) desks: Vec<Arc<Desks>>,
     edition: u64,
     pub(crate) order: u64,
+    pub(crate) decay: Decay,
     /// Messages found in the spool at all starts.
     pub(crate) found: u64,
 }
@@ -148,6 +150,7 @@ impl Stage {
             desks: Vec::new(),
             edition: 0,
             order: 0,
+            decay: Decay::default(),
             found: 0,
         };
         stage.start();
