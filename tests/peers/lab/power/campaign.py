@@ -9,9 +9,10 @@ well.
 
 What is owed at a cut, exactly: the device carries out and logs one request after the other, and answers it when it
 is in the log. A client that reads its 250 looks then how many entries the log has, k: what made the message durable is
-among them, so it is owed at all cuts at k or later. A sink looks, before it answers, how many entries are begun, d: that
-the message is over can only be written later, so at cuts at d or earlier it is owed still, unless the sink had it
-before the client had its 250. What is owed need not be in the spool alone: it must come out of it.
+among them, so it is owed at all cuts at k or later. (A 250 that an upstream gave, in through-then-spool, makes the disk owe
+nothing.) A sink looks, before it answers, how many entries are begun, d: that the message is over can only be written
+later, so at cuts at d or earlier it is owed still, unless the sink had it before the client had its 250. What is owed
+has to come out of the spool, once or more often.
 
 What this does not show: the loop device and FUSE stand for a disk and its controller, sound and with a cache that loses power;
 disks that lie about flushes, or lose what they had, are others.
