@@ -168,6 +168,26 @@ fn damage_is_told_when_it_is_found_in_moving() {
     play.finish();
 }
 
+/// Found by a start: what its record says besides is sound, so it is known who is to be told.
+#[test]
+fn damage_is_told_when_it_is_found_by_a_start() {
+    let mut play = world(&keeping(68, Mode::Spool, 1), vec![Manner::good()]);
+    play.upstreams[0].manner.puts_off = Some("m");
+    play.add_clients(1, &Habits::plain(8), 8, 3_000);
+    play.serve_all();
+    until_put_off(&mut play, 8);
+    spoil(&play, 0);
+    play.stage.decay.flips = 1;
+    play.upstreams[0].manner.puts_off = None;
+    play.crash(true);
+    play.start(1);
+    play.pass(Duration::from_secs(20));
+    assert!(matches!(notices(&play)[..], [notice] if tells_of_damage(notice, 0)));
+    assert_eq!((play.stage.decay.reports, play.stage.kept(), play.upstreams[0].taken.len()), (1, 0, 8));
+    assert_eq!(play.stage.sum(|stats| stats.spool.damaged.get()), 1);
+    play.finish();
+}
+
 /// Where the disk has no room for the notice, it is made when there is.
 #[test]
 fn damage_is_told_when_there_is_room() {

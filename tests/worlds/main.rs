@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
 mod client;
+mod decay;
 mod dice;
 mod disk;
 mod focus;

@@ -23,6 +23,17 @@ use crate::disk::Keep;
 /// Turns without any time passing after which something is going round in circles.
 const TURNS_AT_ONCE_MAX: usize = 20_000;
 
+/// What there was of disks that do not give back what they were given.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Decay {
+    /// It is to be expected.
+    pub(crate) is_on: bool,
+    /// Bits that have flipped.
+    pub(crate) flips: u64,
+    /// Damages and torn writes that starts told of.
+    pub(crate) reports: u64,
+}
+
 /// What the shards are told, and the network they live in.
 #[derive(Clone)]
 pub(crate) struct Setup {
@@ -126,6 +137,7 @@ pub(crate) struct Stage {
     pub(crate) desks: Vec<Arc<Desks>>,
     edition: u64,
     pub(crate) order: u64,
+    pub(crate) decay: Decay,
     /// Messages found in the spool at all starts.
     pub(crate) found: u64,
 }
@@ -148,6 +160,7 @@ impl Stage {
             desks: Vec::new(),
             edition: 0,
             order: 0,
+            decay: Decay::default(),
             found: 0,
         };
         stage.start();
