@@ -234,7 +234,7 @@ fn each_mistake_is_named_at_its_place() {
         ("shards = '4'", "1:10: `shards`: write `4` without quotes for that many shards, or `\"4-4\"` for one on CPU 4"),
         ("shards = '0-9'", "1:10: `shards`: this process may not run on CPU 4-5,8-9: choose from 0-3,6-7"),
         ("shards = '1-2,2'", "1:10: `shards`: CPU 2 is named twice: name it once; or `\"auto\"`, or a number of shards without quotes"),
-        ("shard_by = 'sender'", "1:12: `shard_by` cannot be `\"sender\"`: write `\"address\"` or `\"domain\"`"),
+        ("shard_by = 'sender'", "1:12: `shard_by` cannot be `\"sender\"`: write `\"address\"`, `\"domain\"` or `\"session\"`"),
         ("memory = -5", "1:10: `memory` is -5: write a value from 16MiB to 8GiB"),
         ("memory = '1PB'", "1:10: `memory` takes a size like `\"64KiB\"`, `\"25MiB\"`, `\"2GiB\"` or a number of bytes, not `\"1PB\"`"),
         ("memory = 0.5", "1:10: `memory` takes a size like `\"64KiB\"`, `\"25MiB\"`, `\"2GiB\"` or a number of bytes, not a number with a fraction"),

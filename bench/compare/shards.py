@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """What a second shard costs: the same load through one shard and through two, in interleaved rounds.
 
-Three arrangements take turns, with the same generator, sinks and messages:
+Four arrangements take turns, with the same generator, sinks and messages:
 
     1      one shard
     2      two shards, so that half of the messages are another shard's than the one that received them
+    2s     two shards by `shard_by = "session"`: each delivers what it received
     1+1    two processes of one shard each: two shards that have nothing to say to each other. What 2 costs beyond 1+1 is
            the letters; what 1+1 costs beyond 1 is that either has only half of the events to send together
 
@@ -46,7 +47,7 @@ from ground.machine import machine
 from ground.programs import POSTLANE, ROOT, cpu_seconds, free_port, start, stop, version, wait_for_greeting
 from ground.relays import Postlane
 
-ARRANGEMENTS = {"1": [1], "2": [2], "1+1": [1, 1]}
+ARRANGEMENTS = {"1": [1], "2": [2], "2s": [2], "1+1": [1, 1]}
 ENTERS = "syscalls:sys_enter_io_uring_enter"
 
 
@@ -55,7 +56,7 @@ def arguments():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--ground", choices=["one", "two"], default="one", help="the shards' CPUs (one)")
-    parser.add_argument("--arrangements", default="1,2,1+1", help="which ones (1,2,1+1)")
+    parser.add_argument("--arrangements", default="1,2,2s,1+1", help="which ones (1,2,2s,1+1)")
     parser.add_argument("--size", type=int, default=10240, help="bytes of a message (10240)")
     parser.add_argument("--sessions", type=int, default=64, help="parallel sessions (64)")
     parser.add_argument("--rate", type=float, help="messages a second (as fast as it goes)")
@@ -77,9 +78,10 @@ def arguments():
 class Dispatcher:
     """Running processes of one arrangement, each with a port."""
 
-    def __init__(self, binary, shards, sink_ports, options, directory):
+    def __init__(self, binary, arrangement, sink_ports, options, directory):
         self.ports, self.admins, self.processes = [], [], []
-        kind = Postlane(binary, "shards.toml.in")
+        kind, shards = Postlane(binary, "shards.toml.in"), ARRANGEMENTS[arrangement]
+        by = "session" if arrangement == "2s" else "address"
         self.log = open(directory / "dispatcher.log", "ab")
         try:
             for number, count in enumerate(shards):
@@ -87,7 +89,7 @@ class Dispatcher:
                 one_cpu = options.ground == "one"
                 cpus = count if one_cpu else '"0-1"' if count == 2 else f'"{number}-{number}"'
                 links = max(1, options.links // sum(shards))
-                values = {"SHARDS": cpus, "ADMIN": admin, "LINKS": links}
+                values = {"SHARDS": cpus, "BY": by, "ADMIN": admin, "LINKS": links}
                 config = kind.configuration(port, sink_ports, directory, **values)
                 process = start(kind.command(config), 0 if one_cpu else None, self.log)
                 self.processes.append(process)
@@ -129,6 +131,7 @@ class Dispatcher:
         return {
             "turns": self.counter("postlane_turns_total"),
             "letters": self.counter("postlane_letters_total"),
+            "wake_ups": self.counter("postlane_wake_ups_total"),
             "switches": switches,
             "cpu_us": sum(cpu_seconds(process.pid) for process in self.processes) * 1e6,
         }
@@ -194,8 +197,8 @@ def load(ports, messages, options):
     return results
 
 
-def one_round(binary, shards, sinks, options, directory):
-    dispatcher = Dispatcher(binary, shards, sinks.ports, options, directory)
+def one_round(binary, arrangement, sinks, options, directory):
+    dispatcher = Dispatcher(binary, arrangement, sinks.ports, options, directory)
     try:
         load(dispatcher.ports, options.warm_up, options)
         enters = Enters(dispatcher.processes)
@@ -232,8 +235,8 @@ def show(results, options):
         f"\nPer message, medians of {options.rounds} interleaved rounds: {options.size} bytes, {options.sessions} sessions, "
         f"{speed}, ground {options.ground}\n"
     )
-    heads = ("CPU us", "min", "enters", "turns", "letters", "switches", "msgs/s", "p50 us", "p99 us")
-    keys = ("cpu_us", "cpu_us_min", "enters", "turns", "letters", "switches", "messages_per_second", "p50_us", "p99_us")
+    heads = ("CPU us", "min", "enters", "turns", "letters", "wake-ups", "switches", "msgs/s", "p50 us", "p99 us")
+    keys = ("cpu_us", "cpu_us_min", "enters", "turns", "letters", "wake_ups", "switches", "messages_per_second", "p50_us", "p99_us")
     print(f"{'':18}" + "".join(f"{head:>10}" for head in heads))
     for name, one in results.items():
         cells = ["-" if one[key] is None else f"{one[key]:.{0 if one[key] > 1000 else 2}f}" for key in keys]
@@ -251,15 +254,15 @@ def main():
         print(f"{options.postlane} is not there: cargo build --release", file=sys.stderr)
         return 69
     binaries = {"": options.postlane, **{f" {Path(other).name}": other for other in options.against}}
-    kinds = [(one + suffix, ARRANGEMENTS[one], binary) for one in options.arrangements.split(",") for suffix, binary in binaries.items()]
+    kinds = [(one + suffix, one, binary) for one in options.arrangements.split(",") for suffix, binary in binaries.items()]
     rounds = {name: [] for name, _, _ in kinds}
     with tempfile.TemporaryDirectory(prefix="shards-") as name:
         directory = Path(name)
         sinks = own.OwnSinks(options.sinks, options.postlane, 1 if options.ground == "one" else None, directory)
         try:
             for number in range(options.rounds):
-                for name, shards, binary in kinds if number % 2 == 0 else reversed(kinds):
-                    one = one_round(binary, shards, sinks, options, directory)
+                for name, arrangement, binary in kinds if number % 2 == 0 else reversed(kinds):
+                    one = one_round(binary, arrangement, sinks, options, directory)
                     rounds[name].append(one)
                     print(f"round {number + 1} {name:18} {one['cpu_us']:6.1f} us", flush=True)
         except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:

@@ -81,9 +81,10 @@ fn chunk(times: u64) {
 
 fn scan(times: u64, form: Form) {
     let body = format!("{}\r\n", "x".repeat(73)).repeat(137);
+    let survey = postlane::control::survey();
     for _ in 0..times {
         let mut scanner = Scanner::of(form);
-        scanner.push(black_box(body.as_bytes()));
+        scanner.push_by(black_box(body.as_bytes()), survey);
         black_box(scanner.is_bare());
     }
 }

@@ -89,13 +89,29 @@ pub enum Shards {
     Cpus(Vec<u32>),
 }
 
-/// `shard_by`: what of a recipient is hashed to find its shard.
+/// `shard_by`: what finds a recipient's shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShardBy {
-    /// The whole address, lower-cased.
+    /// The whole address, lower-cased and hashed.
     Address,
-    /// The domain, lower-cased.
+    /// The domain, the same.
     Domain,
+    /// The session: the shard that took the message.
+    Session,
+}
+
+impl ShardBy {
+    /// All of them.
+    pub const ALL: [ShardBy; 3] = [ShardBy::Address, ShardBy::Domain, ShardBy::Session];
+
+    /// Its name in the configuration.
+    pub const fn label(self) -> &'static str {
+        match self {
+            ShardBy::Address => "address",
+            ShardBy::Domain => "domain",
+            ShardBy::Session => "session",
+        }
+    }
 }
 
 /// `backend`: how bytes travel.

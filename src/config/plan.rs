@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::units::{Size, Span};
-use super::{Backend, Config, CpuList, Listener, Machine, Mode, Pool, Probe, ShardBy, Shards, Xdp, XdpMode};
+use super::{Backend, Config, CpuList, Listener, Machine, Mode, Pool, Probe, Shards, Xdp, XdpMode};
 
 /// What is said at every start while `sync` is off.
 pub const SYNC_OFF: &str =
@@ -177,10 +177,7 @@ pub fn plan(config: &Config, machine: &Machine) -> Plan {
     };
     Plan {
         hostname: config.hostname.clone(),
-        shard_by: match config.shard_by {
-            ShardBy::Address => "address",
-            ShardBy::Domain => "domain",
-        },
+        shard_by: config.shard_by.label(),
         mode: config.delivery.mode.label(),
         spool: config.delivery.mode.has_spool().then(|| spool_plan(config, shard_count)),
         bounce_from: config.delivery.bounce_from.clone(),

@@ -32,6 +32,7 @@ pub use launch::{Failure, Running, launch};
 use reload::Reloader;
 pub use scale::{Scale, scale};
 pub use spool::read_queue;
+pub use translate::survey;
 pub use view::View;
 
 /// How often signals are looked for.

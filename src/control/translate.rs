@@ -11,8 +11,10 @@ use crate::dispatch::{KeepOptions, Mode};
 use crate::handle::ShardId;
 use crate::net::uring::UringOptions;
 use crate::protocol::server::{self, FutureRelease};
+use crate::protocol::wire::data::{self, Seen, Survey};
 use crate::route::{Routes, Rule};
 use crate::sys::arena::BUFFER_BYTES;
+use crate::sys::wide::{Kernel, widest};
 
 /// Protocol errors after which a session is closed.
 const FAULTS_MAX: u32 = 20;
@@ -33,6 +35,7 @@ pub(super) fn base(config: &Config, shards: u16, epoch_ms: u64) -> Options {
         shard_by: match config.shard_by {
             ShardBy::Address => owner::ShardBy::Address,
             ShardBy::Domain => owner::ShardBy::Domain,
+            ShardBy::Session => owner::ShardBy::Session,
         },
         hostname: config.hostname.clone(),
         epoch_ms,
@@ -74,10 +77,25 @@ pub(super) fn listener_options(listener: &crate::config::Listener, config: &Conf
             future_release: future_release(&config.delivery),
             deliver_by: true,
             binary: false,
+            survey: survey(),
         },
         sessions_max: u64::from(listener.max_sessions),
         idle_timeout: listener.idle_timeout,
     }
+}
+
+/// How messages are looked at: as it was built for this processor.
+pub fn survey() -> Survey {
+    struct Octets;
+    impl Kernel for Octets {
+        type Output = Seen;
+
+        #[inline(always)]
+        fn run(octets: &[u8]) -> Seen {
+            data::survey(octets)
+        }
+    }
+    widest::<Octets>()
 }
 
 /// Where there is a spool, messages may wait in it before their first attempt, for three quarters of the time that they are
@@ -125,5 +143,31 @@ pub(super) fn pool_options(pool: &crate::config::Pool) -> options::Pool {
             panic_below_permille: pool.health.panic_below_permille,
         },
         upstreams: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        /// Whatever vectors this processor has, and wherever in them an octet lies.
+        #[test]
+        fn every_build_of_the_survey_sees_the_same(
+            line in 0usize..200,
+            odd in proptest::collection::vec((0usize..300, prop::sample::select(b"\r\n.\0x".to_vec())), 0..6),
+            begin in 0usize..70,
+        ) {
+            let mut octets = [&b"y".repeat(line)[..], b"\r\n"].concat().repeat(300 / (line + 2) + 1);
+            for (at, octet) in odd {
+                let at = at % octets.len();
+                octets[at] = octet;
+            }
+            let octets = &octets[begin.min(octets.len())..];
+            prop_assert_eq!(survey()(octets), data::survey(octets));
+        }
     }
 }

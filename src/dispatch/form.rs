@@ -97,7 +97,8 @@ impl Pieces<'_> {
                 0
             } else {
                 // Of a checked message every LF ends a line.
-                memchr::memmem::find(bytes, b"\n.").map_or(len, |lf| lf + 1)
+                let mut dots = memchr::memchr_iter(b'.', bytes);
+                dots.find(|&dot| bytes[..dot].ends_with(b"\n")).unwrap_or(len)
             };
             if dot > 0 {
                 self.at_line_start = bytes[dot - 1] == b'\n';

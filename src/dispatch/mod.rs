@@ -231,7 +231,9 @@ impl Dispatch {
     /// A shard with nothing in it. `unix_at_zero_ms`: milliseconds since 1970 when the clock read zero.
     pub fn new(options: Options, stats: Arc<Stats>, unix_at_zero_ms: i64) -> Self {
         Dispatch {
-            router: Router::new(Owners::new(options.shards, options.shard_by, &options.hostname)),
+            router: Router::new(
+                Owners::new(options.shards, options.shard_by, &options.hostname).at(options.shard),
+            ),
             pools: options.pools.iter().map(PoolState::new).collect(),
             heard: 0,
             ease_at: Instant::default(),

@@ -15,6 +15,9 @@ pub enum ShardBy {
     Address,
     /// Its domain, so that one domain's mail keeps to one shard.
     Domain,
+    /// Nothing: the shard that took a message delivers it, and no letters are written. One recipient's mail then goes by
+    /// all shards.
+    Session,
 }
 
 /// How a recipient is delivered.
@@ -37,6 +40,8 @@ pub struct Owners {
     shards: u16,
     by: ShardBy,
     key: (u64, u64),
+    /// The shard that asks.
+    home: ShardId,
 }
 
 impl Owners {
@@ -48,7 +53,12 @@ impl Owners {
             hasher.write(key_text.as_bytes());
             hasher.finish()
         };
-        Owners { shards: shards.max(1), by, key: (half(1), half(2)) }
+        Owners { shards: shards.max(1), by, key: (half(1), half(2)), home: ShardId(0) }
+    }
+
+    /// As that shard sees them.
+    pub fn at(self, home: ShardId) -> Self {
+        Owners { home, ..self }
     }
 
     /// The shard of one recipient's path.
@@ -59,6 +69,7 @@ impl Owners {
         let part = match self.by {
             ShardBy::Address => path,
             ShardBy::Domain => address::domain(path),
+            ShardBy::Session => return self.home,
         };
         let mut lower = [0u8; 320];
         let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
@@ -92,6 +103,12 @@ mod tests {
             .map(|p| owners.of(p.as_bytes()).0)
             .into();
         assert_eq!(fixed, [0, 4, 6, 5]);
+    }
+
+    #[test]
+    fn by_session_everybody_is_at_home() {
+        let owners = Owners::new(8, ShardBy::Session, "out1.example.net").at(ShardId(5));
+        assert!((0..100).all(|n| owners.of(format!("r{n}@x.example").as_bytes()) == ShardId(5)));
     }
 
     #[test]

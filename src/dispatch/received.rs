@@ -1,7 +1,7 @@
 //! The one line that is added to a message (RFC 5321 4.4), and the message's name.
 
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::Dispatch;
@@ -45,12 +45,15 @@ impl Dispatch {
             (false, true) => "ESMTP",
             (false, false) => "SMTP",
         };
-        let written = match session.peer.ip().to_canonical() {
-            IpAddr::V4(ip) => write!(head, " ([{ip}])"),
-            IpAddr::V6(ip) => write!(head, " ([IPv6:{ip}])"),
+        head.extend_from_slice(b" ([");
+        match session.peer.ip().to_canonical() {
+            IpAddr::V4(ip) => write_ipv4(ip, head),
+            IpAddr::V6(ip) => write!(head, "IPv6:{ip}").expect("writing to memory"),
         }
-        .and_then(|()| write!(head, "\r\n\tby {} with {protocol} id {id}", self.options.hostname));
-        written.expect("writing to memory");
+        for part in ["])\r\n\tby ", &self.options.hostname, " with ", protocol, " id "] {
+            head.extend_from_slice(part.as_bytes());
+        }
+        id.write(head);
         // With several, naming one would tell the others of it.
         if envelope.len() == 1 {
             head.extend_from_slice(b"\r\n\tfor <");
@@ -61,5 +64,32 @@ impl Dispatch {
         head.extend_from_slice(self.date.at(unix));
         head.extend_from_slice(b"\r\n");
         shared
+    }
+}
+
+/// What `Display` writes, without its machinery: it is in every message.
+fn write_ipv4(ip: Ipv4Addr, out: &mut Vec<u8>) {
+    for (at, octet) in ip.octets().into_iter().enumerate() {
+        if at > 0 {
+            out.push(b'.');
+        }
+        let digits = [b'0' + octet / 100, b'0' + octet / 10 % 10, b'0' + octet % 10];
+        let leading = if octet < 10 { 2 } else { usize::from(octet < 100) };
+        out.extend_from_slice(&digits[leading..]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_as_display_does() {
+        for octet in 0..=255 {
+            let ip = Ipv4Addr::new(octet, 255 - octet, 0, octet);
+            let mut out = Vec::new();
+            write_ipv4(ip, &mut out);
+            assert_eq!(String::from_utf8(out).expect("digits and dots"), ip.to_string());
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! The shard that took a message: groups out, outcomes in, one answer to the session.
 
-use std::io::Write;
 use std::sync::Arc;
 
 use super::Dispatch;
@@ -375,11 +374,13 @@ pub(super) fn worst(refused: &[Word]) -> ReplyBuf {
 fn accepted_text(reply: Reply<'_>, transaction: &Transaction, text: &mut Vec<u8>) {
     text.clear();
     let id = transaction.message.id;
-    let written = if transaction.groups > 1 {
-        write!(text, "Ok: accepted as {id}")
+    if transaction.groups > 1 {
+        text.extend_from_slice(b"Ok: accepted as ");
+        id.write(text);
     } else {
         text.extend_from_slice(reply.text);
-        write!(text, " (id {id})")
-    };
-    written.expect("writing to memory");
+        text.extend_from_slice(b" (id ");
+        id.write(text);
+        text.push(b')');
+    }
 }

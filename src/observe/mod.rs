@@ -277,6 +277,8 @@ pub struct Totals {
     pub fallbacks: Counter,
     /// Letters to other shards.
     pub letters: Counter,
+    /// Other shards woken because there were letters for them.
+    pub wake_ups: Counter,
     /// Buffers holding message data now.
     pub buffers_held: Counter,
     /// Messages turned away because buffers ran out.

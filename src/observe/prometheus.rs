@@ -197,7 +197,7 @@ fn standings(page: &mut Page, named: &[(usize, &UpstreamName, String)]) {
 fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
     type Total = fn(&Stats) -> &Counter;
     type Times = fn(&Stats) -> &Histogram;
-    let totals: [(&str, &str, Total); 10] = [
+    let totals: [(&str, &str, Total); 11] = [
         ("postlane_in_doubt_total", "Transactions repeated although an upstream may have taken them.", |s| {
             &s.in_doubt
         }),
@@ -210,6 +210,7 @@ fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
         }),
         ("postlane_fallbacks_total", "Deliveries that went on to a pool's fallback.", |s| &s.fallbacks),
         ("postlane_letters_total", "Letters between shards.", |s| &s.letters),
+        ("postlane_wake_ups_total", "Shards woken by others, for letters.", |s| &s.wake_ups),
         ("postlane_out_of_buffers_total", "Messages refused for want of memory.", |s| &s.out_of_buffers),
         ("postlane_streamed_total", "Messages that left while they were still arriving.", |s| &s.streamed),
         (

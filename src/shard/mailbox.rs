@@ -94,7 +94,8 @@ impl<T> Mailbox<T> {
         None
     }
 
-    /// Wakes those posted to that sleep, by `wake`. To be called after a turn's posts.
+    /// Wakes those posted to that sleep, by `wake`, unless somebody has done so since they fell asleep. To be called after a
+    /// turn's posts.
     pub fn ring(&mut self, mut wake: impl FnMut(ShardId)) {
         if !self.outboxes.iter().any(|outbox| outbox.posted || !outbox.waiting.is_empty()) {
             return;
@@ -103,7 +104,12 @@ impl<T> Mailbox<T> {
         // Pairs with the fence in `sleep`: either we see the bell, or the sleeper sees our letter.
         fence(Ordering::SeqCst);
         for (to, outbox) in self.outboxes.iter_mut().enumerate() {
-            if std::mem::take(&mut outbox.posted) && self.bells.0[to].0.load(Ordering::Relaxed) {
+            let bell = &self.bells.0[to].0;
+            // (Looked at first: most are awake, and a look does not take the line away from them.)
+            if std::mem::take(&mut outbox.posted)
+                && bell.load(Ordering::Relaxed)
+                && bell.swap(false, Ordering::Relaxed)
+            {
                 wake(ShardId(to as u16));
             }
         }
@@ -191,6 +197,23 @@ mod tests {
         boxes[0].ring(|shard| woken.push(shard));
         assert_eq!(woken, [ShardId(1)], "once");
         assert!(boxes[1].sleep(), "there is mail");
+    }
+
+    #[test]
+    fn a_sleeper_is_woken_once() {
+        let mut boxes = mailboxes::<u8>(3);
+        assert!(!boxes[1].sleep());
+        let mut woken = 0;
+        for from in [0, 0, 2] {
+            boxes[from].post(ShardId(1), 1);
+            boxes[from].ring(|_| woken += 1);
+        }
+        assert_eq!(woken, 1, "it does not wake twice from one sleep");
+        boxes[1].awake();
+        assert!(std::iter::from_fn(|| boxes[1].take()).count() == 3 && !boxes[1].sleep());
+        boxes[2].post(ShardId(1), 1);
+        boxes[2].ring(|_| woken += 1);
+        assert_eq!(woken, 2, "the next sleep is another one");
     }
 
     #[test]

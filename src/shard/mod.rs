@@ -334,8 +334,11 @@ impl<N: Net + Disk> Shard<N> {
                 Request::Remove { ticket, file } => self.net.remove_file(ticket, file),
             }
         }
-        let net = &mut self.net;
-        self.mailbox.ring(|shard| net.wake(shard));
+        let (net, stats) = (&mut self.net, &self.stats[self.id.index()]);
+        self.mailbox.ring(|shard| {
+            stats.wake_ups.add(1);
+            net.wake(shard);
+        });
     }
 
     fn obey(&mut self) {

@@ -12,4 +12,5 @@ pub mod ring;
 pub mod ring_table;
 pub mod signals;
 pub mod socket;
+pub mod wide;
 pub mod xdp;

@@ -77,7 +77,7 @@ pub(crate) fn draw_setup(seed: u64, fleet: usize, dice: &mut Dice) -> Setup {
     let mut setup = Setup::new(seed, fleet);
     setup.shards = dice.between(1, 4) as u16;
     setup.buffers = dice.pick(&[24, 48, 64, 256]);
-    setup.shard_by = dice.pick(&[ShardBy::Address, ShardBy::Domain]);
+    setup.shard_by = dice.pick(&[ShardBy::Address, ShardBy::Domain, ShardBy::Session]);
     setup.faults = Faults {
         delay_max: Duration::from_micros(dice.pick(&[50, 2_000, 20_000])),
         split: dice.pick(&[0.0, 0.3]),

@@ -45,8 +45,7 @@ fn top(tree: &Table, report: &mut Report, machine: &Machine) -> Option<Config> {
     let mut listened = Taken::default();
     let hostname = hostname(&mut section, machine);
     let shards = shards(&mut section, machine);
-    let shard_by =
-        section.choice("shard_by", &[("address", ShardBy::Address), ("domain", ShardBy::Domain)], &[]);
+    let shard_by = section.choice("shard_by", &ShardBy::ALL.map(|by| (by.label(), by)), &[]);
     let backend = section.choice("backend", &[("uring", Backend::Uring), ("xdp", Backend::Xdp)], &[]);
     let backend = backend.unwrap_or(Backend::Uring);
     let xdp = section.table("xdp").and_then(|table| xdp::read(table, section.report));

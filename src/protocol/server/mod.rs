@@ -8,7 +8,7 @@ use std::ops::Range;
 use dialogue::{Dialogue, Due};
 
 use super::wire::command::{Mail, RCPT_LINE_MAX, Recipient};
-use super::wire::data::{Form, Scanner, Shape};
+use super::wire::data::{Form, Scanner, Shape, Survey, survey};
 use super::wire::later::write_date;
 use super::wire::reply::Reply;
 use super::wire::text::{Cut, Lines, write_decimal};
@@ -30,6 +30,8 @@ pub struct Options {
     pub binary: bool,
     /// Protocol errors, since the start or the last message taken, that are answered; the next one gets 421.
     pub faults_max: u32,
+    /// How messages are looked at: [`survey`] as it was built for this processor.
+    pub survey: Survey,
 }
 
 /// How long a message may be held.
@@ -57,6 +59,7 @@ impl Default for Options {
             deliver_by: false,
             binary: false,
             faults_max: 20,
+            survey,
         }
     }
 }
@@ -240,7 +243,7 @@ fn receive_data<'a>(
     at: usize,
     options: &Options,
 ) -> (usize, Option<Event<'a>>) {
-    let end = at + if scanner.is_ended() { 0 } else { scanner.push(&input[at..]) };
+    let end = at + if scanner.is_ended() { 0 } else { scanner.push_by(&input[at..], options.survey) };
     let violation = violation(scanner, options);
     if violation.is_none() && end > at {
         return (end, Some(Event::Body(at..end)));
@@ -263,7 +266,7 @@ fn receive_chunk<'a>(
 ) -> Option<Event<'a>> {
     let counts = dialogue.chunk_counts();
     if counts && !part.is_empty() {
-        scanner.push(&input[part.clone()]);
+        scanner.push_by(&input[part.clone()], options.survey);
     }
     let broken = violation(scanner, options);
     dialogue.chunk_passed(part.len() as u64);

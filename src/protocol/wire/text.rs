@@ -121,6 +121,10 @@ pub(in crate::protocol) fn decimal_or_more(text: &[u8], digits_max: usize) -> Op
 
 /// Writes a number in decimal.
 pub(in crate::protocol) fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
+    // Most are parts of an enhanced status code.
+    if number < 10 {
+        return out.push(b'0' + number as u8);
+    }
     let mut digits = [0u8; 20];
     let mut start = digits.len();
     loop {

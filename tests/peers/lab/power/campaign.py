@@ -56,7 +56,7 @@ class Campaign:
     def __init__(self, directory, scratch, options):
         """`scratch`: where disks are that are soon done with."""
         self.directory, self.scratch, self.options = directory, scratch, options
-        self.rng = random.Random(options.seed)
+        self.rng = None  # the round's
         self.books, self.ids = Books(), itertools.count()
         self.owed = set()  # at the beginning of a round: (message, recipient)
         counted = "disks rounds cuts acknowledged taken refused entries flushes owed found unfinished_writes repaired not_flushed"
@@ -71,6 +71,8 @@ class Campaign:
         for number in itertools.count():
             if self.figures["cuts"] >= self.options.cuts or time.monotonic() > deadline:
                 return
+            # Whatever happened before: each round's choices are its own.
+            self.rng = random.Random(f"{self.options.seed} {number}")
             if number % self.options.rounds == 0:
                 self._new_disk(number // self.options.rounds)
             log = self.directory / "log"
@@ -95,7 +97,7 @@ class Campaign:
 
     async def _load(self, log):
         """Load on a disk whose log begins with its mounting and ends with its unmounting."""
-        rng, options = self.rng, self.options
+        rng, options = random.Random(self.rng.random()), self.options
         sinks = [Sink(self.books, self.books.taken, random.Random(rng.random())) for _ in range(2)]
         mounted = disk.Disk(self.directory, self.image, self.kind, self.sector, log=log)
         mode = rng.choice(["spool", "spool", "through-then-spool"])
@@ -105,7 +107,7 @@ class Campaign:
                 await sink.start()
             await asyncio.to_thread(lane.start)
             self._sound(lane)
-            sender = Sender(self.books, self.ids, lane.port, options.sessions, rng, rng.random() < 0.25)
+            sender = Sender(self.books, self.ids, lane.port, options.sessions, random.Random(rng.random()), rng.random() < 0.25)
             sending = asyncio.create_task(sender.run())
             until = time.monotonic() + options.seconds
             while time.monotonic() < until:
@@ -135,7 +137,9 @@ class Campaign:
         said = lane.said()
         if "damaged" in said or "panicked" in said:
             raise Lost(said[-4000:])
-        found = re.search(r"has (\d+) messages .*; (\d+) unfinished", said)
+
+    def _count_found(self, lane):
+        found = re.search(r"has (\d+) messages .*; (\d+) unfinished", lane.said())
         if found:
             self.figures["found"] += int(found[1])
             self.figures["unfinished_writes"] += int(found[2])
@@ -202,12 +206,12 @@ class Campaign:
             mounted.close()
 
     async def _deliver(self, mounted, cut):
-        sink = Sink(self.books, {}, self.rng)
+        sink = Sink(self.books, {}, random.Random())
         lane = self._lane(cut.directory, [sink], mounted, cut.shards, "spool")
         await sink.start()
         try:
             await asyncio.to_thread(lane.start)
-            self._sound(lane)
+            self._count_found(lane)
             until = time.monotonic() + PATIENCE
             while (await asyncio.to_thread(lane.queue_json, "list", "--limit", "0"))["matched"]:
                 if time.monotonic() > until:
