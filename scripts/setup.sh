@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Brings in what the peers suite needs besides Rust: Postfix's smtp-source and smtp-sink, swaks,
-# HAProxy and nginx (for the side-by-side runs), ip and nft (for networks of the tests' own, and losses in them) and a
-# Python virtual environment under target/.
+# HAProxy and nginx (for the side-by-side runs), ip and nft (for networks of the tests' own, and losses in them),
+# what makes file systems (for power cuts on them) and a Python virtual environment under target/.
 #
 # Run it as often as you like. It starts no service, removes no package, and never fails because
 # something could not be had: it says what is missing and why, and the tests that need it say
@@ -19,7 +19,8 @@ missing=()
 say() { printf 'setup: %s\n' "$*"; }
 
 # command -> Debian package that has it
-declare -A package=([smtp-source]=postfix [smtp-sink]=postfix [swaks]=swaks [haproxy]=haproxy [nginx]=nginx [ip]=iproute2 [nft]=nftables)
+declare -A package=([smtp-source]=postfix [smtp-sink]=postfix [swaks]=swaks [haproxy]=haproxy [nginx]=nginx [ip]=iproute2 [nft]=nftables
+    [mkfs.ext4]=e2fsprogs [mkfs.xfs]=xfsprogs [mkfs.btrfs]=btrfs-progs)
 
 absent_packages() {
     for command in "${!package[@]}"; do

@@ -5,7 +5,8 @@ The guest has two interfaces of two queues each: clients come by one, upstreams 
 `postlane serve` and nothing else; smtp-source and smtp-sink run on this side of the wires, in a network namespace that
 ends with the program. Only `backend` differs between rounds, which are interleaved. Every instruction that the guest
 executes during a round, on all its CPUs, is counted by a plugin of QEMU's, the user's and the kernel's apart; so the
-clients' leg, by kernel TCP, is in both sums. Kernel TCP has virtio's checksum, segmentation and receive offloads.
+clients' leg, by kernel TCP, is in both sums. With --both the clients come by the upstreams' interface too, and both legs go
+by the backend. Kernel TCP has virtio's checksum, segmentation and receive offloads.
 
 Before anything is counted: both queues must have bound in zero-copy mode, and random messages must arrive byte for
 byte. A round counts only if smtp-source saw no error, every message arrived, both shards sent, and none passed segments on.
@@ -13,6 +14,7 @@ byte. A round counts only if smtp-source saw no error, every message arrived, bo
     scripts/qemu.sh                          says what is missing, or runs this
     scripts/qemu.sh --install                fetches QEMU, busybox and a kernel by apt first
     bench/compare/qemu.py --sizes 1024 --rounds 5
+    bench/compare/qemu.py --both             clients past the kernel as well
     bench/compare/qemu.py --no-tso           kernel TCP as on a NIC without segmentation offload
 
 Exit: 0 done, 1 a check or a round failed, 69 a program, the kernel or privileges are absent.
@@ -59,6 +61,7 @@ def arguments():
     parser.add_argument("--links", type=int, default=16, help="links of a shard to each of two sinks (16)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each backend, interleaved (3)")
     parser.add_argument("--chunking", action="store_true", help="clients and upstreams speak BDAT: a round trip each")
+    parser.add_argument("--both", action="store_true", help="clients too come by the interface of AF_XDP")
     parser.add_argument("--no-tso", action="store_true", help="the guest's kernel cuts its segments itself")
     parser.add_argument("--coalesce", action="store_true", help="interrupts put off for 200 us, for both")
     parser.add_argument("--mode", default="zero-copy", choices=["zero-copy", "copy"], help="what AF_XDP is to bind by")
@@ -126,11 +129,17 @@ def devices(options):
     return arguments
 
 
+def serving(options):
+    """Where the guest takes mail."""
+    return NEAR[1] if options.both else NEAR[0]
+
+
 def configuration(backend, upstreams, options):
     lines = ['hostname = "lane.test"', f"shards = {QUEUES}", f'backend = "{backend}"', 'memory = "128MiB"']
     lines += ["[admin]", f'listen = "{ADMIN}"']
     lines += ["[xdp]", 'interface = "eth1"', f'mode = "{options.mode}"'] if backend == "xdp" else []
-    lines += ["[[listener]]", 'name = "in"', f'address = "{NEAR[0]}:{LISTENER}"', 'trusted = ["10.68.0.0/16"]']
+    lines += ["[[listener]]", 'name = "in"', f'address = "{serving(options)}:{LISTENER}"', 'trusted = ["10.68.0.0/16"]']
+    lines += ['backend = "xdp"'] if options.both and backend == "xdp" else []
     lines += ["[[pool]]", 'name = "farm"', f"links_per_shard = {options.links}", f"idle_links = {options.links}"]
     lines += ["[pool.health]", 'probe = "off"']
     for number, upstream in enumerate(upstreams, 1):
@@ -243,7 +252,7 @@ def check_whole(guest, sinks, options):
     lane = Lane(guest, "whole")
     try:
         check_bound(lane, options)
-        sent = send_letters(NEAR[0], LISTENER, 240, 8, options.timeout)
+        sent = send_letters(serving(options), LISTENER, 240, 8, options.timeout)
         arrived = []
         for path in (sinks.letters / "new").iterdir():
             arrived.append(path.read_bytes().replace(b"\r\n", b"\n").partition(b"\n\n")[2])
@@ -264,7 +273,7 @@ def describe(segments):
 
 
 def load(messages, size, options):
-    target = f"{NEAR[0]}:{LISTENER}"
+    target = f"{serving(options)}:{LISTENER}"
     if options.chunking:
         command = [options.postlane, "bench", "--target", target, "--warmup", "0s", "--sessions", options.sessions]
         command += ["--messages", messages, "--size", size, "--chunking", "--in-flight", "4"]

@@ -7,6 +7,9 @@ pinned to one CPU; source and sinks share another. What is counted is the proces
 charges loopback's receive work to whoever sends, the same way for both. A round counts only if smtp-source
 saw no error and the sinks' own counters show that every message arrived.
 
+Beside it: TCP segments per message, of all on the way, from the kernel's own counter; so only where nothing else
+on the machine (or in the network namespace it runs in) speaks TCP. A long one on loopback counts once.
+
 They do not do the same work: HAProxy moves bytes and knows no mail; Postlane speaks SMTP on both sides.
 
     bench/compare/run.py                          10 KiB, 64 sessions, connections reused
@@ -72,9 +75,9 @@ def one_round(kind, sinks, options, directory):
     try:
         before = sinks.taken()
         load(relay.port, options.warm_up, options)
-        cpu = cpu_seconds(relay.process.pid)
+        cpu, segments = cpu_seconds(relay.process.pid), segments_sent()
         seconds = load(relay.port, options.messages, options)
-        cpu = cpu_seconds(relay.process.pid) - cpu
+        cpu, segments = cpu_seconds(relay.process.pid) - cpu, segments_sent() - segments
         expected = before + options.warm_up + options.messages
         arrived = sinks.settled(expected)
         if arrived != expected:
@@ -85,7 +88,14 @@ def one_round(kind, sinks, options, directory):
         "cpu_us_per_message": cpu / options.messages * 1e6,
         "messages_per_second": options.messages / seconds,
         "relay_busy": cpu / seconds,
+        "segments_per_message": segments / options.messages,
     }
+
+
+def segments_sent():
+    """All that the kernel's TCP has sent (`OutSegs`, RFC 4022), in this network namespace."""
+    names, values = (line.split() for line in open("/proc/net/snmp") if line.startswith("Tcp:"))
+    return int(dict(zip(names, values))["OutSegs"])
 
 
 def summary(rounds):
@@ -96,6 +106,7 @@ def summary(rounds):
         "max": max(figures),
         "messages_per_second": statistics.median(one["messages_per_second"] for one in rounds),
         "relay_busy": statistics.median(one["relay_busy"] for one in rounds),
+        "segments_per_message": statistics.median(one["segments_per_message"] for one in rounds),
     }
 
 
@@ -105,11 +116,11 @@ def show(results, options):
         f"\nCPU us per message of the relay alone: {options.load}, {options.size} bytes, {options.sessions} sessions, {mode}, "
         f"{options.sinks} sinks,\n{options.messages} messages a round, {options.rounds} rounds of each, interleaved\n"
     )
-    print(f"{'':10} {'median':>8} {'min':>8} {'max':>8} {'msgs/s':>9} {'relay busy':>11}")
+    print(f"{'':10} {'median':>8} {'min':>8} {'max':>8} {'msgs/s':>9} {'relay busy':>11} {'segments':>9}")
     for relay, one in results.items():
         print(
             f"{relay:10} {one['median']:8.1f} {one['min']:8.1f} {one['max']:8.1f} "
-            f"{one['messages_per_second']:9.0f} {one['relay_busy']:10.0%}"
+            f"{one['messages_per_second']:9.0f} {one['relay_busy']:10.0%} {one['segments_per_message']:9.1f}"
         )
     if len(results) == 2:
         ours, theirs = results["postlane"], results["haproxy"]

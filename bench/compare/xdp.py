@@ -6,8 +6,13 @@ in another network namespace; only `backend` differs. Rounds are interleaved. Bo
 
 What is counted, for the dispatcher alone, from after the warm-up to the last message:
     user, system   its process's CPU time, without the softirqs that merely ran in its context
-    nic            softirq time spent receiving on its veth, wherever it ran (bpftrace: napi_poll, netif_receive_skb)
+    nic            softirq time spent receiving on its veth, wherever it ran
     sum            of the three
+    frames         of system and nic: the kernel's moving of frames from and to AF_XDP sockets by copy; not ours
+    bypass         of user: our TCP, frames and rings
+    out, in        packets that its veth sent and received for a message (of several segments each with TSO)
+    turns          of the shard's loop, for a message
+CPU time is exact, and divided by samples of what ran (perf).
 The downstream leg goes by io_uring over the loopback in both cases, and is in both sums. With --both the clients come
 from the other namespace, over the same veth, and both legs go by the backend. The senders' TSO is on unless --no-tso.
 A round counts only if smtp-source saw no error and every message arrived.
@@ -25,7 +30,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -35,6 +39,7 @@ from pathlib import Path
 
 from ground.machine import machine
 from ground.programs import POSTLANE, ROOT, cpu_seconds, start, stop
+from ground.samples import Samples
 from ground.sinks import Sinks, counted
 from ground.source import send
 
@@ -42,22 +47,8 @@ NEAR, FAR = "xdp-bench-near", "xdp-bench-far"
 NEAR_NIC, FAR_NIC = "benchnear", "benchfar"
 ADDRESS = {NEAR: "10.67.0.1", FAR: "10.67.0.2"}
 PORT = 2525
+ADMIN = "127.0.0.1:8025"  # in the near namespace
 BACKENDS = ("uring", "xdp")
-PROBES = """
-tracepoint:irq:softirq_entry { @begun[cpu] = nsecs; @last[cpu] = nsecs; @device[cpu] = ""; }
-tracepoint:net:netif_receive_skb /@last[cpu]/ {
-    @nic[@device[cpu]] = sum(nsecs - @last[cpu]); @last[cpu] = nsecs; @device[cpu] = str(args->name);
-}
-tracepoint:napi:napi_poll /@last[cpu]/ {
-    if (@device[cpu] == "") { @device[cpu] = str(args->dev_name); }
-    @nic[@device[cpu]] = sum(nsecs - @last[cpu]); @last[cpu] = nsecs; @device[cpu] = "";
-}
-tracepoint:irq:softirq_exit /@begun[cpu]/ {
-    if (pid == PID) { @own = sum(nsecs - @begun[cpu]); }
-    @begun[cpu] = 0; @last[cpu] = 0;
-}
-END { clear(@begun); clear(@last); clear(@device); }
-"""
 
 
 def arguments():
@@ -78,6 +69,7 @@ def arguments():
     parser.add_argument("--load-cpu", type=int, default=1)
     parser.add_argument("--timeout", type=int, default=120, help="most seconds for one load")
     parser.add_argument("--postlane", default=str(POSTLANE))
+    parser.add_argument("--before", help="another build, measured beside by AF_XDP")
     parser.add_argument("--json", default=str(ROOT / "target/compare-xdp.json"))
     return parser.parse_args()
 
@@ -115,6 +107,19 @@ class Network:
             run("ip", "netns", "del", name, check=False)
 
 
+def packets():
+    """Sent and received so far by the near veth."""
+    counters = json.loads(run("ip", "-n", NEAR, "-j", "-s", "link", "show", NEAR_NIC).stdout)[0]["stats64"]
+    return {"out": counters["tx"]["packets"], "in": counters["rx"]["packets"]}
+
+
+def turns():
+    """Of the shard's loop so far."""
+    read = "import sys, urllib.request as web; print(web.urlopen(sys.argv[1], timeout=5).read().decode())"
+    page = run(*inside(NEAR, sys.executable, "-c", read, f"http://{ADMIN}/metrics")).stdout
+    return {"turns": sum(int(count) for count in re.findall(r"^postlane_turns_total\S* (\d+)", page, re.M))}
+
+
 class FarSinks(Sinks):
     """In the far namespace, so that nothing here can look for their greetings."""
 
@@ -141,7 +146,9 @@ class FarSinks(Sinks):
 
 
 def configuration(backend, sinks, options, directory):
+    backend = "uring" if backend == "uring" else "xdp"
     lines = ['hostname = "lane.test"', f'shards = "{options.cpu}-{options.cpu}"', f'backend = "{backend}"']
+    lines += ["[admin]", f'listen = "{ADMIN}"']
     lines += ["[xdp]", f'interface = "{NEAR_NIC}"'] if backend == "xdp" else []
     host = ADDRESS[NEAR] if options.both else "127.0.0.1"
     lines += ["[[listener]]", 'name = "in"', f'address = "{host}:{PORT}"', f'trusted = ["127.0.0.0/8", "{ADDRESS[FAR]}"]']
@@ -156,45 +163,11 @@ def configuration(backend, sinks, options, directory):
     return path
 
 
-def cpu_times(pid):
-    """Seconds in all, exactly, and the share of user time in it, by ticks."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return cpu_seconds(pid), int(fields[11]), int(fields[12])
-
-
-class Softirqs:
-    """Seconds of softirqs, by bpftrace, from the start to `stop`."""
-
-    def __init__(self, pid, directory, options):
-        program = PROBES.replace("PID", str(pid))
-        self.log = open(directory / "softirqs.json", "w+")
-        self.process = start(["bpftrace", "-f", "json", "-e", program], options.load_cpu, self.log)
-        deadline = time.monotonic() + 20
-        while '"attached_probes"' not in Path(self.log.name).read_text():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("bpftrace: " + Path(self.log.name).read_text()[-500:])
-            time.sleep(0.05)
-
-    def stop(self):
-        stop(self.process, signal.SIGINT)
-        own, nic = 0, 0
-        for line in Path(self.log.name).read_text().splitlines():
-            if not line.startswith("{"):
-                continue
-            data = json.loads(line).get("data", {})
-            if isinstance(data, dict):
-                own = data.get("@own", own)
-                nics = data.get("@nic")
-                nic = nics.get(NEAR_NIC, 0) if isinstance(nics, dict) else nic
-        self.log.close()
-        return own / 1e9, nic / 1e9
-
-
 def one_round(backend, size, sinks, options, directory):
     messages = max(500, min(options.messages, options.messages * 10_240 // size))
     config = configuration(backend, sinks, options, directory)
     with open(directory / f"{backend}.log", "wb") as log:
-        process = start(inside(NEAR, options.postlane, "serve", "--config", config), options.cpu, log)
+        process = start(inside(NEAR, options.before if backend == "before" else options.postlane, "serve", "--config", config), options.cpu, log)
         try:
             deadline = time.monotonic() + 15
             while "takes mail" not in (said := Path(log.name).read_text()):
@@ -207,48 +180,50 @@ def one_round(backend, size, sinks, options, directory):
             come = {"prefix": inside(FAR), "host": ADDRESS[NEAR]} if options.both else {"prefix": inside(NEAR)}
             send(PORT, warm_up, size, options, **come)
             # `ip netns exec` has become the dispatcher.
-            softirqs = Softirqs(process.pid, directory, options)
-            total, user, system = cpu_times(process.pid)
+            samples = Samples(process.pid, directory, options)
+            passed = {**packets(), **turns()}
+            total = cpu_seconds(process.pid)
             seconds = send(PORT, messages, size, options, **come)
-            total_after, user_after, system_after = cpu_times(process.pid)
-            own, nic = softirqs.stop()
+            spent = cpu_seconds(process.pid) - total
+            counts = samples.stop()
+            passed = {kind: count - passed[kind] for kind, count in {**packets(), **turns()}.items()}
             expected = before + warm_up + messages
             if (arrived := sinks.settled(expected)) != expected:
                 raise RuntimeError(f"{arrived - before} messages arrived of {expected - before} sent")
         finally:
             stop(process)
-    ticks = max(1, user_after - user + system_after - system)
-    spent = total_after - total
-    user_seconds = spent * (user_after - user) / ticks
-    micro = lambda value: value / messages * 1e6
+    micro = lambda kind: counts[kind] / counts["own"] * spent / messages * 1e6
     return {
-        "user": micro(user_seconds),
-        "system": micro(max(0.0, spent - user_seconds - own)),
-        "nic": micro(nic),
-        "sum": micro(spent - own + nic),
-        "process": micro(spent),
+        **{kind: micro(kind) for kind in ("user", "system", "nic", "frames", "bypass")},
+        **{kind: count / messages for kind, count in passed.items()},
+        "sum": micro("user") + micro("system") + micro("nic"),
+        "process": spent / messages * 1e6,
         "messages_per_second": messages / seconds,
         "mode": mode.group(1) if mode else "io_uring",
     }
 
 
+KEYS = ("user", "system", "nic", "sum", "frames", "bypass", "out", "in", "turns", "process", "messages_per_second")
+SHOWN = KEYS[:-2]
+
+
 def median(rounds):
-    keys = ("user", "system", "nic", "sum", "process", "messages_per_second")
-    return {key: statistics.median(one[key] for one in rounds) for key in keys}
+    return {key: statistics.median(one[key] for one in rounds) for key in KEYS}
 
 
 def main():
     options = arguments()
-    missing = [name for name in ("ip", "ethtool", "bpftrace", "smtp-source", "smtp-sink") if not shutil.which(name)]
+    missing = [name for name in ("ip", "ethtool", "perf", "smtp-source", "smtp-sink") if not shutil.which(name)]
     if missing or os.geteuid() != 0:
-        print(f"skipped: {'root is needed' if not missing else 'not installed (apt-get install iproute2 ethtool bpftrace postfix): ' + ', '.join(missing)}", file=sys.stderr)
+        print(f"skipped: {'root is needed' if not missing else 'not installed (apt-get install iproute2 ethtool linux-perf postfix): ' + ', '.join(missing)}", file=sys.stderr)
         return 69
     if not shutil.which(options.postlane):
         print(f"{options.postlane} is not there: cargo build --release", file=sys.stderr)
         return 69
+    backends = BACKENDS + (("before",) if options.before else ())
     sizes = [int(size) for size in options.sizes.split(",")]
-    rounds = {size: {backend: [] for backend in BACKENDS} for size in sizes}
-    print(f"{'size':>7} {'backend':8} {'user':>7} {'system':>7} {'nic':>7} {'sum':>7} {'msgs/s':>8}   us per message, medians")
+    rounds = {size: {backend: [] for backend in backends} for size in sizes}
+    print(f"{'size':>7} {'backend':8} " + " ".join(f"{key:>7}" for key in SHOWN) + "   msgs/s   us per message, medians")
     with tempfile.TemporaryDirectory(prefix="compare-xdp-") as name:
         directory = Path(name)
         try:
@@ -257,15 +232,12 @@ def main():
             try:
                 for size in sizes:
                     for number in range(options.rounds):
-                        for backend in BACKENDS if number % 2 == 0 else reversed(BACKENDS):
+                        for backend in backends if number % 2 == 0 else reversed(backends):
                             rounds[size][backend].append(one_round(backend, size, sinks, options, directory))
-                    for backend in BACKENDS:
+                    for backend in backends:
                         one = median(rounds[size][backend])
-                        print(
-                            f"{size:7} {backend:8} {one['user']:7.1f} {one['system']:7.1f} {one['nic']:7.1f} "
-                            f"{one['sum']:7.1f} {one['messages_per_second']:8.0f}",
-                            flush=True,
-                        )
+                        figures = " ".join(f"{one[key]:7.1f}" for key in SHOWN)
+                        print(f"{size:7} {backend:8} {figures} {one['messages_per_second']:8.0f}", flush=True)
                     sums = [median(rounds[size][backend])["sum"] for backend in BACKENDS]
                     print(f"{'':7} xdp / uring {sums[1] / sums[0]:36.2f}")
             finally:

@@ -23,7 +23,7 @@ impl Store {
     /// # Errors
     /// What making it says; `WouldBlock` if another process has it.
     pub fn open(root: &Path) -> io::Result<Store> {
-        DirBuilder::new().recursive(true).mode(0o700).create(root)?;
+        make_directory(root)?;
         let lock = OpenOptions::new().write(true).create(true).truncate(false).open(root.join("lock"))?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => {
@@ -150,9 +150,17 @@ pub(super) fn file_name(file: FileId) -> String {
 /// Opens a log's directory, made if it is not there.
 pub(super) fn open_directory(root: &Path, log: u16) -> io::Result<File> {
     let path = directory(root, log);
-    if !path.is_dir() {
-        DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
-        File::open(root)?.sync_all()?;
-    }
+    DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+    // Also if it was there: who made it may have been killed before.
+    File::open(root)?.sync_all()?;
     File::open(path)
+}
+
+/// Makes a directory, and sees to it that it is there after a power cut. What is above it need not be readable.
+fn make_directory(path: &Path) -> io::Result<()> {
+    let path = std::path::absolute(path)?;
+    let made: Vec<&Path> = path.ancestors().take_while(|path| !path.is_dir()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+    let above = made.iter().filter_map(|path| path.parent());
+    above.filter_map(|path| File::open(path).ok()).try_for_each(|directory| directory.sync_all())
 }

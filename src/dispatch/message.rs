@@ -46,7 +46,7 @@ pub struct Message {
     pub size: u64,
     /// How they stand.
     pub shape: Shape,
-    /// It leaves while it is still arriving: its body goes in parts, and `body` stays empty.
+    /// It leaves while it is still arriving, or being read from the disk: its body goes in parts, and `body` stays empty.
     pub streamed: bool,
     /// Of a streamed message to several: our line and its header, plain, for a notice when the body is gone.
     pub beginning: Vec<u8>,
@@ -60,16 +60,21 @@ impl Message {
     /// Of a streamed message: what was announced, or had come when it began to leave.
     pub fn plain_size(&self) -> u64 {
         let body = match self.shape.form {
-            _ if self.streamed => self.size.max(self.envelope.mail().size.unwrap_or(0)),
+            _ if self.is_arriving() => self.size.max(self.envelope.mail().size.unwrap_or(0)),
             Form::Stuffed => self.size.saturating_sub(self.shape.dots + b".\r\n".len() as u64),
             Form::Plain => self.size,
         };
         body + self.head.len() as u64
     }
 
+    /// Is it sent before all of it is here? (What is kept is known, and read in parts.)
+    fn is_arriving(&self) -> bool {
+        self.streamed && !self.kept
+    }
+
     /// The same as an upstream is told of it beforehand; 0: not known.
     pub fn declared_size(&self) -> u64 {
-        if self.streamed && self.envelope.mail().size.is_none() { 0 } else { self.plain_size() }
+        if self.is_arriving() && self.envelope.mail().size.is_none() { 0 } else { self.plain_size() }
     }
 
     /// May it hold any octets (RFC 3030 section 3)? Then it goes by BDAT alone.

@@ -74,13 +74,15 @@ pub enum Command<'a> {
         /// In which form: as it is, or [`Message::converted`].
         form: Form,
     },
-    /// Write a part of a streamed body, as DATA has it, and a mark; its extents stay until that is told by `Sent`, or
+    /// Write a part of a streamed body, and a mark; its extents stay until that is told by `Sent`, or
     /// `Closed`.
     WritePart {
         /// Where.
         stream: StreamId,
         /// What.
         part: Arc<Part>,
+        /// In which form.
+        form: Form,
     },
     /// Have `handle_sent` called when all written so far has left.
     Mark(StreamId),
@@ -117,7 +119,7 @@ pub enum Command<'a> {
 enum Queued {
     Write { stream: StreamId, from: usize, to: usize },
     WriteBody { stream: StreamId, message: Arc<Message>, form: Form },
-    WritePart { stream: StreamId, part: Arc<Part> },
+    WritePart { stream: StreamId, part: Arc<Part>, form: Form },
     Open { link: LinkId, address: SocketAddr, source: Option<IpAddr> },
     Mark(StreamId),
     Pause(StreamId),
@@ -379,6 +381,7 @@ impl Dispatch {
             self.next_tick = Instant::NEVER;
             (0..self.pools.len()).for_each(|pool| self.stir(pool));
             self.make_room(now, buffers);
+            self.flow.append(&mut self.queues.parched);
         }
         while let Some(slot) = self.transaction_deadlines.pop_expired(now) {
             self.transaction_expired(slot as u32, now, buffers);
@@ -410,7 +413,7 @@ impl Dispatch {
         Some(match queued {
             Queued::Write { stream, from, to } => Command::Write { stream, bytes: &self.out[from..to] },
             Queued::WriteBody { stream, message, form } => Command::WriteBody { stream, message, form },
-            Queued::WritePart { stream, part } => Command::WritePart { stream, part },
+            Queued::WritePart { stream, part, form } => Command::WritePart { stream, part, form },
             Queued::Open { link, address, source } => Command::Open { link, address, source },
             Queued::Mark(stream) => Command::Mark(stream),
             Queued::Pause(stream) => Command::Pause(stream),

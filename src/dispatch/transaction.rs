@@ -119,7 +119,8 @@ impl Dispatch {
     pub(super) fn ask_group(&mut self, id: TransactionId, way: Way, now: Instant) {
         let transaction = &self.transactions[id.slot as usize];
         // Where what is put off can be kept, the refusal of one recipient need not be that of the message.
-        let is_kept = self.is_keeping() && transaction.streaming.is_none();
+        let is_arriving = |streaming: &Streaming| !streaming.is_from_disk();
+        let is_kept = self.is_keeping() && !transaction.streaming.as_deref().is_some_and(is_arriving);
         let (message, whole) = (transaction.message.clone(), transaction.groups == 1 && !is_kept);
         let (origin, Way { shard, pool }) = (self.options.shard, way);
         self.pools[usize::from(pool)].groups += 1;
@@ -205,13 +206,14 @@ impl Dispatch {
         }
     }
 
-    /// All groups have ended. What is being written ends when the disk has answered.
-    fn all_ended(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) {
+    /// All groups have ended. What is being written, or read, ends when the disk has answered.
+    pub(super) fn all_ended(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) {
         let transaction = &self.transactions[id.slot as usize];
-        if transaction.stage == Stage::Keeping {
+        if matches!(transaction.stage, Stage::Keeping | Stage::Loading) {
             return;
         }
         if transaction.entry.is_some() {
+            self.blame_disk(id);
             self.end_attempt(id, now, buffers);
         } else if !self.keep_rest(id, now, buffers) {
             self.end_through(id, now, buffers);

@@ -146,6 +146,10 @@ pub trait Net: Buffers {
     fn turn(&mut self, until: Instant, events_max: usize, events: &mut Vec<Event>) -> Instant;
     /// Reads the clock.
     fn now(&self) -> Instant;
+    /// Connections that the kernel had taken for us and that were closed at once, because as many were open as may be.
+    fn turned_away(&self) -> u64 {
+        0
+    }
     /// What it has carried past the kernel since the start: nothing, for most.
     fn bypassed(&self) -> Bypassed {
         Bypassed::default()

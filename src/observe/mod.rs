@@ -291,6 +291,8 @@ pub struct Totals {
     /// Clients that came past the kernel: turned away; answered by a cookie, as there were too many SYNs to remember;
     /// and back with that.
     pub bypass_clients: [Counter; 3],
+    /// Connections closed at once because as many were open as the shard can have.
+    pub connections_turned_away: Counter,
     /// Turns of the loop.
     pub turns: Counter,
     /// Nanoseconds not spent waiting.

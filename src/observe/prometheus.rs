@@ -213,6 +213,11 @@ fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
         ("postlane_wake_ups_total", "Shards woken by others, for letters.", |s| &s.wake_ups),
         ("postlane_out_of_buffers_total", "Messages refused for want of memory.", |s| &s.out_of_buffers),
         ("postlane_streamed_total", "Messages that left while they were still arriving.", |s| &s.streamed),
+        (
+            "postlane_connections_turned_away_total",
+            "Connections closed at once, as many being open as a shard can have.",
+            |s| &s.connections_turned_away,
+        ),
         ("postlane_turns_total", "Turns of the shards' loops.", |s| &s.turns),
     ];
     for (name, help, of) in totals {

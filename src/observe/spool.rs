@@ -24,6 +24,8 @@ pub struct SpoolStats {
     pub refused: Counter,
     /// Attempts at kept messages after which some recipients were left.
     pub deferred: Counter,
+    /// Times a message was too large to be read back whole, and was sent in parts while it was read.
+    pub in_parts: Counter,
     /// Messages too old, or found so when they were read back.
     pub expired: Counter,
     /// Messages that could not be read back as they were written.
@@ -43,7 +45,7 @@ pub struct SpoolStats {
 /// The spool's metrics.
 pub(super) fn write(page: &mut Page, shards: &[Arc<Stats>]) {
     type Of = fn(&SpoolStats) -> &Counter;
-    let numbers: [(&str, &str, &str, Of); 14] = [
+    let numbers: [(&str, &str, &str, Of); 15] = [
         ("postlane_spool_messages", "gauge", "Messages kept now.", |s| &s.messages),
         ("postlane_spool_bytes", "gauge", "Octets of messages kept now.", |s| &s.bytes),
         ("postlane_spool_file_bytes", "gauge", "Octets of the spool's files.", |s| &s.file_bytes),
@@ -54,6 +56,7 @@ pub(super) fn write(page: &mut Page, shards: &[Arc<Stats>]) {
             &s.refused
         }),
         ("postlane_spool_deferred_total", "counter", "Attempts that left some recipients.", |s| &s.deferred),
+        ("postlane_spool_in_parts_total", "counter", "Sent in parts while being read back.", |s| &s.in_parts),
         ("postlane_spool_expired_total", "counter", "Messages that became too old.", |s| &s.expired),
         ("postlane_spool_damaged_total", "counter", "Messages not read back as written.", |s| &s.damaged),
         ("postlane_spool_syncs_total", "counter", "Times the disk made something durable.", |s| &s.syncs),

@@ -214,7 +214,7 @@ impl<N: Net + Disk> Shard<N> {
             self.publish_at = self.now + NAP;
             self.dispatch.tend(self.now);
             self.dispatch.publish(self.now);
-            self.publish_bypassed();
+            self.publish_network();
         }
         let stats = &self.stats[self.id.index()];
         stats.turns.add(1);
@@ -279,11 +279,12 @@ impl<N: Net + Disk> Shard<N> {
         }
     }
 
-    fn publish_bypassed(&self) {
+    fn publish_network(&self) {
         let now = self.net.bypassed();
         let segments = [now.received, now.sent, now.sent_again, now.strangers, now.handed_over, now.astray];
         let clients = [now.turned_away, now.cookies_sent, now.cookies_returned];
         let stats = &self.stats[self.id.index()];
+        stats.connections_turned_away.set(self.net.turned_away());
         let counters = stats.segments.iter().chain(&stats.bypass_clients);
         counters.zip(segments.into_iter().chain(clients)).for_each(|(counter, count)| counter.set(count));
     }
@@ -305,8 +306,8 @@ impl<N: Net + Disk> Shard<N> {
                     write_pieces(&mut self.net, stream, message.converted(), &mut self.copy);
                     self.net.mark(stream);
                 }
-                Command::WritePart { stream, part } => {
-                    match part.stuffed() {
+                Command::WritePart { stream, part, form } => {
+                    match part.stuffed(form) {
                         None => self.net.write_body(stream, &part.extents),
                         Some(pieces) => write_pieces(&mut self.net, stream, pieces, &mut self.copy),
                     }

@@ -389,3 +389,10 @@ fn data_crc(head: &[u8], body: &[Extent], buffers: &impl Buffers) -> u32 {
     body.iter().for_each(|&extent| hasher.update(buffers.bytes(extent)));
     hasher.finalize()
 }
+
+/// The same, of these octets behind others that have that one.
+fn data_crc_after(crc: u32, extents: &[Extent], buffers: &impl Buffers) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(crc);
+    extents.iter().for_each(|&extent| hasher.update(buffers.bytes(extent)));
+    hasher.finalize()
+}

@@ -2,7 +2,7 @@
 
 use super::index::{Life, NIL};
 use super::log::{Log, Read};
-use super::{EntryId, Event, Request, Shared, Spool, data_crc};
+use super::{EntryId, Event, Request, Shared, Spool, data_crc_after};
 use crate::handle::{Buffers, Extent, FileId, Ticket};
 use crate::time::Instant;
 
@@ -28,6 +28,8 @@ pub(super) struct Reading {
     at: u64,
     bytes: u64,
     crc: u32,
+    /// It is a part, and that was the checksum of all before it.
+    part_after: Option<u32>,
     slot: u32,
     /// What `load` was told; none: to be moved.
     load: Option<(EntryId, u64)>,
@@ -52,30 +54,72 @@ impl Spool {
             return false;
         };
         let at = self.log_of(slot);
-        self.read(at, slot, Some((id, token)), extents.to_vec());
+        let reading = self.reading(at, slot, Some((id, token)), extents.to_vec());
+        debug_assert_eq!(reading.bytes, octets(extents));
+        self.read(at, reading);
         true
     }
 
-    fn read(&mut self, log: usize, slot: u32, load: Option<(EntryId, u64)>, extents: Vec<Extent>) {
-        let log = &mut self.logs[log];
+    /// Reads some of a message back: the octets of head and body from `from` on, as many as there is room for. `crc`: the
+    /// checksum of those before, 0 if there are none. `PartLoaded` or `Unreadable` follows; what is read is checked against
+    /// the checksum of all by [`Spool::is_sound`] alone, at its end. False: there is no such message on disk.
+    pub fn load_part(&mut self, id: EntryId, token: u64, from: u64, crc: u32, extents: &[Extent]) -> bool {
+        let Some(slot) = self.find(id).filter(|&slot| self.shared.index[slot].life == Life::Kept) else {
+            return false;
+        };
+        let at = self.log_of(slot);
+        let whole = self.reading(at, slot, Some((id, token)), extents.to_vec());
+        let bytes = octets(extents);
+        debug_assert!(from + bytes <= whole.bytes);
+        self.read(at, Reading { at: whole.at + from, bytes, part_after: Some(crc), ..whole });
+        true
+    }
+
+    /// Is a message whose octets have that checksum what was written?
+    pub fn is_sound(&self, id: EntryId, crc: u32) -> bool {
+        self.find(id).is_some_and(|slot| self.shared.index[slot].data_crc == crc)
+    }
+
+    /// What was read of it in parts is not what was written. True: that has been so several times, and it is damaged.
+    /// False: it may be read right another time.
+    pub fn mistrust(&mut self, id: EntryId) -> bool {
+        let Some(slot) = self.find(id) else { return false };
+        let entry = &mut self.shared.index[slot];
+        entry.unread = entry.unread.saturating_add(1);
+        if entry.unread < TRIES && !entry.damaged {
+            return false;
+        }
+        entry.untold = false;
+        self.shared.note_damage(slot);
+        true
+    }
+
+    /// Has it been found damaged?
+    pub fn is_damaged(&self, id: EntryId) -> bool {
+        self.find(id).is_some_and(|slot| self.shared.index[slot].damaged)
+    }
+
+    /// A read of all of a message.
+    fn reading(&self, log: usize, slot: u32, load: Option<(EntryId, u64)>, extents: Vec<Extent>) -> Reading {
+        let log = &self.logs[log];
         let entry = &self.shared.index[slot];
-        let reading = Reading {
+        Reading {
             log: log.number,
             segment: entry.segment,
             file: log.file(entry.segment),
             at: entry.data_at(),
             bytes: u64::from(entry.head_len) + u64::from(entry.body_len),
             crc: entry.data_crc,
+            part_after: None,
             slot,
             load,
             extents,
             tries: 0,
-        };
-        debug_assert_eq!(
-            reading.bytes,
-            reading.extents.iter().map(|extent| u64::from(extent.len)).sum::<u64>()
-        );
-        log.segments.get_mut(entry.segment).readers += 1;
+        }
+    }
+
+    fn read(&mut self, log: usize, reading: Reading) {
+        self.logs[log].segments.get_mut(reading.segment).readers += 1;
         let key = self.reads.insert(reading);
         self.reads_next.push_back(key);
     }
@@ -152,7 +196,11 @@ impl Spool {
         let reading = &mut self.reads[key];
         let read =
             result.and_then(|octets| if u64::from(octets) == reading.bytes { Ok(()) } else { Err(EIO) });
-        let sound = read.is_ok() && data_crc(&[], &reading.extents, buffers) == reading.crc;
+        let crc = match read {
+            Ok(()) => data_crc_after(reading.part_after.unwrap_or(0), &reading.extents, buffers),
+            Err(_) => 0,
+        };
+        let sound = read.is_ok() && (reading.part_after.is_some() || crc == reading.crc);
         reading.tries += 1;
         let wanted = match reading.load {
             Some((id, _)) => self.shared.index[id.slot].generation == id.generation,
@@ -166,11 +214,16 @@ impl Spool {
         let at = at.expect("a log outlives its reads");
         self.logs[at].segments.get_mut(reading.segment).readers -= 1;
         match (reading.load, read) {
+            (Some((entry, token)), Ok(())) if reading.part_after.is_some() => {
+                self.shared.events.push_back(Event::PartLoaded { entry, token, crc });
+            }
             (Some((entry, token)), Ok(())) if sound => {
                 self.shared.events.push_back(Event::Loaded { entry, token });
             }
             // What could not be read for long to be moved is no better now.
-            (Some((entry, token)), Err(errno)) if !wanted || !self.shared.index[entry.slot].damaged => {
+            (Some((entry, token)), Err(errno))
+                if !wanted || reading.part_after.is_some() || !self.shared.index[entry.slot].damaged =>
+            {
                 self.shared.events.push_back(Event::Unreadable { entry, token, errno });
             }
             (Some((entry, token)), _) => {
@@ -237,7 +290,8 @@ impl Spool {
             self.shared.index[slot].moving = true;
             log.moving += 1;
             log.moving_bytes += bytes;
-            self.read(at, slot, None, extents);
+            let reading = self.reading(at, slot, None, extents);
+            self.read(at, reading);
         }
     }
 }
@@ -247,6 +301,10 @@ impl Shared {
         let entry = &mut self.index[slot];
         self.damaged += u64::from(!std::mem::replace(&mut entry.damaged, true));
     }
+}
+
+fn octets(extents: &[Extent]) -> u64 {
+    extents.iter().map(|extent| u64::from(extent.len)).sum()
 }
 
 /// Buffers for so many octets, or none at all.

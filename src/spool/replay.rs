@@ -268,16 +268,14 @@ impl<S: Source> Replay<'_, S> {
         let unreadable = self.read_all(segment.found);
         let bytes = std::mem::take(&mut self.bytes);
         let mut lost = Vec::new();
-        let scan = scan(
-            &bytes,
-            segment.life,
-            |record| {
-                *number_max = (*number_max).max(record.header.number);
-                self.tail = self.tail.max(record.header.tail);
-                self.record(record, place);
-            },
-            |record, range| lost.push((range, what_of(record))),
-        );
+        let scan = scan(&bytes, segment.life, |record| {
+            *number_max = (*number_max).max(record.header.number);
+            self.tail = self.tail.max(record.header.tail);
+            if record.is_damaged {
+                lost.push((record.header.position, what_of(record)));
+            }
+            self.record(record, place);
+        });
         self.bytes = bytes;
         let Scan { faults, last_group, end } = scan;
         // As far as the writing of this segment was acknowledged.
@@ -302,9 +300,23 @@ impl<S: Source> Replay<'_, S> {
             let what = format!("cannot be read (errno {errno})");
             damages.push(Damage { file, range, what });
         }
-        for (range, fault) in faults.into_iter().filter(|(range, _)| range.start < acknowledged) {
-            let known = lost.iter().find(|(at, _)| *at == range).and_then(|(_, what)| what.clone());
-            damages.push(describe(file, range, fault, known));
+        for (range, fault) in faults {
+            if range.start < acknowledged {
+                let known = lost.iter().find(|(at, _)| *at == range.start).and_then(|(_, what)| what.clone());
+                damages.push(describe(file, range, fault, known));
+            } else if let Fault::Data(number) = fault {
+                self.forget_torn(number, place, range.start);
+            }
+        }
+    }
+
+    /// A message of a torn write was never acknowledged; unless an earlier record has it, it is not there.
+    fn forget_torn(&mut self, number: u64, place: u32, position: u64) {
+        let Some(&slot) = self.slots.get(&number) else { return };
+        let entry = &self.spool.shared.index[slot];
+        if entry.segment == place && u64::from(entry.at) * super::record::ALIGN == position {
+            self.spool.shared.index.remove(slot);
+            self.slots.remove(&number);
         }
     }
 
@@ -325,6 +337,11 @@ impl<S: Source> Replay<'_, S> {
         if meta::decode_facts(facts).is_none() {
             return;
         }
+        if let Some(slot) = known.filter(|_| record.is_damaged) {
+            // It was being moved, and where it was it is still sound.
+            return self.state(slot, state);
+        }
+        // (One that is damaged is found so again when it is due, and its sender is told.)
         let slot = known.unwrap_or_else(|| {
             let entry = Entry {
                 facts: facts.into(),

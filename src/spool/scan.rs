@@ -17,11 +17,13 @@ pub(super) enum Fault {
     Data(u64),
 }
 
-/// A sound record.
+/// A record, sound but perhaps for a message's octets.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Record<'a> {
     pub(super) header: Header,
     pub(super) meta: &'a [u8],
+    /// They are not what was written.
+    pub(super) is_damaged: bool,
 }
 
 /// What a scan came to.
@@ -35,14 +37,8 @@ pub(super) struct Scan {
     pub(super) end: u64,
 }
 
-/// Shows each sound record of that life in a segment's octets. A message with sound meta and damaged octets is
-/// shown to `lost`.
-pub(super) fn scan<'a>(
-    bytes: &'a [u8],
-    life: Life,
-    mut show: impl FnMut(Record<'a>),
-    mut lost: impl FnMut(Record<'a>, Range<u64>),
-) -> Scan {
+/// Shows each record of that life in a segment's octets whose header and meta are sound.
+pub(super) fn scan<'a>(bytes: &'a [u8], life: Life, mut show: impl FnMut(Record<'a>)) -> Scan {
     let mut scan = Scan { end: BLOCK, ..Scan::default() };
     let mut at = BLOCK;
     while at + (HEADER_BYTES as u64) <= bytes.len() as u64 {
@@ -68,14 +64,14 @@ pub(super) fn scan<'a>(
         let meta = &bytes[meta_from..meta_from + header.meta_len as usize];
         let data_from = meta_from + meta.len();
         let data = &bytes[data_from..data_from + header.head_len as usize + header.body_len as usize];
-        let record = Record { header, meta };
         if crc32fast::hash(meta) != header.meta_crc {
             scan.faults.push((at..next, Fault::Meta(header.kind, header.number)));
-        } else if header.kind == Kind::Message && crc32fast::hash(data) != header.data_crc {
-            scan.faults.push((at..next, Fault::Data(header.number)));
-            lost(record, at..next);
         } else {
-            show(record);
+            let is_damaged = header.kind == Kind::Message && crc32fast::hash(data) != header.data_crc;
+            if is_damaged {
+                scan.faults.push((at..next, Fault::Data(header.number)));
+            }
+            show(Record { header, meta, is_damaged });
         }
         scan.end = next.next_multiple_of(BLOCK);
         at = next;

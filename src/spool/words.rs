@@ -247,6 +247,15 @@ pub enum Event {
         /// What `load` was given.
         token: u64,
     },
+    /// A part lies in the extents given.
+    PartLoaded {
+        /// Of which.
+        entry: EntryId,
+        /// What `load_part` was given.
+        token: u64,
+        /// The checksum of all octets as far as that.
+        crc: u32,
+    },
     /// It cannot be read now, says the disk. It is kept and active as before: to be released for another time.
     Unreadable {
         /// Which.

@@ -587,6 +587,7 @@ impl World {
                     known.loading = false;
                 }
             }
+            Event::PartLoaded { .. } => unreachable!("nobody asks for parts here"),
             Event::Unreadable { token, .. } => {
                 assert!(self.character.errors, "a healthy disk reads");
                 self.count.unreadable += 1;

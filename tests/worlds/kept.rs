@@ -30,7 +30,9 @@ impl Stage {
     pub(crate) fn check_disk(&self, has_failed: bool) {
         let Some(keep) = &self.setup.keep else { return };
         let files = self.platter.files();
-        let failed = if has_failed { 3 * keep.segment_bytes } else { 0 };
+        // A file that is no segment any more is left alone.
+        let decayed = self.decay.flips * keep.segment_bytes;
+        let failed = if has_failed { 3 * keep.segment_bytes } else { 0 } + decayed;
         for log in 0..=u16::MAX {
             if files.iter().all(|(file, _)| file.log < log) {
                 break;

@@ -82,7 +82,7 @@ fn what_an_operator_gives_up_is_bounced_at_once() {
 }
 
 /// So many messages have been tried and wait.
-fn until_put_off(play: &mut Play, messages: u64) {
+pub(crate) fn until_put_off(play: &mut Play, messages: u64) {
     for _ in 0..50 {
         if play.stage.sum(|stats| stats.spool.deferred.get()) == messages {
             return;
@@ -94,25 +94,34 @@ fn until_put_off(play: &mut Play, messages: u64) {
 
 /// A bit of its body flips wherever it lies on the disk.
 fn spoil(play: &Play, message: usize) {
-    let needle = &play.messages[message].data[..400];
+    spoil_at(play, message, 0);
+}
+
+/// The same, so far within.
+pub(crate) fn spoil_at(play: &Play, message: usize, at: usize) {
+    flip(play, &play.messages[message].data[at..at + 400], 0, 0);
+}
+
+/// A bit of these octets flips wherever they lie on the disk: that one of the one so far within.
+pub(crate) fn flip(play: &Play, needle: &[u8], within: u64, bit: u8) {
     let platter = &play.stage.platter;
     let mut flips = 0;
     for (file, bytes) in platter.files() {
         let mut content = vec![0; bytes as usize];
         platter.read(file, 0, &mut content).unwrap();
         if let Some(at) = find(&content, needle) {
-            platter.flip(file, at as u64, 0);
+            platter.flip(file, at as u64 + within, bit);
             flips += 1;
         }
     }
-    assert!(flips > 0, "message {message} is not on the disk");
+    assert!(flips > 0, "that is not on the disk");
 }
 
-fn notices(play: &Play) -> Vec<&Taken> {
+pub(crate) fn notices(play: &Play) -> Vec<&Taken> {
     play.upstreams[0].taken.iter().filter(|taken| taken.mail.starts_with("<>")).collect()
 }
 
-fn tells_of_damage(notice: &Taken, message: usize) -> bool {
+pub(crate) fn tells_of_damage(notice: &Taken, message: usize) -> bool {
     let lines = format!("Final-Recipient: rfc822; m{message}.r0@");
     let says = |words: &str| find(&notice.data, words.as_bytes()).is_some();
     says(&lines) && says("\r\nAction: failed\r\nStatus: 5.3.0\r\n") && says("damaged on disk")
@@ -156,6 +165,26 @@ fn damage_is_told_when_it_is_found_in_moving() {
     play.pass(Duration::from_secs(20));
     assert!(matches!(notices(&play)[..], [notice] if tells_of_damage(notice, 0)));
     assert_eq!((play.stage.kept(), play.stage.sum(|stats| stats.spool.damaged.get())), (0, 1));
+    play.finish();
+}
+
+/// Found by a start: what its record says besides is sound, so it is known who is to be told.
+#[test]
+fn damage_is_told_when_it_is_found_by_a_start() {
+    let mut play = world(&keeping(68, Mode::Spool, 1), vec![Manner::good()]);
+    play.upstreams[0].manner.puts_off = Some("m");
+    play.add_clients(1, &Habits::plain(8), 8, 3_000);
+    play.serve_all();
+    until_put_off(&mut play, 8);
+    spoil(&play, 0);
+    play.stage.decay.flips = 1;
+    play.upstreams[0].manner.puts_off = None;
+    play.crash(true);
+    play.start(1);
+    play.pass(Duration::from_secs(20));
+    assert!(matches!(notices(&play)[..], [notice] if tells_of_damage(notice, 0)));
+    assert_eq!((play.stage.decay.reports, play.stage.kept(), play.upstreams[0].taken.len()), (1, 0, 8));
+    assert_eq!(play.stage.sum(|stats| stats.spool.damaged.get()), 1);
     play.finish();
 }
 

@@ -13,14 +13,14 @@ use crate::play::{Count, Play, Turn};
 use crate::random_world::{draw_habits, draw_manner, draw_setup};
 use crate::seeds::Seeds;
 use crate::stage::{Setup, Stage, upstream_address};
-use crate::timely;
 use crate::upstream::Upstream;
 use crate::ways::{Ways, colour};
+use crate::{decay, timely};
 
 /// Seeds that every run of the tests plays.
 const SEEDS: u64 = 60;
 /// And those that have found something before.
-const KEPT: [u64; 2] = [1540, 5053];
+const KEPT: [u64; 4] = [1540, 5053, 1561, 1594];
 /// Trouble begins no later than this.
 const SPAN_MS: usize = 20_000;
 
@@ -57,6 +57,7 @@ pub(crate) fn build(seed: u64, trace: bool) -> Play {
     turns.sort_by_key(|(at, _)| *at);
     play.turns = turns.into_iter().map(|(at, turn)| (start + at, turn)).collect();
     timely::draw(&mut play, seed);
+    decay::draw(&mut play, seed);
     play
 }
 
@@ -123,7 +124,7 @@ fn draw_turns(fleet: usize, dice: &mut Dice) -> Vec<(Duration, Turn)> {
     turns
 }
 
-/// Reads stay as they are: what cannot be read is lost, and said to be.
+/// (What becomes of reads is drawn in `decay`.)
 fn draw_faults(dice: &mut Dice) -> Faults {
     let some = |dice: &mut Dice| dice.pick(&[0.0, 0.02, 0.3, 1.0]);
     Faults {
@@ -186,6 +187,9 @@ fn kept_seeds() {
         total.timed,
         total.late,
         total.overdue,
+        total.flips,
+        total.damaged,
+        total.in_parts,
     ];
     assert!(seen.iter().all(|count| *count > 0), "something never happens: {total:?}");
 }

@@ -4,12 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
 mod client;
+mod decay;
 mod dice;
 mod disk;
 mod focus;
 mod in_flight;
 mod kept;
 mod kept_focus;
+mod kept_large;
 mod kept_world;
 mod links;
 mod message;

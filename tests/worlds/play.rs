@@ -10,10 +10,14 @@ use postlane::shard::Order;
 use postlane::time::Instant;
 
 use crate::client::Client;
+use crate::decay::Spot;
 use crate::message::{Fate, Message};
 use crate::stage::Stage;
 use crate::upstream::{Taken, Upstream, find};
 use crate::ways::{Mail, Ways};
+
+/// Groups that a message's recipients may be.
+const GROUPS_MAX: u64 = 5;
 
 /// Something the world does at a time.
 #[derive(Clone, Debug)]
@@ -35,6 +39,13 @@ pub(crate) enum Turn {
     },
     /// From now on the disk is like that.
     Disk(Faults),
+    /// So many reads fail from now on.
+    Unreadable(f64),
+    /// A bit flips.
+    Flip {
+        spot: Spot,
+        bit: u8,
+    },
     /// An operator's order about kept messages.
     Manage(Box<dispatch::Order>),
     /// The wall clock leaps so many seconds.
@@ -98,6 +109,10 @@ pub(crate) struct Count {
     pub(crate) timed: u64,
     pub(crate) late: u64,
     pub(crate) overdue: u64,
+    /// Bits that flipped, messages found damaged, and sent in parts.
+    pub(crate) flips: u64,
+    pub(crate) damaged: u64,
+    pub(crate) in_parts: u64,
 }
 
 impl Count {
@@ -129,6 +144,9 @@ impl Count {
         self.timed += other.timed;
         self.late += other.late;
         self.overdue += other.overdue;
+        self.flips += other.flips;
+        self.damaged += other.damaged;
+        self.in_parts += other.in_parts;
     }
 }
 
@@ -237,6 +255,8 @@ impl Play {
                 self.has_failing_disk = true;
                 self.stage.platter.set_faults(faults);
             }
+            Turn::Unreadable(chance) => self.set_unreadable(chance),
+            Turn::Flip { spot, bit } => self.flip(spot, bit),
             Turn::Manage(order) => self.manage(*order),
             Turn::Leap(seconds) => {
                 self.leaps += 1;
@@ -308,6 +328,9 @@ impl Play {
             disk_refused: stage.sum(|stats| stats.spool.refused.get()),
             deleted: self.deleted.len() as u64,
             sync_failures: stage.sum(|stats| stats.spool.sync_failures.get()),
+            flips: stage.decay.flips,
+            damaged: stage.sum(|stats| stats.spool.damaged.get()),
+            in_parts: stage.sum(|stats| stats.spool.in_parts.get()),
             ..Count::default()
         };
         let (by_recipient, repeated) = self.sort_takings(&mut count);
@@ -332,12 +355,14 @@ impl Play {
             excused += if count.in_doubt > 0 { missing.max(untold) } else { missing + untold };
         }
         let dropped = stage.sum(|stats| stats.bounces_dropped.get());
+        // A record that a start finds damaged was a message that nothing more is known of, or said that one is over.
+        let lost = if stage.decay.reports > 0 { stage.decay.flips } else { 0 };
         assert!(
-            excused <= dropped,
+            excused <= dropped + lost,
             "{excused} messages have recipients that nobody took and nobody was told of, {dropped} bounces were dropped"
         );
         assert!(
-            count.repeats + refused_but_taken <= count.in_doubt,
+            count.repeats + refused_but_taken <= count.in_doubt + lost * GROUPS_MAX,
             "{} taken again, {refused_but_taken} taken though refused, but {} in doubt",
             count.repeats,
             count.in_doubt

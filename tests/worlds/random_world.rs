@@ -119,6 +119,7 @@ pub(crate) fn draw_manner(dice: &mut Dice) -> Manner {
         serial: false,
         pipelining: dice.chance(0.75),
         chunking: dice.chance(0.5),
+        binary: false,
         eight_bit: dice.chance(0.9),
         utf8: dice.chance(0.8),
         dsn: dice.chance(0.5),

@@ -18,6 +18,7 @@ use postlane::shard::mailbox::mailboxes;
 use postlane::shard::{Desks, Edition, Order, Orders, Shard};
 use postlane::time::Instant;
 
+use crate::decay::Decay;
 use crate::disk::Keep;
 
 /// Turns without any time passing after which something is going round in circles.
@@ -126,6 +127,7 @@ pub(crate) struct Stage {
     pub(crate) desks: Vec<Arc<Desks>>,
     edition: u64,
     pub(crate) order: u64,
+    pub(crate) decay: Decay,
     /// Messages found in the spool at all starts.
     pub(crate) found: u64,
 }
@@ -148,6 +150,7 @@ impl Stage {
             desks: Vec::new(),
             edition: 0,
             order: 0,
+            decay: Decay::default(),
             found: 0,
         };
         stage.start();
@@ -184,6 +187,13 @@ impl Stage {
         self.setup.run += 1;
         // From its first turn on a shard is woken when there is mail.
         self.shards.iter_mut().for_each(Shard::turn);
+    }
+
+    /// The next start has so much memory. To be said between a crash and that.
+    pub(crate) fn set_buffers(&mut self, buffers: usize) {
+        assert!(self.shards.is_empty(), "their buffers are in use");
+        self.setup.buffers = buffers;
+        self.world.set_buffers(SHARDS_MAX, buffers);
     }
 
     pub(crate) fn now(&self) -> Instant {

@@ -58,6 +58,7 @@ pub(crate) struct Manner {
     pub(crate) serial: bool,
     pub(crate) pipelining: bool,
     pub(crate) chunking: bool,
+    pub(crate) binary: bool,
     pub(crate) eight_bit: bool,
     pub(crate) utf8: bool,
     pub(crate) dsn: bool,
@@ -92,6 +93,7 @@ impl Manner {
             serial: false,
             pipelining: true,
             chunking: false,
+            binary: false,
             eight_bit: true,
             utf8: true,
             dsn: true,
@@ -469,6 +471,7 @@ impl Upstream {
             let offers = [
                 (manner.pipelining, "PIPELINING"),
                 (manner.chunking, "CHUNKING"),
+                (manner.binary, "BINARYMIME"),
                 (manner.eight_bit, "8BITMIME"),
                 (manner.utf8, "SMTPUTF8"),
                 (manner.dsn, "DSN"),
@@ -493,6 +496,7 @@ impl Upstream {
         let fits = [
             offered(self.manner.size.is_some(), " size="),
             offered(self.manner.eight_bit, " body="),
+            offered(self.manner.binary, " body=binarymime"),
             offered(self.manner.utf8, " smtputf8"),
             offered(self.manner.dsn, " ret="),
             offered(self.manner.dsn, " envid="),

@@ -82,6 +82,11 @@ impl Platter {
         self.0.borrow_mut()
     }
 
+    /// How it behaves now.
+    pub fn faults(&self) -> Faults {
+        self.inner().faults.clone()
+    }
+
     /// From now on.
     pub fn set_faults(&self, faults: Faults) {
         self.inner().faults = faults;

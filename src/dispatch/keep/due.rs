@@ -6,26 +6,33 @@ use super::super::Dispatch;
 use super::super::message::{Message, TransactionId, unshared};
 use super::super::owner::Way;
 use super::super::router::Origin;
+use super::super::streaming::Streaming;
 use super::super::timely::Deadline;
 use super::super::verdict::{ours, too_late};
-use super::{Keeping, Stage, has_taker, pool_of, token_of};
+use super::{DAMAGED, Keeping, Stage, UNREADABLE_PAUSE, has_taker, pool_of, token_of};
 use crate::handle::{Buffers, ListenerId};
 use crate::limits::{
-    BUFFERS_RESERVED, DUE_PER_PASS, KEPT_ACTIVE_MAX, KEPT_ACTIVE_MIN, STUCK_LOOK, STUCK_STEP, WAITING_TICK,
+    BUFFERS_RESERVED, DUE_PER_PASS, KEPT_ACTIVE_MAX, KEPT_ACTIVE_MIN, NOTICE_HEADER_BYTES_MAX,
+    ROUTE_HEADER_BYTES_MAX, STUCK_LOOK, STUCK_STEP, WAITING_TICK,
 };
 use crate::protocol::wire::reply::{Enhanced, Reply};
-use crate::spool::EntryId;
+use crate::spool::{EntryId, Spool};
 use crate::time::Instant;
 
 const GIVEN_UP: Reply<'static> = Reply::new(554, Enhanced(5, 0, 0), "the operator has given the message up");
-const DAMAGED: Reply<'static> = Reply::new(554, Enhanced(5, 3, 0), "the message was damaged on disk");
+/// A message of so large a part of all buffers is read back whole, and one of so few whatever there is.
+const WHOLE_PART: usize = 16;
+const WHOLE_MIN: usize = 6;
+/// Messages read back that may be under way though memory is short.
+const ACTIVE_WHEN_SHORT: usize = 4;
 
 /// What the index knows of a kept message: all but its octets.
 struct Recalled {
     entry: EntryId,
     message: Arc<Message>,
-    /// Octets of head and body.
+    /// Octets of head and body, and of the head alone.
     bytes: u64,
+    head_bytes: u64,
     /// When it came: seconds since 1970.
     taken_at: u64,
 }
@@ -50,6 +57,11 @@ impl Dispatch {
         free > self.keeping.buffers_most / 3 * 2
     }
 
+    /// Where mail that is coming in takes so much for long, a few go all the same: in parts, if they are not small.
+    fn may_read_back(&mut self, buffers: &impl Buffers) -> bool {
+        self.has_memory(buffers) || self.keeping.again < ACTIVE_WHEN_SHORT
+    }
+
     pub(super) fn has_room_for_fresh(&mut self, buffers: &impl Buffers) -> bool {
         // Itself is counted already.
         self.has_room(self.keeping.fresh - 1) && self.has_memory(buffers) && !self.draining
@@ -71,7 +83,7 @@ impl Dispatch {
                 return;
             }
             let doomed = self.keeping.doomed.front().copied();
-            let has_memory = self.has_memory(buffers);
+            let has_memory = self.may_read_back(buffers);
             let Some(spool) = self.keeping.spool.as_mut().filter(|_| has_memory) else { break };
             if let Some(entry) = doomed {
                 if !self.load(entry, now, buffers) {
@@ -126,30 +138,61 @@ impl Dispatch {
         doomed.extend(expired);
     }
 
-    /// Asks for its body. False if there is no memory for it now.
+    /// Asks for its body, or, where that is large beside the memory there is, for the beginning. False if there is no
+    /// memory for it now.
     fn load(&mut self, entry: EntryId, now: Instant, buffers: &mut impl Buffers) -> bool {
+        if self.keeping.spool.as_ref().is_some_and(|spool| spool.is_damaged(entry)) {
+            self.damaged(entry, None, now, buffers);
+            return true;
+        }
         let Some(mut recalled) = self.recall(entry) else { return true };
         let message = unshared(&mut recalled.message);
+        let share = if self.has_memory(buffers) { self.options.buffers / WHOLE_PART } else { 0 };
         let mut left = recalled.bytes;
-        while left > 0 {
+        while left > 0 && message.body.len() < share.max(WHOLE_MIN) {
             let room = buffers.free() > BUFFERS_RESERVED;
-            let Some(extent) = room.then(|| buffers.take()).flatten() else {
-                message.release_body(buffers);
-                self.spares.put(recalled.message);
-                return false;
-            };
+            let Some(extent) = room.then(|| buffers.take()).flatten() else { break };
             let part = extent.slice(0..u64::from(extent.len).min(left) as usize);
             left -= u64::from(part.len);
             message.body.push(part);
         }
+        let in_parts = left > 0;
+        if in_parts && !self.keep_beginning(&mut recalled, buffers) {
+            unshared(&mut recalled.message).release_body(buffers);
+            self.spares.put(recalled.message);
+            return false;
+        }
+        let message = &recalled.message;
         let extents = message.body.clone();
+        let flow =
+            in_parts.then(|| Streaming::of_kept(recalled.bytes, message.shape.form, message.is_binary()));
         let id = self.begin_again(recalled, now);
-        self.transactions[id.slot as usize].stage = Stage::Loading;
-        let is_asked =
-            self.keeping.spool.as_mut().is_some_and(|spool| spool.load(entry, token_of(id), &extents));
+        let transaction = &mut self.transactions[id.slot as usize];
+        (transaction.stage, transaction.streaming) = (Stage::Loading, flow.map(Box::new));
+        let token = token_of(id);
+        let is_asked = self.keeping.spool.as_mut().is_some_and(|spool| match in_parts {
+            false => spool.load(entry, token, &extents),
+            true => spool.load_part(entry, token, 0, 0, &extents),
+        });
         if !is_asked {
             self.put_back(id, now, buffers);
         }
+        true
+    }
+
+    /// Of the buffers for a message that goes in parts those for what has to be known before it goes: what comes before
+    /// the body, and the header. False: there are not enough.
+    fn keep_beginning(&self, recalled: &mut Recalled, buffers: &mut impl Buffers) -> bool {
+        let wants_header = self.options.routes.wants_header();
+        let header = if wants_header { ROUTE_HEADER_BYTES_MAX } else { NOTICE_HEADER_BYTES_MAX };
+        let mut wanted = recalled.head_bytes + header as u64;
+        let body = &mut unshared(&mut recalled.message).body;
+        let enough = body.iter().position(|extent| {
+            wanted = wanted.saturating_sub(u64::from(extent.len));
+            wanted == 0
+        });
+        let Some(last) = enough else { return false };
+        body.drain(last + 1..).for_each(|extent| buffers.release(extent.buffer));
         true
     }
 
@@ -159,7 +202,8 @@ impl Dispatch {
         let mut shared = self.spares.take();
         let message = unshared(&mut shared);
         facts.envelope.decode(&mut message.envelope);
-        let bytes = u64::from(facts.head_len) + u64::from(facts.body_len);
+        let head_bytes = u64::from(facts.head_len);
+        let bytes = head_bytes + u64::from(facts.body_len);
         let facts = facts.message;
         message.id = facts.id;
         message.size = facts.size;
@@ -170,7 +214,7 @@ impl Dispatch {
         message.origin = facts.source;
         let listener = self.options.listeners.iter().position(|listener| listener.name == facts.listener);
         message.listener = listener.map(|place| ListenerId(place as u16));
-        Some(Recalled { entry, message: shared, bytes, taken_at: facts.created_unix_ms / 1000 })
+        Some(Recalled { entry, message: shared, bytes, head_bytes, taken_at: facts.created_unix_ms / 1000 })
     }
 
     fn begin_again(&mut self, recalled: Recalled, now: Instant) -> TransactionId {
@@ -182,7 +226,7 @@ impl Dispatch {
     }
 
     /// Its head and body lie in the buffers given for them.
-    pub(super) fn loaded(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) {
+    pub(in super::super) fn loaded(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) {
         let Some(transaction) = self.transactions.get_mut(id.slot as usize) else { return };
         transaction.stage = Stage::Sending;
         let (Some(entry), Some(spool)) = (transaction.entry, &self.keeping.spool) else { return };
@@ -206,7 +250,12 @@ impl Dispatch {
             if is_late {
                 self.tell_late(id, now, buffers);
             }
-            if !self.wait_for_release(id, now, buffers) {
+            if self.wait_for_release(id, now, buffers) {
+                return;
+            }
+            if self.transactions[id.slot as usize].streaming.is_some() {
+                self.flow_from_disk(id, now, buffers);
+            } else {
                 self.send_groups(id, now);
             }
         }
@@ -229,7 +278,7 @@ impl Dispatch {
     }
 
     /// It cannot be read, or is not what was written: its sender is told, as far as is known of what.
-    pub(super) fn damaged(
+    pub(in super::super) fn damaged(
         &mut self,
         entry: EntryId,
         id: Option<TransactionId>,
@@ -249,6 +298,23 @@ impl Dispatch {
         unshared(&mut transaction.message).release_body(buffers);
         self.find_ways(id, entry, buffers);
         self.end_untried(id, DAMAGED.to_buf(), now, buffers);
+    }
+
+    /// The disk could not read it; it may another time, but is not waited for longer than an upstream would be.
+    pub(in super::super) fn put_back_unread(
+        &mut self,
+        id: TransactionId,
+        now: Instant,
+        buffers: &mut impl Buffers,
+    ) {
+        let Some(transaction) = self.transaction(id) else { return };
+        let expired = |spool: &Spool, entry| spool.is_expired(entry, now);
+        let entry =
+            transaction.entry.filter(|entry| self.keeping.spool.as_ref().is_some_and(|s| expired(s, *entry)));
+        match entry {
+            Some(entry) => self.damaged(entry, Some(id), now, buffers),
+            None => self.put_back(id, now + UNREADABLE_PAUSE, buffers),
+        }
     }
 
     /// Not now: it is due then, and taken up as soon as there is room.

@@ -56,6 +56,10 @@ pub struct Options {
 }
 
 const DISK_FULL: Reply<'static> = Reply::new(452, Enhanced(4, 3, 1), "The spool is full, try again later");
+pub(super) const DAMAGED: Reply<'static> =
+    Reply::new(554, Enhanced(5, 3, 0), "the message was damaged on disk");
+pub(super) const UNREADABLE: Reply<'static> =
+    Reply::new(451, Enhanced(4, 3, 0), "the message could not be read from the disk");
 const DISK_FAILING: Reply<'static> =
     Reply::new(451, Enhanced(4, 3, 0), "The spool cannot be written, try again later");
 
@@ -89,6 +93,10 @@ pub(super) struct Keeping {
 }
 
 impl Keeping {
+    pub(super) fn spool_mut(&mut self) -> Option<&mut Spool> {
+        self.spool.as_deref_mut()
+    }
+
     /// An upstream has a kept message for these.
     pub(super) fn note_done(&mut self, entry: Option<EntryId>, recipients: &[u16], now: Instant) {
         if let (Some(entry), Some(spool)) = (entry, &mut self.spool) {
@@ -112,7 +120,7 @@ pub(super) enum Stage {
 }
 
 /// What the disk cannot read now is due again after this.
-const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
+pub(super) const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
 
 impl Dispatch {
     /// Keeps messages here from now on. What was found in the spool at the start is in it.
@@ -252,10 +260,10 @@ impl Dispatch {
                 return self.not_kept(transaction_of(token), Refusal::of(errno), now, buffers);
             }
             Event::Loaded { token, .. } => (token, Stage::Loading),
-            // The disk may read it another time.
-            Event::Unreadable { token, .. } => {
-                return self.put_back(transaction_of(token), now + UNREADABLE_PAUSE, buffers);
+            Event::PartLoaded { token, crc, .. } => {
+                return self.part_loaded(transaction_of(token), crc, now, buffers);
             }
+            Event::Unreadable { token, .. } => return self.unread(transaction_of(token), now, buffers),
             Event::Damaged { entry, token } => {
                 return self.damaged(entry, token.map(transaction_of), now, buffers);
             }
@@ -334,8 +342,8 @@ impl Dispatch {
             return self.notice_not_kept(id, behalf, now, buffers);
         }
         match (transaction.groups, transaction.groups_left, transaction.session) {
-            // Made here: better sent than lost.
-            (0, _, None) => self.send_groups(id, now),
+            // Made here: better sent than lost. (Of a client that is gone it has not been taken, and may have to be held.)
+            (0, _, None) if transaction.message.internal => self.send_groups(id, now),
             (0, ..) => self.refused_by_disk(id, refusal, now, buffers),
             (_, 0, _) => self.end_unkept(id, refusal, now, buffers),
             _ => {}
@@ -500,7 +508,7 @@ fn has_taker(pools: &[PoolState], options: &options::Options, pool: usize, now: 
     line.any(|pool| pools[pool].fleet.has_healthy(now))
 }
 
-fn token_of(id: TransactionId) -> u64 {
+pub(super) fn token_of(id: TransactionId) -> u64 {
     u64::from(id.slot) << 32 | u64::from(id.generation)
 }
 

@@ -359,10 +359,23 @@ impl Dispatch {
                 return;
             }
             let nth = link.begun;
+            if nth > 0 && self.is_in_parts_by_chunk(id, nth) {
+                return;
+            }
             if self.begin(id, nth, now) {
                 self.links[id.0 as usize].begun += 1;
             }
         }
+    }
+
+    /// Would the next one's commands, or a streamed chunk that they would stand in, be in the way of each other?
+    fn is_in_parts_by_chunk(&self, id: LinkId, nth: usize) -> bool {
+        let line = &self.links[id.0 as usize].line;
+        let is = |ride: &Ride| {
+            let delivery = &self.deliveries[ride.delivery.0 as usize];
+            delivery.message.streamed && delivery.message.is_binary() && !delivery.attempt.dotted
+        };
+        is(&line[0]) || is(&line[nth])
     }
 
     /// Writes the `nth` delivery's commands. False if the upstream cannot carry it: it has gone elsewhere.
@@ -394,7 +407,9 @@ impl Dispatch {
         }
         let Some(stream) = link.stream else { return true };
         self.write_since(from, stream);
-        if chunked {
+        if chunked && self.deliveries[delivery_id.0 as usize].message.streamed {
+            self.leg_goes_ahead(id, delivery_id, now);
+        } else if chunked {
             self.write_message(id, nth, Form::Plain, now);
         }
         true

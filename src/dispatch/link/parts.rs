@@ -1,4 +1,5 @@
-//! A streamed body on a link: part by part between 354 and the final dot.
+//! A streamed body on a link: part by part between 354 and the final dot. (A binary message's by BDAT, as one chunk of the
+//! size that is known of what is kept: without its last part it is no message either.)
 
 use std::sync::Arc;
 
@@ -6,6 +7,7 @@ use super::State;
 use crate::dispatch::delivery::{Delivery, DeliveryId};
 use crate::dispatch::{Dispatch, Part, Queued};
 use crate::handle::LinkId;
+use crate::protocol::wire::data::Form;
 use crate::time::Instant;
 
 impl Delivery {
@@ -39,10 +41,13 @@ impl Dispatch {
             delivery.attempt.dotted = true;
             delivery.attempt.body_at = now;
             delivery.last_part_bytes = part.size;
-            link.client.body_written();
+            if !delivery.attempt.chunked {
+                link.client.body_written();
+            }
         }
+        let form = if delivery.attempt.chunked { Form::Plain } else { Form::Stuffed };
         self.write_since(from, stream);
-        self.commands.push_back(Queued::WritePart { stream, part });
+        self.commands.push_back(Queued::WritePart { stream, part, form });
         self.await_reply(id, now);
         if is_last {
             self.restamp(of, Some(now));

@@ -29,12 +29,12 @@ impl Dispatch {
     }
 
     /// So few are left that even those have to wait.
-    fn is_very_short(&self, free: usize) -> bool {
+    pub(super) fn is_very_short(&self, free: usize) -> bool {
         free <= BUFFERS_RESERVED + (self.options.buffers / 16).max(MARGIN_MIN)
     }
 
     /// Extents that may be gathered of one flowing message while its last part is being sent.
-    fn gather_max(&self) -> usize {
+    pub(super) fn gather_max(&self) -> usize {
         (self.options.buffers / 16 / self.queues.flows.max(1)).clamp(STREAM_EXTENTS_MIN, STREAM_EXTENTS_MAX)
     }
 
@@ -344,7 +344,7 @@ fn has_header(message: &Message, buffers: &impl Buffers) -> bool {
 
 /// Of a message with several recipients some may be refused when its body is gone: their notice has our line and its
 /// header, plain, as far as it has come.
-fn keep_header(message: &mut Message, buffers: &impl Buffers) {
+pub(super) fn keep_header(message: &mut Message, buffers: &impl Buffers) {
     let Message { head, beginning, body, shape, .. } = message;
     let mut header = Vec::new();
     for extent in body {

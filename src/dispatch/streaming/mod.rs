@@ -13,12 +13,14 @@
 //!
 //! - `intake`: at the session; who is streamed, and who may be read when memory is short.
 //! - `leg`: at the link, on the shard that delivers.
+//! - `source`: of a kept message, at the disk that it is read from.
 //! - here: the transaction between them.
 
 mod intake;
 mod leg;
 mod part;
 mod queues;
+mod source;
 
 use std::sync::Arc;
 
@@ -33,6 +35,7 @@ use crate::handle::{Buffers, Extent, ShardId};
 use crate::protocol::wire::data::Shape;
 use crate::protocol::wire::reply::ReplyBuf;
 use crate::time::Instant;
+use source::Source;
 
 /// What a transaction has whose message is streamed.
 #[derive(Debug)]
@@ -54,6 +57,8 @@ pub(super) struct Streaming {
     flows: bool,
     /// Of the body's dots those in earlier parts.
     dots: u64,
+    /// It comes from the disk, not from a session.
+    source: Option<Box<Source>>,
 }
 
 /// A group of a streamed message.
@@ -77,6 +82,21 @@ enum LegState {
 }
 
 impl Streaming {
+    fn new(legs: Vec<Leg>, filling: Part) -> Streaming {
+        Streaming {
+            legs,
+            part: Arc::default(),
+            filling: Arc::new(filling),
+            number: 0,
+            is_gone: false,
+            is_complete: false,
+            is_withdrawn: false,
+            flows: false,
+            dots: 0,
+            source: None,
+        }
+    }
+
     /// Extents that have come since the last part.
     fn gathered(&self) -> usize {
         self.filling.extents.len()
@@ -123,26 +143,22 @@ impl Dispatch {
     ) -> TransactionId {
         let (size, form) = (message.size, message.shape.form);
         let id = self.new_transaction(message, Some(session), mail_at, now);
+        let shape = Shape { form, ..Shape::default() };
+        let filling = Part { extents: body, size, shape, starts_line: true, ..Part::default() };
+        let legs = self.begin_legs(id);
+        self.transactions[id.slot as usize].streaming = Some(Box::new(Streaming::new(legs, filling)));
+        self.stats.streamed.add(1);
+        self.flow.push(id);
+        id
+    }
+
+    /// A leg for each group, in the order in which they are asked for.
+    fn begin_legs(&mut self, id: TransactionId) -> Vec<Leg> {
         self.count_groups(id);
         self.note_deadline(id);
         let mut ways = self.groups.clone();
         ways.sort_unstable_by_key(|way| (way.shard, way.pool));
-        let shape = Shape { form, ..Shape::default() };
-        let filling = Part { extents: body, size, shape, starts_line: true, ..Part::default() };
-        self.transactions[id.slot as usize].streaming = Some(Box::new(Streaming {
-            legs: ways.into_iter().map(|way| Leg { way, state: LegState::Due }).collect(),
-            part: Arc::default(),
-            filling: Arc::new(filling),
-            number: 0,
-            is_gone: false,
-            is_complete: false,
-            is_withdrawn: false,
-            flows: false,
-            dots: 0,
-        }));
-        self.stats.streamed.add(1);
-        self.flow.push(id);
-        id
+        ways.into_iter().map(|way| Leg { way, state: LegState::Due }).collect()
     }
 
     fn streaming(&mut self, id: TransactionId) -> Option<&mut Streaming> {
@@ -225,6 +241,7 @@ impl Dispatch {
             }
             self.ask_next(id, now);
             self.send_next(id, buffers);
+            self.read_on(id, now, buffers);
             self.mind_flow(id);
         }
     }
@@ -313,11 +330,19 @@ impl Dispatch {
         for part in [&mut streaming.part, &mut streaming.filling] {
             release_part(part, buffers);
         }
+        if let Some(source) = &mut streaming.source {
+            source.release(buffers);
+        }
     }
 
     /// How the octets of a streamed body stand so far.
     fn shape_of(&self, id: TransactionId) -> Shape {
-        let session = self.transactions.get(id.slot as usize).and_then(|transaction| transaction.session);
+        let transaction = self.transactions.get(id.slot as usize);
+        let streaming = transaction.and_then(|transaction| transaction.streaming.as_deref());
+        if let Some(source) = streaming.and_then(|streaming| streaming.source.as_deref()) {
+            return source.shape();
+        }
+        let session = transaction.and_then(|transaction| transaction.session);
         session.map_or_else(Shape::default, |session| self.sessions[session as usize].server.shape())
     }
 

@@ -22,9 +22,9 @@ pub struct Part {
 }
 
 impl Part {
-    /// Its pieces as DATA has them, where it came otherwise.
-    pub fn stuffed(&self) -> Option<Pieces<'_>> {
-        (self.shape.form == Form::Plain).then(|| Pieces::of_part(self))
+    /// Its pieces as DATA has them, where it came otherwise and is to go so. (What came by DATA goes by DATA.)
+    pub fn stuffed(&self, form: Form) -> Option<Pieces<'_>> {
+        (self.shape.form == Form::Plain && form == Form::Stuffed).then(|| Pieces::of_part(self))
     }
 
     /// Adds what came behind it; the buffer is retained.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::dispatch::message::TransactionId;
 use crate::handle::StreamId;
 use crate::time::Instant;
 
@@ -65,6 +66,8 @@ pub(in crate::dispatch) struct Queues {
     promised: VecDeque<Instant>,
     /// Streamed messages that flow.
     pub(super) flows: usize,
+    /// Those of them that wait for buffers to be read into; until the next tick.
+    pub(in crate::dispatch) parched: Vec<TransactionId>,
 }
 
 impl Queues {

@@ -52,6 +52,15 @@ impl World {
         World { fabric: Rc::new(RefCell::new(Fabric::new(seed, faults, shards))), arenas }
     }
 
+    /// Shards that start from now on have so many buffers each.
+    ///
+    /// # Panics
+    /// If the buffers cannot be mapped.
+    pub fn set_buffers(&mut self, shards: usize, buffers_per_shard: usize) {
+        self.arenas =
+            Arenas::new(shards, buffers_per_shard).expect("the simulated shards' buffers are mapped");
+    }
+
     /// That shard's `Net`.
     ///
     /// # Panics

@@ -222,11 +222,6 @@ impl Uring {
         self.options.accepted_max
     }
 
-    /// Connections that were closed at once because there were `accepted_max` already.
-    pub fn turned_away(&self) -> u64 {
-        self.turned_away
-    }
-
     /// `io_uring_enter` calls made by turns so far.
     pub fn enters(&self) -> u64 {
         self.enters
@@ -307,6 +302,10 @@ impl Buffers for Uring {
 }
 
 impl Net for Uring {
+    fn turned_away(&self) -> u64 {
+        self.turned_away
+    }
+
     fn listen(&mut self, listener: ListenerId, address: SocketAddr) -> io::Result<SocketAddr> {
         self.start_listening(listener, address)
     }

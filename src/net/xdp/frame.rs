@@ -58,12 +58,22 @@ impl Ethernet {
 
 /// The one's complement sum of the bytes as 16-bit words, as this machine has them: its order of bytes does not matter.
 fn sum(bytes: &[u8]) -> u64 {
-    let mut words = bytes.chunks_exact(4);
-    let mut sum: u64 = words.by_ref().map(|w| u64::from(u32::from_ne_bytes([w[0], w[1], w[2], w[3]]))).sum();
+    // Sums beside each other, so that a processor adds several at a time.
+    const LANES: usize = 8;
+    let (mut low, mut high) = ([0; LANES], [0; LANES]);
+    let mut pieces = bytes.chunks_exact(8 * LANES);
+    for piece in pieces.by_ref() {
+        for (lane, word) in piece.as_chunks().0.iter().enumerate() {
+            let word = u64::from_ne_bytes(*word);
+            low[lane] += word & 0xffff_ffff;
+            high[lane] += word >> 32;
+        }
+    }
+    let (words, rest) = pieces.remainder().as_chunks();
     let mut last = [0; 4];
-    last[..words.remainder().len()].copy_from_slice(words.remainder());
-    sum += u64::from(u32::from_ne_bytes(last));
-    sum
+    last[..rest.len()].copy_from_slice(rest);
+    let rest: u64 = words.iter().chain([&last]).map(|&word| u64::from(u32::from_ne_bytes(word))).sum();
+    low.iter().chain(&high).sum::<u64>() + rest
 }
 
 fn fold(sum: u64) -> u16 {
@@ -101,11 +111,10 @@ pub(super) fn parse(frame: &[u8], partial: bool) -> Option<Packet<'_>> {
         _ => return None,
     };
     let pseudo = pseudo_sum(from, to, bytes.len());
-    if fold(pseudo + sum(bytes)) != 0xffff {
-        let told = u16::from_ne_bytes([*bytes.get(16)?, *bytes.get(17)?]);
-        if !partial || told != fold(pseudo) {
-            return None;
-        }
+    let told = u16::from_ne_bytes([*bytes.get(16)?, *bytes.get(17)?]);
+    // The whole is summed up only where it must be.
+    if !(partial && told == fold(pseudo)) && fold(pseudo + sum(bytes)) != 0xffff {
+        return None;
     }
     let segment = Segment::parse(bytes)?;
     let (from, to) = (SocketAddr::new(from, segment.source), SocketAddr::new(to, segment.destination));
@@ -206,6 +215,9 @@ impl Head {
         let header = outgoing.write_header(self.local.port(), self.remote.port(), tcp);
         let segment = &mut tcp[..header + outgoing.len];
         fill(&mut segment[header..]);
+        // Read as it was written, in large pieces from its beginning: what was only just written in smaller ones has to be
+        // waited for.
+        let content = sum(&segment[header..]) + outgoing.header_sum(self.local.port(), self.remote.port());
         ip.copy_from_slice(&self.ip[..ip_len]);
         if is_ipv4 {
             let len = ((ip_len + segment.len()) as u16).to_be_bytes();
@@ -215,7 +227,7 @@ impl Head {
             ip[4..6].copy_from_slice(&(segment.len() as u16).to_be_bytes());
         }
         let pseudo = self.pseudo + sum(&(segment.len() as u32).to_be_bytes());
-        let checksum = !fold(pseudo + sum(segment));
+        let checksum = !fold(pseudo + content);
         segment[16..18].copy_from_slice(&checksum.to_ne_bytes());
         begin + ip_len + segment.len()
     }

@@ -434,6 +434,10 @@ impl Net for Xdp {
         self.core.uring.now()
     }
 
+    fn turned_away(&self) -> u64 {
+        self.core.uring.turned_away()
+    }
+
     fn bypassed(&self) -> Bypassed {
         let (cookies_sent, cookies_returned) = self.core.backlog.cookies;
         Bypassed { cookies_sent, cookies_returned, ..self.core.counts }

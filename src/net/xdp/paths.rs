@@ -67,6 +67,8 @@ pub(super) struct Paths {
     addresses: Vec<IpAddr>,
     /// Those of them that frames for may be ours.
     receivable: Vec<IpAddr>,
+    /// These are others since it was last asked.
+    has_moved: bool,
     ways: HashMap<(IpAddr, Option<IpAddr>), Way>,
     hops: Vec<Hop>,
     by_address: HashMap<IpAddr, HopId>,
@@ -89,6 +91,7 @@ impl Paths {
             shared,
             addresses: Vec::new(),
             receivable: Vec::new(),
+            has_moved: false,
             ways: HashMap::new(),
             hops: Vec::new(),
             by_address: HashMap::new(),
@@ -119,6 +122,11 @@ impl Paths {
     /// or that are its VLANs: a NIC that takes tags off has their frames look like ours, and our answers would go astray.
     pub(super) fn receivable(&self) -> &[IpAddr] {
         &self.receivable
+    }
+
+    /// Whether `receivable` has changed since this was last asked.
+    pub(super) fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.has_moved)
     }
 
     /// It is up, and so is what it is connected to.
@@ -282,7 +290,9 @@ impl Paths {
             self.shared.add_address(new)?;
         }
         self.addresses = now;
-        self.receivable = all.into_iter().map(|(_, ip)| ip).collect();
+        let receivable: Vec<IpAddr> = all.into_iter().map(|(_, ip)| ip).collect();
+        self.has_moved |= receivable != self.receivable;
+        self.receivable = receivable;
         Ok(())
     }
 

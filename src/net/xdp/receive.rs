@@ -239,8 +239,10 @@ impl Core {
         if self.paths.follow(&mut found) {
             self.ask_spread();
         }
-        // What cannot be listened at stays the kernel's.
-        let _ = self.settle_inlets();
+        if self.paths.take_moved() {
+            // What cannot be listened at stays the kernel's.
+            let _ = self.settle_inlets();
+        }
         for found in found.drain(..) {
             let hop = match found {
                 Found::Here(hop) | Found::Nowhere(hop) => hop,

@@ -25,22 +25,22 @@ impl Core {
 
     /// Has all leave that may, of one stream. False: there was no room for it.
     fn flush(&mut self, slot: u32, sockets: &mut [Queue], now: Instant) -> bool {
+        let Core { streams, paths, uring, counts, .. } = self;
+        let one = streams.at(slot);
+        let socket = &mut sockets[one.socket].socket;
         loop {
-            let one = self.streams.at(slot);
-            let socket = &mut sockets[one.socket].socket;
             if socket.room() == 0 {
                 return false;
             }
             let Some(outgoing) = one.connection.poll(now) else { return true };
-            let (Some(head), Some(hop)) = (one.head, one.hop) else { return true };
+            let (Some(head), Some(hop)) = (&one.head, one.hop) else { return true };
             // Without a neighbour it is as lost, and goes again when there is one.
-            let Some(to) = self.paths.mac_of(hop) else { continue };
-            let ethernet = self.paths.ethernet(to);
-            let (connection, buffers) = (&self.streams.get(slot).connection, &self.uring);
+            let Some(to) = paths.mac_of(hop) else { continue };
+            let (connection, ethernet, buffers) = (&one.connection, paths.ethernet(to), &*uring);
             socket.send(|frame| {
                 head.write(&outgoing, ethernet, frame, |bytes| connection.copy(&outgoing, bytes, buffers))
             });
-            self.counts.sent += 1;
+            counts.sent += 1;
         }
     }
 

@@ -37,10 +37,10 @@ def fnv1a(content):
     return f"{value:016x}"
 
 
-def bodies():
+def bodies(sizes=SIZES):
     """Some bodies, and what the sink makes of them."""
     made = []
-    for number, size in enumerate(SIZES):
+    for number, size in enumerate(sizes):
         body = b"".join(b"line %d of body %d, %s\r\n" % (n, number, b"." * (n % 70)) for n in range(size // 60 + 1))
         made.append((body, fnv1a(body)))
     return made
@@ -89,6 +89,7 @@ class Load:
         writer.write(b"EHLO crash.test\r\n")
         assert await self._reply(reader) == 250
         while not self.over:
+            await self.pace()
             number = next(self.ids)
             which = self.rng.randrange(len(self.bodies))
             recipients = [f"r{number}.{n}@sink.test" for n in range(self.rng.choice([1, 1, 1, 3]))]
@@ -103,9 +104,16 @@ class Load:
             writer.write(head + self.bodies[which][0] + b".\r\n")
             code = await self._reply(reader)
             if code == 250:
-                self.acknowledged.add(number)
+                self.acknowledge(number)
             else:
                 self.refused[code] += 1
+
+    async def pace(self):
+        """Before each message: nothing holds it back."""
+
+    def acknowledge(self, number):
+        """Its 250 has come."""
+        self.acknowledged.add(number)
 
 
 class Source:

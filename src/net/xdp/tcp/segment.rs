@@ -9,8 +9,8 @@ pub(crate) const ACK: u8 = 0x10;
 
 /// A header without options.
 pub(crate) const HEADER_BYTES: usize = 20;
-/// The most that options take.
-pub(crate) const OPTIONS_BYTES_MAX: usize = 40;
+/// The most that options of ours take: three selective acknowledgements.
+const OPTIONS_BYTES_MAX: usize = 28;
 /// Blocks of a SACK option that are read.
 const SACKS_MAX: usize = 4;
 /// Largest shift of a window (RFC 7323 section 2.3).
@@ -121,15 +121,16 @@ impl Options {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OptionBytes {
     bytes: [u8; OPTIONS_BYTES_MAX],
-    len: usize,
+    len: u8,
 }
 
 impl OptionBytes {
     pub(crate) const NONE: OptionBytes = OptionBytes { bytes: [0; OPTIONS_BYTES_MAX], len: 0 };
 
     fn push(&mut self, bytes: &[u8]) {
-        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
-        self.len += bytes.len();
+        let begin = usize::from(self.len);
+        self.bytes[begin..begin + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len() as u8;
     }
 
     /// Those of a SYN: MSS, SACK permitted, window scale.
@@ -169,7 +170,7 @@ impl OptionBytes {
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        &self.bytes[..usize::from(self.len)]
     }
 }
 
@@ -201,6 +202,24 @@ impl Outgoing {
         to[16..20].fill(0);
         to[HEADER_BYTES..len].copy_from_slice(options);
         len
+    }
+}
+
+impl Outgoing {
+    /// The one's complement sum of what `write_header` writes, in this machine's order of bytes.
+    pub(crate) fn header_sum(&self, source: u16, destination: u16) -> u64 {
+        let half = |value: u16| u64::from(value.to_be());
+        let word = |value: u32| u64::from(value.to_be());
+        let options = self.options.bytes().chunks_exact(4);
+        let options = options.map(|w| u64::from(u32::from_ne_bytes([w[0], w[1], w[2], w[3]])));
+        let len = (HEADER_BYTES + self.options.bytes().len()) as u16 / 4;
+        half(source)
+            + half(destination)
+            + word(self.seq)
+            + word(self.ack)
+            + half(len << 12 | u16::from(self.flags))
+            + half(self.window)
+            + options.sum::<u64>()
     }
 }
 
