@@ -197,7 +197,7 @@ fn standings(page: &mut Page, named: &[(usize, &UpstreamName, String)]) {
 fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
     type Total = fn(&Stats) -> &Counter;
     type Times = fn(&Stats) -> &Histogram;
-    let totals: [(&str, &str, Total); 10] = [
+    let totals: [(&str, &str, Total); 11] = [
         ("postlane_in_doubt_total", "Transactions repeated although an upstream may have taken them.", |s| {
             &s.in_doubt
         }),
