@@ -3,7 +3,7 @@
 
 The relay has CPU 0, source and sinks have CPU 1, as in run.py. For each load the CPU time of a message is measured without
 perf and then, in another run, `perf record -g` samples the relay; the shares of its kinds of work are told, and what that
-is in microseconds. With root all of it happens in a network namespace of its own, whose OutSegs tell the TCP segments of
+is in microseconds: medians of several rounds. With root all of it happens in a network namespace of its own, whose OutSegs tell the TCP segments of
 a message, those of both its legs, in both directions.
 
     bench/compare/where.py
@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -44,6 +45,7 @@ def arguments():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--messages", type=int, default=30_000, help="messages of a run (30000; of 100 KiB a third)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of all loads (3)")
     parser.add_argument("--warm-up", type=int, default=2_000, help="messages before it (2000)")
     parser.add_argument("--sessions", type=int, default=64, help="parallel sessions (64)")
     parser.add_argument("--relay", choices=["postlane", "haproxy"], default="postlane", help="whose time (postlane)")
@@ -98,6 +100,16 @@ def one_load(name, kind, options, counts_segments, directory):
     return {"cpu_us": us, "segments": sent / messages if counts_segments else None, "shares": shares}
 
 
+def middle(rounds):
+    """Medians of a load's rounds; those of the shares add up to about one."""
+    kinds = rounds[0]["shares"]
+    return {
+        "cpu_us": statistics.median(one["cpu_us"] for one in rounds),
+        "segments": rounds[0]["segments"] and statistics.median(one["segments"] for one in rounds),
+        "shares": {kind: statistics.median(one["shares"][kind] for one in rounds) for kind in kinds},
+    }
+
+
 def show(results):
     names = list(results)
     print(f"\n{'':28}" + "".join(f"{name:>28}" for name in names))
@@ -117,17 +129,19 @@ def main():
         print(f"skipped: {kind.missing() or f'{absent[0]} is not installed'}", file=sys.stderr)
         return 69
     counts_segments = enter_namespace()
-    results = {}
+    rounds = {name: [] for name in LOADS}
     with tempfile.TemporaryDirectory(prefix="where-") as directory:
-        for name in LOADS:
+        for name in list(LOADS) * options.rounds:
             try:
-                results[name] = one_load(name, kind, options, counts_segments, Path(directory))
+                rounds[name].append(one_load(name, kind, options, counts_segments, Path(directory)))
+                print(f"{name}: {rounds[name][-1]['cpu_us']:.1f} us", flush=True)
             except (RuntimeError, OSError, subprocess.SubprocessError) as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 return 1
+    results = {name: middle(of) for name, of in rounds.items()}
     show(results)
     if options.json:
-        report = {"machine": machine(), "version": kind.version(), "loads": results}
+        report = {"machine": machine(), "version": kind.version(), "loads": results, "rounds": rounds}
         Path(options.json).parent.mkdir(parents=True, exist_ok=True)
         Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
         print(f"\n{options.json}")
