@@ -197,7 +197,7 @@ fn standings(page: &mut Page, named: &[(usize, &UpstreamName, String)]) {
 fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
     type Total = fn(&Stats) -> &Counter;
     type Times = fn(&Stats) -> &Histogram;
-    let totals: [(&str, &str, Total); 11] = [
+    let totals: &[(&str, &str, Total)] = &[
         ("postlane_in_doubt_total", "Transactions repeated although an upstream may have taken them.", |s| {
             &s.in_doubt
         }),
@@ -220,7 +220,7 @@ fn machine(page: &mut Page, shards: &[Arc<Stats>], busy: &[f64]) {
         ),
         ("postlane_turns_total", "Turns of the shards' loops.", |s| &s.turns),
     ];
-    for (name, help, of) in totals {
+    for &(name, help, of) in totals {
         page.head(name, "counter", help);
         page.line(name, "", shards.iter().map(|stats| of(stats).get()).sum::<u64>());
     }

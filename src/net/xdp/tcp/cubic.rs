@@ -79,10 +79,12 @@ impl Cubic {
         self.window = 1.0;
     }
 
-    /// Silence: what was known of the path is old (RFC 5681 section 4.1).
-    pub(super) fn rested(&mut self) {
+    /// Silence, of so many waits for an answer: what was known of the path grows old. It is halved for each of them, down to
+    /// what a new connection begins with (RFC 2861 section 3, as Linux has it; RFC 5681 section 4.1 forgets all at the first).
+    pub(super) fn rested(&mut self, waits: u32) {
         self.threshold = self.threshold.max(self.window * 0.75);
-        self.window = self.window.min(INITIAL_SEGMENTS);
+        let least = self.window.min(INITIAL_SEGMENTS);
+        self.window = (self.window * 0.5_f64.powi(waits.min(64) as i32)).max(least);
         self.epoch = None;
     }
 }
@@ -122,5 +124,12 @@ mod tests {
         assert!(near < first && near < beyond, "{first} {near} {beyond}");
         cubic.timed_out();
         assert_eq!(cubic.bytes(1_000), 1_000);
+        cubic.rested(1);
+        assert_eq!(cubic.bytes(1_000), 1_000, "less than a new connection's stays");
+        cubic.window = 100.0;
+        for (waits, left) in [(1, 50_000), (2, 12_500), (1, 10_000), (1_000, 10_000)] {
+            cubic.rested(waits);
+            assert_eq!(cubic.bytes(1_000), left);
+        }
     }
 }

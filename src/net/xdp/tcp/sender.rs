@@ -381,6 +381,8 @@ impl Sender {
             self.probe_at = None;
             self.probed = Some(self.next);
             self.probe_due = true;
+            // The answer to the probe is waited for anew (RFC 8985 section 7.3): a wait in vain would close the window.
+            self.retransmit_at = Some(now + self.rtt.wait(0));
         }
         if is_due(self.ask_at) {
             self.ask_at = None;
@@ -515,8 +517,11 @@ impl Sender {
         if self.acknowledged == 0 {
             return None;
         }
-        if self.sent.is_empty() && now.since(self.last_sent) > self.rtt.wait(0) {
-            self.cubic.rested();
+        if self.sent.is_empty() {
+            let waits = now.since(self.last_sent).as_nanos() / self.rtt.wait(0).as_nanos();
+            if waits > 0 {
+                self.cubic.rested(waits.min(u32::MAX.into()) as u32);
+            }
         }
         self.width.widen(now);
         let (mss, end) = (u64::from(self.segment_max()), self.outbox.end());

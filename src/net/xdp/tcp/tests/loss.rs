@@ -53,3 +53,31 @@ fn losses_cost_round_trips_not_seconds() {
         }
     }
 }
+
+/// Of a tail that is lost the last segment is sent again, and what its arrival shows to be missing: nothing for nothing, and
+/// no waiting in vain, which would have all of it sent again, slowly.
+#[test]
+fn a_lost_tail_costs_a_probe_and_what_is_missing() {
+    for round_trip in [2_000, 20_000, 100_000].map(Duration::from_micros) {
+        let mut world = World::new(7, Wire { round_trip, ..CLEAN });
+        world.connect();
+        for round in 1..=8 {
+            let message = world.write(10_220);
+            world.until("it is there", |world| world.arrived.len() == message.len() * round);
+            world.until("and acknowledged", |world| world.connection.is_drained());
+        }
+        let (before, begun) = (world.arrived.len(), world.now);
+        let head = world.write(4_380);
+        world.pass(Duration::from_micros(1));
+        world.is_cut = true;
+        let tail = world.write(2_920);
+        world.pass(Duration::from_micros(1));
+        world.is_cut = false;
+        let all = before + head.len() + tail.len();
+        world.until("all is there", |world| world.arrived.len() == all);
+        let took = world.now.since(begun);
+        assert_eq!(world.connection.sent_again(), 2, "{round_trip:?}, in {took:?}");
+        // The head and its acknowledgement (delayed by the peer), the probe's wait, the probe, the rest.
+        assert!(took < 5 * round_trip + Duration::from_millis(15), "{round_trip:?}: {took:?}");
+    }
+}
