@@ -68,7 +68,7 @@ class Wire:
     """Three namespaces in a row, and the program that carries packets through the one in the middle."""
 
     def __init__(self, number, round_trip, loss, directory):
-        self.near, self.middle, self.far = (f"loss{number}-{part}" for part in ("near", "wire", "far"))
+        self.near, self.middle, self.far = (f"loss{os.getpid()}-{number}-{part}" for part in ("near", "wire", "far"))
         self.nic, self.round_trip, self.loss, self.directory = f"lossnear{number}", round_trip, loss, directory
         self.process = None
         self.remove()
@@ -121,7 +121,7 @@ def configuration(wire, stack, options):
     lines = ['hostname = "lane.test"', "shards = 1", f'backend = "{backend}"', 'memory = "128MiB"']
     lines += ["[xdp]", f'interface = "{wire.nic}"'] if backend == "xdp" else []
     lines += ["[[listener]]", 'name = "in"', f'address = "127.0.0.1:{LISTENER}"']
-    lines += ["[[pool]]", 'name = "farm"', f"links_per_shard = {4 * options.sessions}", f"idle_links = {options.sessions}"]
+    lines += ["[[pool]]", 'name = "farm"', f"links_per_shard = {options.sessions}", f"idle_links = {options.sessions}"]
     lines += ["[pool.health]", 'probe = "off"']
     lines += ["[[pool.upstream]]", 'name = "mta"', f'address = "{FAR_ADDRESS}:{SINK}"', "[delivery]", 'mode = "through"']
     path = wire.directory / f"{stack}.toml"

@@ -79,12 +79,12 @@ impl Cubic {
         self.window = 1.0;
     }
 
-    /// Silence, of so many waits for an answer: what was known of the path grows old. It is halved for each of them, down to
+    /// Silence, so many times as long as counts: what was known of the path grows old. It is halved for each of them, down to
     /// what a new connection begins with (RFC 2861 section 3, as Linux has it; RFC 5681 section 4.1 forgets all at the first).
-    pub(super) fn rested(&mut self, waits: u32) {
+    pub(super) fn rested(&mut self, rests: u32) {
         self.threshold = self.threshold.max(self.window * 0.75);
         let least = self.window.min(INITIAL_SEGMENTS);
-        self.window = (self.window * 0.5_f64.powi(waits.min(64) as i32)).max(least);
+        self.window = (self.window * 0.5_f64.powi(rests.min(64) as i32)).max(least);
         self.epoch = None;
     }
 }

@@ -64,6 +64,12 @@ impl RoundTrip {
         Duration::from_nanos(wait.saturating_mul(1 << times.min(16)).min(WAIT_MAX))
     }
 
+    /// A silence of so long counts: Linux's wait, whose floor is longer. Mail comes and goes; what carries it does not change
+    /// with that.
+    pub(super) fn rest(&self) -> Duration {
+        self.wait(0) + Duration::from_nanos(FLOOR_MAX)
+    }
+
     /// When the last of several segments is not acknowledged after this long, sending it again asks what is missing
     /// (RFC 8985 section 7): of several a peer does not delay the acknowledgement.
     pub(super) fn tail_wait(&self) -> Option<Duration> {
@@ -84,6 +90,7 @@ mod tests {
             rtt.sample(Duration::from_micros(100));
         }
         let wait = rtt.wait(0);
+        assert!(rtt.rest() > Duration::from_millis(200) && rtt.rest() < Duration::from_millis(250));
         assert!(wait > Duration::from_millis(20) && wait < Duration::from_millis(21), "{wait:?}");
         assert!(rtt.tail_wait() < Some(wait));
         assert_eq!(rtt.wait(3), wait * 8);

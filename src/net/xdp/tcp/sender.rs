@@ -518,9 +518,9 @@ impl Sender {
             return None;
         }
         if self.sent.is_empty() {
-            let waits = now.since(self.last_sent).as_nanos() / self.rtt.wait(0).as_nanos();
-            if waits > 0 {
-                self.cubic.rested(waits.min(u32::MAX.into()) as u32);
+            let rests = now.since(self.last_sent).as_nanos() / self.rtt.rest().as_nanos();
+            if rests > 0 {
+                self.cubic.rested(rests.min(u32::MAX.into()) as u32);
             }
         }
         self.width.widen(now);
