@@ -160,7 +160,7 @@ pub(super) fn unshared(message: &mut Arc<Message>) -> &mut Message {
 }
 
 /// A transaction's name on the shard that took it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct TransactionId {
     /// Its place there.
     pub slot: u32,
@@ -205,7 +205,7 @@ pub struct Outcome {
 }
 
 /// A group of recipients: those of a transaction that one shard delivers by one pool.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct GroupId {
     /// The shard that took the message.
     pub origin: ShardId,
@@ -282,11 +282,22 @@ pub enum Letter {
         /// Which part.
         number: u32,
     },
-    /// "Nobody is to get it any more": no more of it comes, or it is too late. The verdict follows all the same.
+    /// "Nobody is to get it any more." The verdict follows all the same.
     Withdraw {
         /// For whom.
         group: GroupId,
+        /// Why.
+        why: Withdrawal,
     },
+}
+
+/// Why nobody is to get a message any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Withdrawal {
+    /// No more of it comes.
+    Lost,
+    /// The time that its sender gave it is over. What an upstream may have all of goes on.
+    TooLate,
 }
 
 #[cfg(test)]

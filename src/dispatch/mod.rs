@@ -23,7 +23,7 @@ mod timely;
 mod transaction;
 mod verdict;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -45,7 +45,9 @@ pub use keep::{Action, Answer, Mode, Options as KeepOptions, Order, Row, Selecti
 use link::Link;
 use lookout::Lookout;
 use message::Spares;
-pub use message::{GroupId, LegId, Letter, Message, MessageId, Outcome, Place, Slip, TransactionId, Word};
+pub use message::{
+    GroupId, LegId, Letter, Message, MessageId, Outcome, Place, Slip, TransactionId, Withdrawal, Word,
+};
 use options::Options;
 use owner::{Owners, Way};
 use router::Router;
@@ -148,10 +150,10 @@ struct PoolState {
     links: Vec<Links>,
     /// For each upstream its transactions in flight by age; those over are dropped when they come to the front.
     ages: Vec<VecDeque<(Instant, DeliveryId, u32)>>,
-    /// New deliveries that no link has room for, oldest first.
-    waiting: VecDeque<DeliveryId>,
+    /// New deliveries that no link has room for, oldest first; by their tickets it is known whether they still are.
+    waiting: VecDeque<(DeliveryId, u32)>,
     /// Those that have been somewhere already.
-    repeats: VecDeque<DeliveryId>,
+    repeats: VecDeque<(DeliveryId, u32)>,
     next_source: usize,
     /// When links are looked at for what time alone changes.
     look_at: Instant,
@@ -175,6 +177,8 @@ pub struct Dispatch {
     /// When the time that their senders gave them is over.
     transaction_deadlines: Deadlines,
     deliveries: Slab<Delivery>,
+    /// Those that may be withdrawn.
+    withdrawable: HashMap<GroupId, DeliveryId>,
     links: Slab<Link>,
     link_deadlines: Deadlines,
     pools: Vec<PoolState>,
@@ -240,6 +244,7 @@ impl Dispatch {
             transactions: Slab::new(),
             transaction_deadlines: Deadlines::default(),
             deliveries: Slab::new(),
+            withdrawable: HashMap::new(),
             links: Slab::new(),
             link_deadlines: Deadlines::default(),
             stirred: Vec::new(),
@@ -361,7 +366,7 @@ impl Dispatch {
             Letter::Ready { shard, group, leg } => self.leg_ready(shard, group, leg),
             Letter::Part { group, leg, part } => self.leg_part(group, leg, part, now),
             Letter::PartSent { shard, group, number } => self.leg_sent(shard, group, number),
-            Letter::Withdraw { group } => self.leg_withdrawn(group, now),
+            Letter::Withdraw { group, why } => self.leg_withdrawn(group, why, now),
         }
     }
 

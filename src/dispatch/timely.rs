@@ -4,7 +4,7 @@
 
 use super::Dispatch;
 use super::delivery::DeliveryId;
-use super::message::{GroupId, Letter, Message, TransactionId};
+use super::message::{GroupId, Letter, Message, TransactionId, Withdrawal};
 use super::owner::Way;
 use crate::handle::Buffers;
 use crate::protocol::client::Terms;
@@ -98,31 +98,32 @@ impl Dispatch {
         let Some(transaction) = transaction else { return };
         let (id, message) =
             (TransactionId { slot, generation: transaction.generation }, &transaction.message);
-        // (What is streamed is on its way, or waits for its client.)
-        if message.is_too_late(now) && !message.streamed {
+        if message.is_too_late(now) {
             self.call_back(id);
         } else if message.is_late(now) {
             self.tell_late(id, now, buffers);
         }
     }
 
-    /// Takes the message from all that are not committed to it.
+    /// Takes the message from all that are not committed to it. (What has not been asked for yet ends when it is.)
     fn call_back(&mut self, id: TransactionId) {
         self.note_groups(id);
         for i in 0..self.groups.len() {
             let Way { shard, pool } = self.groups[i];
             let group = GroupId { origin: self.options.shard, transaction: id, pool };
-            self.post(shard, Letter::Withdraw { group });
+            self.post(shard, Letter::Withdraw { group, why: Withdrawal::TooLate });
         }
     }
 
-    /// Takes a delivery that is to come back off the link that it is on, unless an upstream may have it already.
+    /// Takes a delivery that is to come back off the link that it is on, unless an upstream may have it already. One whose
+    /// body is leaving has no end there yet, and without the link gets none.
     pub(super) fn take_off(&mut self, id: DeliveryId, now: Instant) {
-        let on = self.links.iter().find_map(|(slot, link)| Some((slot, link.place_of(id)?)));
-        if let Some((slot, nth)) = on
-            && !self.deliveries[id.0 as usize].attempt.dotted
-        {
-            self.call_off(slot as u32, nth, id, now);
+        let attempt = &self.deliveries[id.0 as usize].attempt;
+        let Some(on) = attempt.on else { return };
+        let link = &self.links[on.0 as usize];
+        let Some(nth) = link.place_of(id) else { return };
+        if !attempt.dotted || link.is_leaving(nth) {
+            self.call_off(on.0, nth, id, now);
         }
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::index::{Entry, Life as Stage, flag};
 use super::log::Log;
 use super::meta;
-use super::record::{BLOCK, Kind, Life, SegmentHeader};
+use super::record::{BLOCK, Header, Kind, Life, SegmentHeader};
 use super::scan::{Fault, Record, Scan, life_of, scan};
 use super::segment::Segment;
 use super::{NO_POOL, Options, Spool};
@@ -102,6 +102,8 @@ struct Replay<'a, S> {
     report: &'a mut Report,
     /// Slots by message number.
     slots: HashMap<u64, u32>,
+    /// Damaged copies of messages that are sound elsewhere, by number: in which segment.
+    copies: HashMap<u64, (u32, Header)>,
     bytes: Vec<u8>,
     tail: u64,
     now: Instant,
@@ -131,6 +133,7 @@ impl Spool {
                 source,
                 report: &mut report,
                 slots: HashMap::new(),
+                copies: HashMap::new(),
                 bytes: Vec::new(),
                 tail: 0,
                 now,
@@ -279,11 +282,10 @@ impl<S: Source> Replay<'_, S> {
         self.bytes = bytes;
         let Scan { faults, last_group, end } = scan;
         // As far as the writing of this segment was acknowledged.
-        let acknowledged = match next {
-            Some(next) if next.before == segment.life.sequence => next.before_end,
-            _ if newest => last_group,
-            _ => end,
-        };
+        let told = next.filter(|next| next.before == segment.life.sequence).map(|next| next.before_end);
+        let acknowledged = told.unwrap_or(if newest { last_group } else { end });
+        // That it was is known at least of all but the last write: there is one at a time, and none behind one that failed.
+        let surely = told.unwrap_or(last_group);
         let mut faults = faults;
         let seen = faults.last().map_or(end, |(range, _)| range.end.max(end));
         if seen.next_multiple_of(BLOCK) < acknowledged {
@@ -301,17 +303,21 @@ impl<S: Source> Replay<'_, S> {
             damages.push(Damage { file, range, what });
         }
         for (range, fault) in faults {
+            if let Fault::Data(number) = fault
+                && range.start >= surely
+            {
+                self.forget_torn(number, place, range.start);
+            }
             if range.start < acknowledged {
                 let known = lost.iter().find(|(at, _)| *at == range.start).and_then(|(_, what)| what.clone());
                 damages.push(describe(file, range, fault, known));
-            } else if let Fault::Data(number) = fault {
-                self.forget_torn(number, place, range.start);
             }
         }
     }
 
-    /// A message of a torn write was never acknowledged; unless an earlier record has it, it is not there.
+    /// A message of a torn write was not acknowledged; unless an earlier record has it, it is not there.
     fn forget_torn(&mut self, number: u64, place: u32, position: u64) {
+        self.copies.remove(&number);
         let Some(&slot) = self.slots.get(&number) else { return };
         let entry = &self.spool.shared.index[slot];
         if entry.segment == place && u64::from(entry.at) * super::record::ALIGN == position {
@@ -338,7 +344,8 @@ impl<S: Source> Replay<'_, S> {
             return;
         }
         if let Some(slot) = known.filter(|_| record.is_damaged) {
-            // It was being moved, and where it was it is still sound.
+            // It was moved; where it was it may still be sound.
+            self.copies.insert(number, (place, record.header));
             return self.state(slot, state);
         }
         // (One that is damaged is found so again when it is due, and its sender is told.)
@@ -353,13 +360,7 @@ impl<S: Source> Replay<'_, S> {
             self.spool.shared.index.insert(entry)
         });
         self.slots.insert(number, slot);
-        let header = record.header;
-        let entry = &mut self.spool.shared.index[slot];
-        entry.segment = place;
-        entry.at = (header.position / super::record::ALIGN) as u32;
-        (entry.meta_len, entry.head_len, entry.body_len) =
-            (header.meta_len, header.head_len, header.body_len);
-        entry.data_crc = header.data_crc;
+        self.spool.shared.index[slot].lies_at(place, &record.header);
         self.state(slot, state);
     }
 
@@ -388,12 +389,17 @@ impl<S: Source> Replay<'_, S> {
             segments.free.push_back(oldest);
         }
         let (segments, index, tail) = (&self.log.segments, &mut self.spool.shared.index, self.tail);
-        self.slots.retain(|_, slot| {
-            let stays = segments.get(index[*slot].segment).sequence >= tail;
-            if !stays {
-                index.remove(*slot);
+        let is_in_use = |place: u32| segments.get(place).sequence >= tail;
+        self.slots.retain(|number, slot| {
+            if is_in_use(index[*slot].segment) {
+                return true;
             }
-            stays
+            let copy = self.copies.get(number).filter(|(place, _)| is_in_use(*place));
+            match copy {
+                Some((place, header)) => index[*slot].lies_at(*place, header),
+                None => index.remove(*slot),
+            }
+            copy.is_some()
         });
     }
 
@@ -410,6 +416,16 @@ impl<S: Source> Replay<'_, S> {
             self.spool.wait(slot);
         }
         self.log.reclaim();
+    }
+}
+
+impl Entry {
+    /// Its record is that one.
+    fn lies_at(&mut self, segment: u32, header: &Header) {
+        self.segment = segment;
+        self.at = (header.position / super::record::ALIGN) as u32;
+        (self.meta_len, self.head_len, self.body_len) = (header.meta_len, header.head_len, header.body_len);
+        self.data_crc = header.data_crc;
     }
 }
 

@@ -88,12 +88,12 @@ def test_owed_from_its_250_until_it_may_be_over(tmp_path):
 def test_power_cuts_lose_nothing(tmp_path, request, say):
     figures = tmp_path / "power.json"
     seed = request.config.getoption("--seed") or random.randrange(1_000_000)
-    small = ["--cuts", "6", "--cuts-per-round", "3", "--at-once", "3", "--rounds", "1", "--seconds", "1.5"]
+    small = ["--cuts", "4", "--cuts-per-round", "2", "--at-once", "2", "--rounds", "1", "--seconds", "1.5"]
     done = campaign(*small, "--minutes", "1", "--seed", seed, "--directory", tmp_path, "--json", figures)
     assert done.returncode == 0, done.stdout + done.stderr
     said = json.loads(figures.read_text())
-    assert said["cuts"] >= 3 and said["acknowledged"] > 20 and said["flushes"] > 20, said
-    say(f"{said['cuts']} cuts on {' and '.join(said['fs'])}, {said['acknowledged']} acknowledged, none lost (seed {seed})")
+    assert said["cuts"] >= 2 and said["acknowledged"] > 20 and said["flushes"] > 20, said
+    say(f"{said['cuts']} cuts on {' and '.join(said['fs'][: said['disks']])}, {said['acknowledged']} acknowledged, none lost (seed {seed})")
 
 
 def test_a_spool_that_does_not_sync_loses_mail(tmp_path):

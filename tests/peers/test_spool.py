@@ -377,7 +377,7 @@ class TestStart:
         assert len(warnings) == 2, lane.said()
 
     def test_a_damaged_record(self, spooling, recorder):
-        """A flipped bit costs the message that it is in, which is set aside and told; the others live."""
+        """A flipped bit costs the message that it is in, which is set aside, told and bounced; the others live."""
         port = free_port()
         lane = spooling([port])
         for number in range(5):
@@ -394,6 +394,9 @@ class TestStart:
         upstream = recorder(port=port)
         lane.wait_empty()
         assert subjects(upstream.mails()) == [0, 1, 3, 4]
+        [mail] = bounces(upstream)
+        _, fields = report(mail)
+        assert fields["r2@sink.test"]["Status"] == "5.3.0"
 
 
 # A file system of its own for the server alone: it goes with it.

@@ -14,17 +14,6 @@ const SPAN_MS: usize = 20_000;
 /// Octets that are looked for to find a message on the disk.
 const NEEDLE: usize = 32;
 
-/// What there was of it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Decay {
-    /// It is to be expected.
-    pub(crate) is_on: bool,
-    /// Bits that have flipped.
-    pub(crate) flips: u64,
-    /// Damages and torn writes that starts told of.
-    pub(crate) reports: u64,
-}
-
 /// Where a bit flips.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Spot {

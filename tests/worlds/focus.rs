@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use postlane::balance::Policy;
 use postlane::dispatch::options::Pool;
+use postlane::dispatch::owner::ShardBy;
 use postlane::shard::Order;
 
 use crate::client::{Client, Habits};
@@ -219,6 +220,22 @@ fn a_message_for_four_shards_is_split_and_its_body_shared() {
     let recipients: usize = taken.iter().map(|taken| taken.recipients.len()).sum();
     assert_eq!(recipients, 40);
     assert_eq!(play.stage.sum(|stats| stats.letters.get()), 6);
+    play.finish();
+    play.all_are(Fate::Answered(250));
+}
+
+#[test]
+fn by_session_a_message_stays_with_the_shard_that_took_it() {
+    let mut setup = Setup::new(5, 1);
+    setup.shards = 4;
+    setup.shard_by = ShardBy::Session;
+    let mut play = world(&setup, vec![Manner::slow(100 * MS)]);
+    play.add_clients(1, &Habits::plain(1), 1, 150_000);
+    play.messages[0].recipients = (0..40).map(|n| format!("m0.r{n}@d{n}.example")).collect();
+    play.serve_all();
+    let taken = &play.upstreams[0].taken;
+    assert_eq!(taken.iter().map(|taken| taken.recipients.len()).collect::<Vec<_>>(), [40], "in one piece");
+    assert_eq!(play.stage.sum(|stats| stats.letters.get()), 0);
     play.finish();
     play.all_are(Fate::Answered(250));
 }

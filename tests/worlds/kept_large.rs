@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use postlane::disk::sim::Faults;
+use postlane::disk::sim;
 use postlane::dispatch::Mode;
+use postlane::net::sim::Faults;
 
 use crate::client::Habits;
 use crate::disk::Keep;
@@ -19,13 +20,15 @@ const BUFFERS: usize = 512;
 /// 1.5 MiB.
 const LARGE: usize = 96 * (16 << 10);
 
-/// One upstream, and messages of that size that it put off, on disk.
-fn put_off(seed: u64, messages: usize, len: usize, chunking: bool) -> Play {
-    let mut setup = Setup::new(seed, 1);
-    setup.buffers = BUFFERS;
+fn large_setup(seed: u64) -> Setup {
     let mut keep = Keep::plain(Mode::Spool);
     (keep.segment_bytes, keep.bytes_max) = (4 << 20, 64 << 20);
-    setup.keep = Some(keep);
+    Setup { buffers: BUFFERS, keep: Some(keep), ..Setup::new(seed, 1) }
+}
+
+/// One upstream, and messages of that size that it put off, on disk.
+fn put_off(seed: u64, messages: usize, len: usize, chunking: bool) -> Play {
+    let setup = large_setup(seed);
     let mut play = world(&setup, vec![Manner { puts_off: Some("m"), ..Manner::good() }]);
     play.add_clients(1, &Habits { chunking, ..Habits::plain(messages) }, messages, len);
     play.serve_all();
@@ -168,9 +171,9 @@ fn a_disk_that_cannot_read_for_a_while_delays_it() {
         start_with(&mut play, 48);
         // Slow enough for the disk to fail in mid-body.
         play.pass(from * MS);
-        play.stage.platter.set_faults(Faults { read_error: often, ..Faults::default() });
+        play.stage.platter.set_faults(sim::Faults { read_error: often, ..sim::Faults::default() });
         play.pass(Duration::from_secs(20));
-        play.stage.platter.set_faults(Faults::default());
+        play.stage.platter.set_faults(sim::Faults::default());
         play.run(Duration::from_secs(300), "a message that can be read again", |play| play.stage.kept() == 0);
         let count = play.finish();
         assert_eq!((count.taken, count.bounces, count.in_doubt), (1, 0, 0), "{count:?}");
@@ -222,4 +225,29 @@ fn other_mail_that_fills_memory_delays_nothing_for_ever() {
     assert!(held_most(&play) > 64 / 4, "memory is free again");
     play.pass(Duration::from_secs(700));
     play.finish();
+}
+
+/// What is to come back when its time is over comes back though its body is leaving: without its end nobody has it.
+#[test]
+fn a_body_that_is_leaving_is_called_back_when_its_time_is_over() {
+    for (seed, len, parts) in [(50, 300_000, false), (51, LARGE, true)] {
+        let mut setup = large_setup(seed);
+        crate::timely::offer(&mut setup);
+        let mut play = world(&setup, vec![Manner { deliver_by: Some(0), ..Manner::good() }]);
+        play.upstreams[0].die(&play.stage.world);
+        play.add_clients(1, &Habits::plain(1), 1, len);
+        play.messages[0].return_after(30);
+        play.serve_all();
+        play.all_are(Fate::Answered(250));
+        let slow = Faults { window_bytes: 500, delay_min: 50 * MS, delay_max: 50 * MS, ..Faults::default() };
+        play.stage.world.set_faults(slow);
+        play.pass(Duration::from_secs(5));
+        play.upstreams[0].rise(&play.stage.world);
+        play.pass(Duration::from_secs(20));
+        assert_eq!((play.upstreams[0].mails.len(), in_parts(&play) > 0), (1, parts), "its body is leaving");
+        play.pass(Duration::from_secs(60));
+        assert_eq!((play.stage.kept(), notices(&play).len(), play.upstreams[0].taken.len()), (0, 1, 1));
+        let count = play.finish();
+        assert_eq!((count.in_doubt, count.overdue), (0, 1), "{count:?}");
+    }
 }

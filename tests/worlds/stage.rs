@@ -18,11 +18,21 @@ use postlane::shard::mailbox::mailboxes;
 use postlane::shard::{Desks, Edition, Order, Orders, Shard};
 use postlane::time::Instant;
 
-use crate::decay::Decay;
 use crate::disk::Keep;
 
 /// Turns without any time passing after which something is going round in circles.
 const TURNS_AT_ONCE_MAX: usize = 20_000;
+
+/// What there was of disks that do not give back what they were given.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Decay {
+    /// It is to be expected.
+    pub(crate) is_on: bool,
+    /// Bits that have flipped.
+    pub(crate) flips: u64,
+    /// Damages and torn writes that starts told of.
+    pub(crate) reports: u64,
+}
 
 /// What the shards are told, and the network they live in.
 #[derive(Clone)]

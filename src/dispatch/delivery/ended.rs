@@ -3,7 +3,7 @@
 use super::{Delivery, DeliveryId};
 use crate::balance::Tried;
 use crate::dispatch::Dispatch;
-use crate::dispatch::message::{GroupId, Letter, Outcome, Place, Word};
+use crate::dispatch::message::{GroupId, Letter, Outcome, Place, Withdrawal, Word};
 use crate::dispatch::streaming::lost_halfway;
 use crate::dispatch::verdict::{Blame, Fault, Retry, ours, too_late};
 use crate::limits::{EASE_EVERY, STALE_LINKS_MAX};
@@ -64,11 +64,12 @@ impl Dispatch {
     ) {
         let upstream = self.leave(pool, id);
         let delivery = &self.deliveries[id.0 as usize];
-        let is_streamed = delivery.message.streamed;
-        if delivery.is_withdrawn && (is_streamed || fault.retry != Retry::Never) {
-            let is_in_doubt = fault.retry == Retry::InDoubt && !is_streamed;
+        if let Some(why) = delivery.withdrawn
+            && (why == Withdrawal::Lost || fault.retry != Retry::Never)
+        {
+            let is_in_doubt = fault.retry == Retry::InDoubt && why == Withdrawal::TooLate;
             self.stats.in_doubt.add(u64::from(is_in_doubt));
-            return self.give_up_withdrawn(id);
+            return self.give_up_withdrawn(id, why);
         }
         let stats = self.stats.pools[pool][upstream].clone();
         if fault.blame != Blame::Nobody {
@@ -138,8 +139,7 @@ impl Dispatch {
         if delivery.attempts >= self.options.pools[pool].attempts {
             return self.exhausted(pool, id, ours(0, "no upstream took the message"));
         }
-        self.pools[pool].repeats.push_back(id);
-        self.stir(pool);
+        self.wait_in(pool, id, true);
     }
 
     /// While no upstream of the pool is healthy: the next pool in its line of fallbacks that has one.
@@ -167,24 +167,25 @@ impl Dispatch {
         self.pools[std::mem::replace(&mut delivery.pool, pool)].deliveries -= 1;
         self.pools[pool].deliveries += 1;
         self.stats.fallbacks.add(1);
-        self.pools[pool].waiting.push_back(id);
-        self.stir(pool);
+        self.wait_in(pool, id, false);
     }
 
     /// Back into the queue without blame, from behind a transaction whose link is gone.
     pub(in crate::dispatch) fn unqueue(&mut self, pool: usize, id: DeliveryId) {
         self.leave(pool, id);
-        if self.deliveries[id.0 as usize].is_withdrawn {
-            return self.give_up_withdrawn(id);
+        match self.deliveries[id.0 as usize].withdrawn {
+            Some(why) => self.give_up_withdrawn(id, why),
+            None => self.wait_in(pool, id, true),
         }
-        self.pools[pool].repeats.push_back(id);
-        self.stir(pool);
     }
 
     /// Nobody is to get it any more.
-    pub(in crate::dispatch) fn give_up_withdrawn(&mut self, id: DeliveryId) {
-        let is_streamed = self.deliveries[id.0 as usize].message.streamed;
-        self.give_up(id, if is_streamed { lost_halfway() } else { too_late(None) }, None);
+    pub(in crate::dispatch) fn give_up_withdrawn(&mut self, id: DeliveryId, why: Withdrawal) {
+        let reply = match why {
+            Withdrawal::Lost => lost_halfway(),
+            Withdrawal::TooLate => too_late(None),
+        };
+        self.give_up(id, reply, None);
     }
 
     /// Nobody takes it for the recipients that are left.
@@ -208,6 +209,9 @@ impl Dispatch {
         let Delivery { message, group, slip, pool, mut recipients, .. } =
             self.deliveries.remove(id.0 as usize);
         self.pools[pool].deliveries -= 1;
+        if message.streamed || message.returns_at().is_some() {
+            self.withdrawable.remove(&group);
+        }
         recipients.clear();
         self.spare_lists.push(recipients);
         let (GroupId { origin, transaction, pool }, shard) = (group, self.options.shard);

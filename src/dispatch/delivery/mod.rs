@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::link::Link;
-use super::message::{GroupId, Message, Place, Slip, Word};
+use super::message::{GroupId, Message, Place, Slip, Withdrawal, Word};
 use super::owner::Way;
 use super::streaming::Part;
 use super::verdict::{Fault, Retry, ours, too_late};
@@ -59,7 +59,9 @@ pub(in crate::dispatch) struct Delivery {
     /// Some of its body has been let go of: it cannot be offered again.
     pub(in crate::dispatch) is_gone: bool,
     /// Nobody is to get it any more.
-    pub(in crate::dispatch) is_withdrawn: bool,
+    pub(in crate::dispatch) withdrawn: Option<Withdrawal>,
+    /// While it is in its pool's queues: tells its place there from earlier ones. 0: it is in neither.
+    pub(in crate::dispatch) ticket: u32,
     pub(in crate::dispatch) attempt: Attempt,
 }
 
@@ -82,6 +84,8 @@ pub(in crate::dispatch) struct Attempt {
     pub(in crate::dispatch) upstream: usize,
     /// Unique: tells this offer from earlier and later ones of the same delivery.
     stamp: u32,
+    /// The link that it is on.
+    pub(in crate::dispatch) on: Option<LinkId>,
     /// The link that waits for the parts of a streamed body.
     pub(in crate::dispatch) flows_on: Option<LinkId>,
     /// When its commands were written.
@@ -177,29 +181,50 @@ impl Dispatch {
             part: None,
             last_part_bytes: 0,
             is_gone: false,
-            is_withdrawn: false,
+            withdrawn: None,
+            ticket: 0,
             attempt: Attempt::default(),
         });
-        let state = &mut self.pools[usize::from(pool)];
-        state.deliveries += 1;
-        state.waiting.push_back(DeliveryId(id as u32));
-        self.stir(pool.into());
+        let (id, message) = (DeliveryId(id as u32), &self.deliveries[id].message);
+        if message.streamed || message.returns_at().is_some() {
+            self.withdrawable.insert(group, id);
+        }
+        self.pools[usize::from(pool)].deliveries += 1;
+        self.wait_in(pool.into(), id, false);
+    }
+
+    /// Puts it into the pool's queue.
+    pub(in crate::dispatch) fn wait_in(&mut self, pool: usize, id: DeliveryId, is_repeat: bool) {
+        let ticket = self.next_generation().max(1);
+        self.deliveries[id.0 as usize].ticket = ticket;
+        let PoolState { waiting, repeats, .. } = &mut self.pools[pool];
+        if is_repeat { repeats } else { waiting }.push_back((id, ticket));
+        self.stir(pool);
+    }
+
+    /// Is it still there for which that ticket was drawn?
+    fn is_waiting(&self, (id, ticket): (DeliveryId, u32)) -> bool {
+        self.deliveries.get(id.0 as usize).is_some_and(|delivery| delivery.ticket == ticket)
     }
 
     /// Gives waiting deliveries to upstreams as long as there is room.
     pub(in crate::dispatch) fn serve_waiting(&mut self, pool: usize, now: Instant) {
         // Each repeat has been elsewhere: what one has to wait for need not hold up the next.
         for _ in 0..self.pools[pool].repeats.len().min(REPEATS_PER_PASS) {
-            let Some(id) = self.pools[pool].repeats.pop_front() else {
+            let Some(next) = self.pools[pool].repeats.pop_front() else {
                 break;
             };
-            if let Placed::NotNow = self.place(pool, id, now) {
-                self.pools[pool].repeats.push_back(id);
+            if self.is_waiting(next)
+                && let Placed::NotNow = self.place(pool, next.0, now)
+            {
+                self.pools[pool].repeats.push_back(next);
             }
         }
         // New ones are all alike: if one has to wait, so have those behind it.
-        while let Some(&id) = self.pools[pool].waiting.front() {
-            if let Placed::NotNow = self.place(pool, id, now) {
+        while let Some(&next) = self.pools[pool].waiting.front() {
+            if self.is_waiting(next)
+                && let Placed::NotNow = self.place(pool, next.0, now)
+            {
                 break;
             }
             self.pools[pool].waiting.pop_front();
@@ -259,12 +284,17 @@ impl Dispatch {
     /// Puts the delivery on a link.
     fn offer(&mut self, pool: usize, upstream: usize, id: DeliveryId, lease: Lease, now: Instant) {
         let stamp = self.next_generation();
-        self.deliveries[id.0 as usize].attempt.restart(upstream, stamp);
+        let delivery = &mut self.deliveries[id.0 as usize];
+        delivery.ticket = 0;
+        delivery.attempt.restart(upstream, stamp);
         let state = &mut self.pools[pool];
         state.fleet.began(upstream);
         state.ages[upstream].push_back((now, id, stamp));
         match lease {
-            Lease::Idle(link) | Lease::Join(link) => self.join(link, id, now),
+            Lease::Idle(link) | Lease::Join(link) => {
+                self.deliveries[id.0 as usize].attempt.on = Some(link);
+                self.join(link, id, now);
+            }
             Lease::Open => self.open_link(pool, upstream, id, now),
         }
         self.refresh(pool, upstream);
@@ -278,6 +308,7 @@ impl Dispatch {
         // Nobody waits beyond the delivery's own deadline.
         let deadline = (now + options.connect_timeout).min(self.deliveries[id.0 as usize].deadline);
         let link = LinkId(self.links.insert(Link::opening(pool, upstream, id, now)) as u32);
+        self.deliveries[id.0 as usize].attempt.on = Some(link);
         self.commands.push_back(Queued::Open { link, address, source });
         self.link_deadlines.set(link.0 as usize, deadline);
     }
@@ -287,7 +318,7 @@ impl Dispatch {
         let delivery = &mut self.deliveries[id.0 as usize];
         delivery.part = None;
         let attempt = &mut delivery.attempt;
-        (attempt.stamp, attempt.flows_on) = (0, None);
+        (attempt.stamp, attempt.on, attempt.flows_on) = (0, None, None);
         let upstream = attempt.upstream;
         self.pools[pool].fleet.ended(upstream);
         self.refresh(pool, upstream);

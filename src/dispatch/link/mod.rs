@@ -158,6 +158,11 @@ impl Link {
         self.line.iter().position(|ride| ride.delivery == delivery)
     }
 
+    /// Is it the current one, with a body that has not all left? Then none behind it has, either.
+    pub(super) fn is_leaving(&self, nth: usize) -> bool {
+        nth == 0 && self.line[0].leaving && self.early.is_none()
+    }
+
     /// The current one has been answered to the end.
     fn end_current(&mut self) -> Option<Ride> {
         let current = self.line.pop_front()?;

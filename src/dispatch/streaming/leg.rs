@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Part;
 use crate::dispatch::delivery::DeliveryId;
-use crate::dispatch::message::{GroupId, LegId, Letter};
+use crate::dispatch::message::{GroupId, LegId, Letter, Withdrawal};
 use crate::dispatch::{Dispatch, Queued};
 use crate::handle::LinkId;
 use crate::limits::MESSAGE_TIME_MAX;
@@ -14,7 +14,7 @@ impl Dispatch {
     /// 354 came: the upstream waits for the body.
     pub(in crate::dispatch) fn leg_goes_ahead(&mut self, link: LinkId, id: DeliveryId, now: Instant) {
         let delivery = &mut self.deliveries[id.0 as usize];
-        if delivery.is_withdrawn {
+        if delivery.withdrawn.is_some() {
             return self.cut_link(link, now);
         }
         delivery.attempt.flows_on = Some(link);
@@ -58,26 +58,20 @@ impl Dispatch {
         self.post(group.origin, Letter::PartSent { shard: self.options.shard, group, number });
     }
 
-    /// Nobody is to get it any more: no more of it comes, or it is too late.
-    pub(in crate::dispatch) fn leg_withdrawn(&mut self, group: GroupId, now: Instant) {
-        let its = self.deliveries.iter_mut().find(|(_, delivery)| delivery.group == group);
-        let Some((at, delivery)) = its else { return };
-        let id = DeliveryId(at as u32);
-        delivery.is_withdrawn = true;
-        let (pool, is_streamed) = (delivery.pool, delivery.message.streamed);
-        if let Some(link) = delivery.attempt.flows_on {
-            return self.cut_link(link, now);
+    /// Nobody is to get it any more.
+    pub(in crate::dispatch) fn leg_withdrawn(&mut self, group: GroupId, why: Withdrawal, now: Instant) {
+        let Some(&id) = self.withdrawable.get(&group) else { return };
+        let delivery = &mut self.deliveries[id.0 as usize];
+        delivery.withdrawn = Some(why);
+        if delivery.ticket > 0 {
+            return self.give_up_withdrawn(id, why);
         }
-        let pool = &mut self.pools[pool];
-        let before = pool.waiting.len() + pool.repeats.len();
-        pool.waiting.retain(|waiting| *waiting != id);
-        pool.repeats.retain(|waiting| *waiting != id);
-        if pool.waiting.len() + pool.repeats.len() < before {
-            self.give_up_withdrawn(id);
-        } else if !is_streamed {
-            self.take_off(id, now);
+        match (why, delivery.attempt.flows_on) {
+            (Withdrawal::TooLate, _) => self.take_off(id, now),
+            (Withdrawal::Lost, Some(link)) => self.cut_link(link, now),
+            // On its way to a link, and cut off there as soon as its body would be due.
+            (Withdrawal::Lost, None) => {}
         }
-        // Else it is on its way to a link, and cut off there as soon as its body would be due.
     }
 
     fn cut_link(&mut self, link: LinkId, now: Instant) {

@@ -27,7 +27,7 @@ use std::sync::Arc;
 pub use part::Part;
 pub(super) use queues::{Line, Queues};
 
-use super::message::{GroupId, LegId, Letter, Message, TransactionId};
+use super::message::{GroupId, LegId, Letter, Message, TransactionId, Withdrawal};
 use super::owner::Way;
 use super::verdict::ours;
 use super::{Dispatch, Queued};
@@ -205,7 +205,7 @@ impl Dispatch {
             found.state = if is_late { LegState::Over } else { LegState::Ready(leg) };
         }
         if is_late {
-            self.post(shard, Letter::Withdraw { group });
+            self.post(shard, Letter::Withdraw { group, why: Withdrawal::Lost });
         }
         self.flow.push(group.transaction);
     }
@@ -319,7 +319,7 @@ impl Dispatch {
         }
         for Way { shard, pool } in told {
             let group = GroupId { origin, transaction: id, pool };
-            self.post(shard, Letter::Withdraw { group });
+            self.post(shard, Letter::Withdraw { group, why: Withdrawal::Lost });
         }
         self.forget_groups(id, unasked, now, buffers);
     }

@@ -78,11 +78,15 @@ class Load:
             finally:
                 writer.close()
 
-    async def _reply(self, reader):
+    async def _line(self, reader):
+        """A reply's last line."""
         while True:
             line = await reader.readuntil(b"\r\n")
             if line[3:4] != b"-":
-                return int(line[:3])
+                return line
+
+    async def _reply(self, reader):
+        return int((await self._line(reader))[:3])
 
     async def _talk(self, reader, writer):
         assert await self._reply(reader) == 220
@@ -102,17 +106,17 @@ class Load:
             head = b"From: crash@crash.test\r\nMessage-ID: <%d@crash.test>\r\n\r\n" % number
             self.sent[number] = (which, len(recipients))
             writer.write(head + self.bodies[which][0] + b".\r\n")
-            code = await self._reply(reader)
-            if code == 250:
-                self.acknowledge(number)
+            line = await self._line(reader)
+            if line.startswith(b"250"):
+                self.acknowledge(number, line)
             else:
-                self.refused[code] += 1
+                self.refused[int(line[:3])] += 1
 
     async def pace(self):
         """Before each message: nothing holds it back."""
 
-    def acknowledge(self, number):
-        """Its 250 has come."""
+    def acknowledge(self, number, line):
+        """Its 250 has come, with this line."""
         self.acknowledged.add(number)
 
 

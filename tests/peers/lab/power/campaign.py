@@ -9,9 +9,10 @@ well.
 
 What is owed at a cut, exactly: the device carries out and logs one request after the other, and answers it when it
 is in the log. A client that reads its 250 looks then how many entries the log has, k: what made the message durable is
-among them, so it is owed at all cuts at k or later. A sink looks, before it answers, how many entries are begun, d: that
-the message is over can only be written later, so at cuts at d or earlier it is owed still, unless the sink had it
-before the client had its 250. What is owed need not be in the spool alone: it must come out of it.
+among them, so it is owed at all cuts at k or later. (A 250 that an upstream gave, in through-then-spool, makes the disk owe
+nothing.) A sink looks, before it answers, how many entries are begun, d: that the message is over can only be written
+later, so at cuts at d or earlier it is owed still, unless the sink had it before the client had its 250. What is owed
+has to come out of the spool, once or more often.
 
 What this does not show: the loop device and FUSE stand for a disk and its controller, sound and with a cache that loses power;
 disks that lie about flushes, or lose what they had, are others.
@@ -109,6 +110,10 @@ class Campaign:
             self._sound(lane)
             sender = Sender(self.books, self.ids, lane.port, options.sessions, random.Random(rng.random()), rng.random() < 0.25)
             sending = asyncio.create_task(sender.run())
+            # The first files have to be made first.
+            first = time.monotonic() + PATIENCE
+            while not sender.acknowledged and time.monotonic() < first:
+                await asyncio.sleep(0.05)
             until = time.monotonic() + options.seconds
             while time.monotonic() < until:
                 for sink in sinks:
@@ -308,7 +313,7 @@ def arguments():
     parser.add_argument("--cuts-per-round", type=int, default=40, help="of one run of a Postlane (40)")
     parser.add_argument("--at-once", type=int, default=4, help="cuts that are judged side by side (4)")
     parser.add_argument("--rounds", type=int, default=5, help="with one disk, before a new one is made (5)")
-    parser.add_argument("--seconds", type=float, default=5, help="of load in a round (5)")
+    parser.add_argument("--seconds", type=float, default=5, help="of load in a round, from the first 250 on (5)")
     parser.add_argument("--sessions", type=int, default=12)
     parser.add_argument("--fs", type=lambda text: text.split(","), default=None, help="file systems (ext4, xfs and btrfs as far as they are here)")
     parser.add_argument("--mib", type=int, default=1024, help="the disk's size (1024)")

@@ -33,6 +33,9 @@ def absent(kind):
         subprocess.run(["modprobe", kind], capture_output=True, timeout=20, check=False)
         if kind not in Path("/proc/filesystems").read_text().split():
             missing.append(f"{kind} in the kernel")
+    # Disks after a cut are clones of one another, and there are several at a time.
+    if not missing and kind == "btrfs" and not Path("/sys/fs/btrfs/features/temp_fsid").exists():
+        missing.append("clones of btrfs side by side (Linux 6.7)")
     return missing
 
 
@@ -102,7 +105,6 @@ class Disk:
             run("losetup", "--detach", loop)  # when it is no longer mounted
 
     def _mount_at(self, loop):
-        # Disks after a cut are clones of one another.
         run("mount", "-t", self.kind, "-o", "nouuid" if self.kind == "xfs" else "nodiscard", loop, self.mountpoint)
 
     def close(self):

@@ -12,6 +12,8 @@ SIZES = [0, 200, 200, 1_500, 6_000, 30_000]
 LARGE = [250_000, 800_000]
 # Messages that wait: no more than what a start after a cut delivers soon.
 BACKLOG, BACKLOG_LARGE = 500, 50
+# What a 250 says that comes from the disk.
+KEPT = b" kept as "
 NEVER = -1  # it was taken before it was acknowledged
 
 
@@ -49,8 +51,10 @@ class Sender(Load):
         while len(self.acknowledged) > self.backlog + len(self.books.taken) and not self.over:
             await asyncio.sleep(0.02)
 
-    def acknowledge(self, number):
-        super().acknowledge(number)
+    def acknowledge(self, number, line):
+        super().acknowledge(number, line)
+        if KEPT not in line:
+            return  # an upstream has it, and whom that put off its sender is told of: it has not been on the disk
         self.books.acknowledged[number] = self.books.position()
         for pair in pairs(number, self.books.sent[number][1]):
             if pair in self.books.taken:
