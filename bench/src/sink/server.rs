@@ -199,7 +199,8 @@ impl<'a> Server<'a> {
 
     fn advance(&mut self, token: u64, session: &mut Session) -> bool {
         loop {
-            if !session.flush(&mut self.desk.out) {
+            // What is answered 250 has been written down, should the process be killed right behind it.
+            if self.desk.store.flush().is_err() || !session.flush(&mut self.desk.out) {
                 return false;
             }
             let wants = matches!(session.state, State::Talking | State::Hung);
