@@ -26,9 +26,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ground import figures, plot
+from ground import figures, plot, report
 from ground.farm import Farm
-from ground.machine import machine
 from ground.programs import POSTLANE, ROOT
 from ground.relays import Haproxy, Postlane, Relay
 
@@ -155,19 +154,10 @@ def verdict(summaries):
 
 
 def write(options, plan, rounds, summaries, versions):
-    report = {
-        "machine": machine(),
-        "plan": plan,
-        "options": {key: value for key, value in vars(options).items() if key not in ("json", "html", "postlane")},
-        "versions": versions,
-        "summary": summaries,
-        "rounds": {name: [one for _, one in each] for name, each in rounds.items()},
-    }
+    ended = {name: [one for _, one in each] for name, each in rounds.items()}
+    said = report.save(options, plan=plan, versions=versions, summary=summaries, rounds=ended)
     messages = {name: [message for each, _ in rounds[name] for message in each] for name in rounds}
-    for path in (options.json, options.html):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
-    Path(options.html).write_text(plot.page(messages, table(summaries), report, plan))
+    report.write(options.html, plot.page(messages, table(summaries), said, plan))
 
 
 def main():
@@ -196,7 +186,7 @@ def main():
     print()
     show(table(summaries))
     write(options, plan, rounds, summaries, {kind.name: kind.version() for kind in relays})
-    print(f"\n{options.json}\n{options.html}")
+    print(options.html)
     wrong = verdict(summaries)
     print(*wrong, sep="\n", file=sys.stderr)
     return 65 if wrong else 0

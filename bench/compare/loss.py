@@ -28,8 +28,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ground.machine import machine
+from ground.namespaces import inside, run
 from ground.programs import POSTLANE, ROOT, start, stop
+from ground.report import save
 
 WIRE = Path(__file__).resolve().parent / "ground/wire.py"
 NEAR_ADDRESS, FAR_ADDRESS, LISTENER, SINK = "10.69.0.1", "10.69.0.2", 2525, 2600
@@ -57,13 +58,6 @@ def arguments():
     return parser.parse_args()
 
 
-def run(*command, check=True):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60)
-    if check and done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))}: {done.stderr.strip()}")
-    return done
-
-
 class Wire:
     """Three namespaces in a row, and the program that carries packets through the one in the middle."""
 
@@ -82,16 +76,13 @@ class Wire:
             run("ip", "-n", end, "addr", "add", f"{address}/24", "dev", nic)
             for namespace, name in ((end, nic), (self.middle, other)):
                 offloads = [word for kind in ("tx", "rx", "tso", "gso", "gro") for word in (kind, "off")]
-                run("ip", "netns", "exec", namespace, "ethtool", "-K", name, *offloads)
+                run(*inside(namespace, "ethtool", "-K", name, *offloads))
                 run("ip", "-n", namespace, "link", "set", name, "up")
-
-    def inside(self, namespace, *command):
-        return ["ip", "netns", "exec", namespace, *[str(part) for part in command]]
 
     def lay(self, seed):
         """From now on packets are carried, and lost by these dice."""
         options = ("--round-trip", self.round_trip / 1e3, "--loss", self.loss / 100, "--seed", seed)
-        command = self.inside(self.middle, sys.executable, WIRE, "one", "other", *options)
+        command = inside(self.middle, sys.executable, WIRE, "one", "other", *options)
         log = self.directory / "wire.log"
         with open(log, "wb") as into:
             self.process = start(command, None, into)
@@ -139,21 +130,21 @@ def one_round(wire, stack, size, seed, options):
     """Figures of one load."""
     congestion = f"net.ipv4.tcp_congestion_control={STACKS[stack][1]}"
     for namespace in (wire.near, wire.far):
-        run(*wire.inside(namespace, "sysctl", "-qw", congestion, "net.ipv4.tcp_no_metrics_save=1"))
+        run(*inside(namespace, "sysctl", "-qw", congestion, "net.ipv4.tcp_no_metrics_save=1"))
     wire.lay(seed)
     log, started = wire.directory / f"{stack}.log", []
     try:
         with open(wire.directory / "sink.log", "wb") as into:
             sink = [options.postlane, "sink", "--listen", f"{FAR_ADDRESS}:{SINK}"]
-            started.append(start(wire.inside(wire.far, *sink), None, into))
+            started.append(start(inside(wire.far, *sink), None, into))
         with open(log, "wb") as into:
             serve = [options.postlane, "serve", "--config", configuration(wire, stack, options)]
-            started.append(start(wire.inside(wire.near, *serve), None, into))
+            started.append(start(inside(wire.near, *serve), None, into))
         wait_for("takes mail", started[-1], log)
         load = [options.postlane, "bench", "--target", f"127.0.0.1:{LISTENER}", "--sessions", options.sessions, "--json", "-"]
         load += ["--warmup", "2s", "--messages", messages(wire, size, options), "--size", size, "--patience", "120s"]
         done = subprocess.run(
-            wire.inside(wire.near, *load), capture_output=True, text=True, timeout=options.timeout
+            inside(wire.near, *load), capture_output=True, text=True, timeout=options.timeout
         )
         if done.returncode:
             raise RuntimeError(f"{stack}: {done.stderr.strip()[-800:]}\n{log.read_text(errors='replace')[-800:]}")
@@ -233,10 +224,7 @@ def main():
         finally:
             for pool in pools.values():
                 pool.shutdown(cancel_futures=True)
-    said = {"machine": machine(), "options": {key: str(value) for key, value in vars(options).items() if key != "json"}, "rows": rows}
-    Path(options.json).parent.mkdir(parents=True, exist_ok=True)
-    Path(options.json).write_text(json.dumps(said, indent=2) + "\n")
-    print(options.json)
+    save(options, rows=rows)
     return 0
 
 

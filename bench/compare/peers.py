@@ -18,7 +18,6 @@ Exit: 0 done, 1 a round failed (its peer's other figures are kept), 69 smtp-sour
 """
 
 import argparse
-import json
 import shutil
 import signal
 import statistics
@@ -28,8 +27,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ground import bars
-from ground.machine import machine
+from ground import bars, report
 from ground.peers import Exim, Haraka, Nginx, Peer, Postfix, Single
 from ground.programs import POSTLANE, ROOT
 from ground.relays import Haproxy, Postlane
@@ -201,25 +199,18 @@ def main():
     results = {
         load: {peer: summary(each) for peer, each in of.items() if each} for load, of in rounds.items()
     }
-    report = {
-        "machine": machine(),
-        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
-        "versions": {name: kind.version() for name, kind in there.items()},
-        "absent": absent,
-        "failures": failures,
-        "summary": results,
-        "rounds": rounds,
-    }
     table = list(rows(results, there))
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     print()
     for row in table:
         left, right = row[:2], row[2:]
         print("  ".join([*(c.ljust(w) for c, w in zip(left, widths)), *(c.rjust(w) for c, w in zip(right, widths[2:]))]))
-    for path, text in ((options.json, json.dumps(report, indent=2) + "\n"), (options.html, bars.page(report, table))):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        print(path)
+    versions = {name: kind.version() for name, kind in there.items()}
+    said = report.save(
+        options, versions=versions, absent=absent, failures=failures, summary=results, rounds=rounds
+    )
+    report.write(options.html, bars.page(said, table))
+    print(options.html)
     return 1 if failures else 0
 
 

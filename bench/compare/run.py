@@ -22,7 +22,6 @@ Exit: 0 done (HAProxy absent is said, and its column left out), 1 a round failed
 """
 
 import argparse
-import json
 import shutil
 import statistics
 import subprocess
@@ -31,9 +30,9 @@ import tempfile
 from pathlib import Path
 
 from ground import own
-from ground.machine import machine
 from ground.programs import POSTLANE, ROOT, cpu_seconds
 from ground.relays import Haproxy, Postlane, Relay
+from ground.report import save
 from ground.sinks import Sinks
 from ground.source import send
 
@@ -168,16 +167,8 @@ def main():
 
     results = {relay: summary(rounds[relay]) for relay in relays}
     show(results, options)
-    report = {
-        "machine": machine(),
-        "options": {key: value for key, value in vars(options).items() if key not in ("json", "postlane")},
-        "versions": {relay: kinds[relay].version() for relay in relays},
-        "summary": results,
-        "rounds": rounds,
-    }
-    Path(options.json).parent.mkdir(parents=True, exist_ok=True)
-    Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
-    print(f"\n{options.json}")
+    versions = {relay: kinds[relay].version() for relay in relays}
+    save(options, versions=versions, summary=results, rounds=rounds)
     return 0
 
 

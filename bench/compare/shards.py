@@ -43,9 +43,9 @@ import urllib.request
 from pathlib import Path
 
 from ground import own
-from ground.machine import machine
 from ground.programs import POSTLANE, ROOT, cpu_seconds, free_port, start, stop, version, wait_for_greeting
 from ground.relays import Postlane
+from ground.report import save
 
 ARRANGEMENTS = {"1": [1], "2": [2], "2s": [2], "1+1": [1, 1]}
 ENTERS = "syscalls:sys_enter_io_uring_enter"
@@ -273,16 +273,7 @@ def main():
         sinks.check()
     results = {name: summary(of) for name, of in rounds.items()}
     show(results, options)
-    report = {
-        "machine": machine(),
-        "options": {key: value for key, value in vars(options).items() if key not in ("json", "postlane", "against")},
-        "version": version(options.postlane, "--version"),
-        "summary": results,
-        "rounds": rounds,
-    }
-    Path(options.json).parent.mkdir(parents=True, exist_ok=True)
-    Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
-    print(f"\n{options.json}")
+    save(options, version=version(options.postlane, "--version"), summary=results, rounds=rounds)
     return 0
 
 

@@ -19,7 +19,6 @@ Exit: 0 done (Postfix absent is said, and left out), 1 a round failed, 69 smtp-s
 """
 
 import argparse
-import json
 import re
 import shutil
 import statistics
@@ -30,10 +29,10 @@ import time
 import urllib.request
 from pathlib import Path
 
-from ground.machine import machine
 from ground.peers import Peer, Postfix, Single
 from ground.programs import POSTLANE, ROOT, free_port
 from ground.relays import Postlane
+from ground.report import save
 from ground.sinks import Sinks
 from ground.source import send
 
@@ -180,18 +179,11 @@ def main():
             return 1
         finally:
             sinks.stop()
-    report = {
-        "machine": machine(),
-        "options": {key: value for key, value in vars(options).items() if key not in ("json", "postlane", "directory")},
-        "versions": {
-            "postlane": Postlane(options.postlane).version(),
-            **({"postfix": Postfix().version()} if "postfix" in relays else {}),
-        },
-        "cells": cells,
+    versions = {
+        "postlane": Postlane(options.postlane).version(),
+        **({"postfix": Postfix().version()} if "postfix" in relays else {}),
     }
-    Path(options.json).parent.mkdir(parents=True, exist_ok=True)
-    Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
-    print(f"\n{options.json}")
+    save(options, versions=versions, cells=cells)
     return 0
 
 

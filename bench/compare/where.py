@@ -14,7 +14,6 @@ Exit: 0 done, 1 a load failed, 69 perf, smtp-source or the relay is absent.
 
 import argparse
 import copy
-import json
 import os
 import re
 import shutil
@@ -25,9 +24,9 @@ import tempfile
 from pathlib import Path
 
 from ground import own
-from ground.machine import machine
-from ground.programs import POSTLANE, ROOT, cpu_seconds
+from ground.programs import POSTLANE, cpu_seconds
 from ground.relays import Haproxy, Postlane, Relay
+from ground.report import save
 from ground.sinks import Sinks
 from ground.stacks import Record
 from run import load
@@ -141,10 +140,7 @@ def main():
     results = {name: middle(of) for name, of in rounds.items()}
     show(results)
     if options.json:
-        report = {"machine": machine(), "version": kind.version(), "loads": results, "rounds": rounds}
-        Path(options.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
-        print(f"\n{options.json}")
+        save(options, version=kind.version(), loads=results, rounds=rounds)
     return 0
 
 

@@ -37,8 +37,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from ground.machine import machine
+from ground.namespaces import inside, run
 from ground.programs import POSTLANE, ROOT, cpu_seconds, start, stop
+from ground.report import save
 from ground.samples import Samples
 from ground.sinks import Sinks, counted
 from ground.source import send
@@ -72,17 +73,6 @@ def arguments():
     parser.add_argument("--before", help="another build, measured beside by AF_XDP")
     parser.add_argument("--json", default=str(ROOT / "target/compare-xdp.json"))
     return parser.parse_args()
-
-
-def run(*command, check=True):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60)
-    if check and done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))}: {done.stderr.strip()}")
-    return done
-
-
-def inside(namespace, *command):
-    return ["ip", "netns", "exec", namespace, *[str(part) for part in command]]
 
 
 class Network:
@@ -247,16 +237,8 @@ def main():
             return 1
         finally:
             Network.remove()
-    report = {
-        "machine": machine(),
-        "mode": rounds[sizes[0]]["xdp"][0]["mode"],
-        "options": {key: value for key, value in vars(options).items() if key not in ("json", "postlane")},
-        "medians": {size: {backend: median(all) for backend, all in each.items()} for size, each in rounds.items()},
-        "rounds": rounds,
-    }
-    Path(options.json).parent.mkdir(parents=True, exist_ok=True)
-    Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
-    print(options.json)
+    medians = {size: {backend: median(all) for backend, all in each.items()} for size, each in rounds.items()}
+    save(options, mode=rounds[sizes[0]]["xdp"][0]["mode"], medians=medians, rounds=rounds)
     return 0
 
 
