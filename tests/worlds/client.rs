@@ -30,6 +30,8 @@ pub(crate) struct Habits {
     pub(crate) stall: f64,
     /// Per message: a RSET and a new start before it.
     pub(crate) reset: f64,
+    /// It is gone when it has said all and waited for an answer for so long.
+    pub(crate) patience: Option<Duration>,
     pub(crate) says_quit: bool,
     /// Never reads what it is told, and goes on asking.
     pub(crate) reads: bool,
@@ -48,6 +50,7 @@ impl Habits {
             vanish: 0.0,
             stall: 0.0,
             reset: 0.0,
+            patience: None,
             says_quit: true,
             reads: true,
         }
@@ -151,8 +154,15 @@ impl Client {
         } else if !self.out.is_empty() && !self.is_stalled() {
             self.send_at
         } else {
-            Instant::NEVER
+            self.leaves_at()
         }
+    }
+
+    /// When it does not wait for a verdict any longer.
+    fn leaves_at(&self) -> Instant {
+        let waits = self.out.is_empty() && matches!(self.due.back(), Some(What::Final(_)));
+        let patience = self.habits.patience.filter(|_| waits);
+        patience.map_or(Instant::NEVER, |patience| self.waiting_since + patience)
     }
 
     /// Starts no further session.
@@ -211,6 +221,11 @@ impl Client {
             return true;
         }
         acted |= self.send(peer, world, messages);
+        if self.leaves_at() <= now {
+            world.reset(peer);
+            self.session_lost(now);
+            return true;
+        }
         if !self.due.is_empty() {
             self.waited_most = self.waited_most.max(now.since(self.waiting_since));
         }

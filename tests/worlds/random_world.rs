@@ -150,6 +150,7 @@ pub(crate) fn draw_habits(dice: &mut Dice) -> Habits {
         vanish: dice.pick(&[0.0, 0.0, 0.0, 0.2]),
         stall: dice.pick(&[0.0, 0.0, 0.0, 0.0, 0.1]),
         reset: dice.pick(&[0.0, 0.0, 0.3]),
+        patience: None,
         says_quit: dice.chance(0.8),
         reads: true,
     }

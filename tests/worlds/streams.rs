@@ -185,6 +185,30 @@ fn a_client_that_vanishes_midway_leaves_nothing() {
     }
 }
 
+/// Clients that are gone when they have said all, while much of it is still to leave: upstreams have all of it, or nothing,
+/// and a line with a dot alone ends nobody's.
+#[test]
+fn a_client_that_does_not_wait_is_delivered_for() {
+    let (mut were_streamed, mut delivered) = (0, 0);
+    for (seed, patience) in [(60, 20), (61, 60), (62, 150), (63, 400)] {
+        let mut setup = tight(seed, 2);
+        setup.shards = 2;
+        setup.pool.links_max = 1;
+        let mut play = world(&setup, vec![Manner::slow(20 * MS); 2]);
+        let habits = Habits { chunking: true, patience: Some(patience * MS), ..Habits::plain(1) };
+        play.add_clients(80, &habits, 1, 30_000);
+        for message in &mut play.messages {
+            let n = message.number;
+            message.recipients = (0..4).map(|r| format!("m{n}.r{r}@d{r}.example")).collect();
+        }
+        play.serve_all();
+        were_streamed += streamed(&play);
+        delivered += play.finish().taken;
+    }
+    assert!(were_streamed > 40, "{were_streamed} were streamed");
+    assert!(delivered > 20, "{delivered} were delivered");
+}
+
 /// A client that stalls in mid-body holds its link no longer than `idle_timeout`.
 #[test]
 fn a_client_that_stalls_midway_is_let_go() {

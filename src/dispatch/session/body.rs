@@ -27,7 +27,8 @@ impl Dispatch {
             return self.refuse_body(slot, OUT_OF_MEMORY, buffers);
         }
         if let Some(id) = session.streaming {
-            self.stream_body(id, piece, buffers);
+            let shape = session.server.shape();
+            self.stream_body(id, piece, shape, buffers);
         } else if let Some(message) = &mut session.message {
             unshared(message).push_body(piece, buffers);
         }
@@ -66,7 +67,8 @@ impl Dispatch {
         if let Some(id) = session.streaming.take() {
             // It is not read before its answer.
             (session.held_back, session.line) = (false, Line::None);
-            self.stream_complete(id, now);
+            let shape = session.server.shape();
+            self.stream_complete(id, shape, now);
             return self.await_verdict(slot, id, STREAMED, now);
         }
         let Some(mut message) = session.message.take() else {

@@ -55,6 +55,8 @@ pub(super) struct Streaming {
     is_withdrawn: bool,
     /// All legs have what they need: it flows.
     flows: bool,
+    /// How its octets stand, as far as they have come. (The session that knew it may be gone.)
+    shape: Shape,
     /// Of the body's dots those in earlier parts.
     dots: u64,
     /// It comes from the disk, not from a session.
@@ -86,6 +88,7 @@ impl Streaming {
         Streaming {
             legs,
             part: Arc::default(),
+            shape: filling.shape,
             filling: Arc::new(filling),
             number: 0,
             is_gone: false,
@@ -141,9 +144,8 @@ impl Dispatch {
         mail_at: Instant,
         now: Instant,
     ) -> TransactionId {
-        let (size, form) = (message.size, message.shape.form);
+        let (size, shape) = (message.size, message.shape);
         let id = self.new_transaction(message, Some(session), mail_at, now);
-        let shape = Shape { form, ..Shape::default() };
         let filling = Part { extents: body, size, shape, starts_line: true, ..Part::default() };
         let legs = self.begin_legs(id);
         self.transactions[id.slot as usize].streaming = Some(Box::new(Streaming::new(legs, filling)));
@@ -166,22 +168,29 @@ impl Dispatch {
     }
 
     /// More of the body has come.
-    pub(super) fn stream_body(&mut self, id: TransactionId, piece: Extent, buffers: &mut impl Buffers) {
+    pub(super) fn stream_body(
+        &mut self,
+        id: TransactionId,
+        piece: Extent,
+        shape: Shape,
+        buffers: &mut impl Buffers,
+    ) {
         if let Some(streaming) = self.streaming(id).filter(|streaming| !streaming.is_withdrawn) {
+            streaming.shape = shape;
             unsent(&mut streaming.filling).push(piece, buffers);
             self.flow.push(id);
         }
     }
 
     /// All of the body has come; it waits for its verdict now.
-    pub(super) fn stream_complete(&mut self, id: TransactionId, now: Instant) {
+    pub(super) fn stream_complete(&mut self, id: TransactionId, shape: Shape, now: Instant) {
         if let Some(transaction) = self.transaction_mut(id) {
             transaction.ended_at = now;
             let nanos = now.nanos_since(transaction.mail_at);
             self.stats.receive.record(nanos);
         }
         if let Some(streaming) = self.streaming(id) {
-            streaming.is_complete = true;
+            (streaming.is_complete, streaming.shape) = (true, shape);
             self.flow.push(id);
         }
     }
@@ -261,7 +270,6 @@ impl Dispatch {
 
     /// Lets go of a part that all legs have sent; sends the next one.
     fn send_next(&mut self, id: TransactionId, buffers: &mut impl Buffers) {
-        let shape = self.shape_of(id);
         let origin = self.options.shard;
         let Some(streaming) = self.streaming(id) else { return };
         if streaming.has_part() {
@@ -279,7 +287,7 @@ impl Dispatch {
         }
         let is_over = streaming.legs.iter().all(|leg| leg.state == LegState::Over);
         if !streaming.has_part() && !streaming.is_waiting_for_legs() && !is_over {
-            streaming.cut(shape);
+            streaming.cut();
         }
         if !streaming.has_part() || streaming.is_waiting_for_legs() && !streaming.flows {
             return;
@@ -335,17 +343,6 @@ impl Dispatch {
         }
     }
 
-    /// How the octets of a streamed body stand so far.
-    fn shape_of(&self, id: TransactionId) -> Shape {
-        let transaction = self.transactions.get(id.slot as usize);
-        let streaming = transaction.and_then(|transaction| transaction.streaming.as_deref());
-        if let Some(source) = streaming.and_then(|streaming| streaming.source.as_deref()) {
-            return source.shape();
-        }
-        let session = transaction.and_then(|transaction| transaction.session);
-        session.map_or_else(Shape::default, |session| self.sessions[session as usize].server.shape())
-    }
-
     /// Puts the letter into that shard's box, or one's own.
     pub(super) fn post(&mut self, shard: ShardId, letter: Letter) {
         if shard == self.options.shard {
@@ -358,13 +355,13 @@ impl Dispatch {
 }
 
 impl Streaming {
-    /// Makes what has been gathered the next part, if there is anything to send. `shape`: of the body so far.
-    fn cut(&mut self, shape: Shape) {
+    /// Makes what has been gathered the next part, if there is anything to send.
+    fn cut(&mut self) {
         if self.filling.extents.is_empty() && !self.is_complete {
             return;
         }
         self.number += 1;
-        let (number, is_last, dots) = (self.number, self.is_complete, self.dots);
+        let (number, is_last, dots, shape) = (self.number, self.is_complete, self.dots, self.shape);
         let part = unsent(&mut self.filling);
         (part.number, part.is_last) = (number, is_last);
         part.shape = Shape { dots: shape.dots - dots, ..shape };

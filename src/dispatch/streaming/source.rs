@@ -16,7 +16,7 @@ use super::{LegState, Streaming, lost_halfway, unsent};
 use crate::dispatch::keep::{DAMAGED, UNREADABLE, token_of};
 use crate::handle::{Buffers, Extent};
 use crate::limits::{BUFFERS_RESERVED, STREAM_EXTENTS_MIN, WAITING_TICK};
-use crate::protocol::wire::data::{Form, Scanner, Shape};
+use crate::protocol::wire::data::{Form, Scanner};
 use crate::time::Instant;
 
 /// Where a body comes from that lies on the disk.
@@ -52,10 +52,6 @@ impl Source {
     fn note_read(&mut self, octets: u64, crc: u32) {
         self.read += octets;
         self.crc = crc;
-    }
-
-    pub(super) fn shape(&self) -> Shape {
-        self.scanner.shape()
     }
 
     pub(super) fn release(&mut self, buffers: &mut impl Buffers) {
@@ -108,6 +104,7 @@ impl Dispatch {
         if !source.take_in(&message.body, buffers) {
             return self.misread(id, now, buffers);
         }
+        streaming.shape = source.scanner.shape();
         let message = super::super::message::unshared(message);
         message.streamed = true;
         super::intake::keep_header(message, buffers);
@@ -189,6 +186,7 @@ impl Dispatch {
         source.note_read(size, crc);
         let is_all = source.read == source.bytes;
         let is_right = source.take_in(&extents, buffers);
+        streaming.shape = source.scanner.shape();
         let filling = unsent(&mut streaming.filling);
         (filling.extents, filling.size) = (extents, size);
         streaming.is_complete = is_all;
