@@ -70,15 +70,19 @@ impl Spool {
         Some(release).filter(|release| *release > now)
     }
 
-    fn deadline(&self, slot: u32) -> Option<Instant> {
+    /// When its sender's time is over, in milliseconds since 1970. (Never early, as above.)
+    fn deadline_ms(&self, slot: u32) -> Option<u64> {
         let (created, _, by) = self.asked(slot)?;
-        Some(self.shared.clock().instant(created.saturating_add_signed(i64::from(by?.seconds) * 1000)))
+        Some(created.saturating_add_signed(i64::from(by?.seconds) * 1000).saturating_add(1))
+    }
+
+    fn deadline(&self, slot: u32) -> Option<Instant> {
+        Some(self.shared.clock().instant(self.deadline_ms(slot)?))
     }
 
     /// Milliseconds left of its sender's time, by the calendar; negative if it is over.
     pub fn time_left_ms(&self, id: EntryId, now: Instant) -> Option<i64> {
-        let (created, _, by) = self.asked(self.find(id)?)?;
-        let deadline = i64::try_from(created).ok()?.saturating_add(i64::from(by?.seconds) * 1000);
+        let deadline = i64::try_from(self.deadline_ms(self.find(id)?)?).ok()?;
         Some(deadline.saturating_sub_unsigned(self.shared.clock().unix_ms(now)))
     }
 
