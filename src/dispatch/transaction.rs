@@ -223,6 +223,7 @@ impl Dispatch {
     /// The upstreams have answered for the message, and the session, if there is one, is told what they said.
     pub(super) fn end_through(&mut self, id: TransactionId, now: Instant, buffers: &mut impl Buffers) {
         let transaction = &mut self.transactions[id.slot as usize];
+        transaction.leave_to_client();
         if transaction.accepted.is_some() && !transaction.message.internal {
             let refused = std::mem::take(&mut transaction.refused);
             let relayed = std::mem::take(&mut transaction.relayed);
@@ -347,6 +348,17 @@ impl Dispatch {
 }
 
 impl Transaction {
+    /// Of mail from `<>` nobody can be told that somebody it was put off for does not get it. So its client hears that, though
+    /// others have it and are going to have it twice: what is put off is not lost.
+    fn leave_to_client(&mut self) {
+        let is_put_off = |word: &Word| word.reply.as_reply().is_temporary();
+        let is_untold = self.message.envelope.sender().is_empty() && self.session.is_some();
+        if is_untold && self.accepted.is_some() && self.refused.iter().any(is_put_off) {
+            self.refused.retain(is_put_off);
+            self.accepted = None;
+        }
+    }
+
     /// A group has ended, and an upstream has it for all but those refused.
     fn note_taken(&mut self, way: Way, refused: &[Word]) {
         let group = (0u16..).zip(&self.message.ways).filter(|(_, other)| **other == way);

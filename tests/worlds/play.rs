@@ -515,6 +515,11 @@ impl Play {
                 if self.trace && !takings.is_empty() {
                     println!("message {n} was answered {code} and taken {} times", takings.len());
                 }
+                // Where the sender cannot be told of those it was put off for, the client is.
+                let is_put_off = !missing.is_empty() || count.in_doubt > 0;
+                if message.sender.is_empty() && code < 500 && is_put_off {
+                    return (0, 0);
+                }
                 // Those taken again have been counted as that.
                 takings.retain(|taken| !repeated.contains(&std::ptr::from_ref(*taken)));
                 // A write that failed may be there all the same after a crash.
